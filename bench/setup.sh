@@ -1,0 +1,50 @@
+#!/bin/sh
+# Sets up what `just bench` measures against: wrk, WasmEdge and the native twins of the guests.
+#
+# WasmEdge comes from Debian sid and is unpacked under bench/.peers with its own libc and LLVM, never
+# installed: the machine's packages and apt settings stay as they are. Its mirror is the machine's own.
+# SUITE=NAME takes another suite. Run it again to refresh; delete bench/.peers to undo it.
+set -eu
+cd "$(dirname "$0")"
+suite=${SUITE:-sid}
+peers=$PWD/.peers
+die() { echo "bench/setup.sh: $*" >&2; exit 1; }
+
+if ! command -v wrk >/dev/null; then
+  [ "$(id -u)" = 0 ] || die "\`wrk\` is missing: install it (on Debian \`sudo apt-get install wrk\`) and run this again"
+  apt-get -qq update && apt-get -qq install -y --no-install-recommends wrk
+fi
+
+mirror=$(sed -n -e 's/^URIs: *\([^ ]*\).*/\1/p' -e 's/^deb \(\[[^]]*\] \)\{0,1\}\([^ ]*\).* main.*/\2/p' \
+  /etc/apt/sources.list.d/debian.sources /etc/apt/sources.list 2>/dev/null | head -n 1)
+[ -n "$mirror" ] || die "no Debian mirror in this machine's apt sources; put a \`wasmedge\` at $peers/bin/wasmedge yourself"
+
+# An apt of its own: empty status, so that every dependency counts as missing and is downloaded.
+apt=$peers/apt
+rm -rf "$peers"
+mkdir -p "$apt/lists/partial" "$apt/cache/archives/partial" "$apt/debs" "$peers/root" "$peers/bin"
+echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror $suite main" >"$apt/sources.list"
+: >"$apt/status"
+set -- -o Dir::Etc::sourcelist="$apt/sources.list" -o Dir::Etc::sourceparts=/dev/null \
+  -o Dir::State::lists="$apt/lists" -o Dir::Cache="$apt/cache" -o Dir::State::status="$apt/status" \
+  -o Acquire::Check-Valid-Until=false -o Acquire::Languages=none -o APT::Sandbox::User=root
+apt-get "$@" -qq update
+packages=$(apt-cache "$@" depends --recurse --no-recommends --no-suggests --no-conflicts --no-breaks \
+  --no-replaces --no-enhances wasmedge | grep '^[a-z]' | sort -u)
+# shellcheck disable=SC2086 # one word per package
+(cd "$apt/debs" && apt-get "$@" -qq download $packages)
+for deb in "$apt"/debs/*.deb; do dpkg -x "$deb" "$peers/root"; done
+rm -rf "$apt"
+
+# Started through the unpacked loader, since sid's libc is newer than this machine's. The paths are
+# written out: looking them up at every start would count as WasmEdge's own time.
+lib=$(dirname "$(find "$peers/root/usr/lib" -name 'libwasmedge.so*' | head -n 1)")
+loader=$(find "$lib" -name 'ld-linux*.so.*')
+cat >"$peers/bin/wasmedge" <<W
+#!/bin/sh
+exec "$loader" --library-path "$lib" "$peers/root/usr/bin/wasmedge" "\$@"
+W
+chmod +x "$peers/bin/wasmedge"
+"$peers/bin/wasmedge" --version
+
+cargo build --release --locked --manifest-path native/Cargo.toml

@@ -1,0 +1,167 @@
+//! The words that a person types; what they mean is in `plan.rs`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
+
+/// One runtime for every WebAssembly HTTP server.
+#[derive(Debug, Parser)]
+#[command(name = "anyport", version, max_term_width = 100, arg_required_else_help = true)]
+#[command(after_help = "A server for WasmEdge, for wasmtime's old --tcplisten, for Go or .NET: `anyport run -p 8080 server.wasm`.")]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+
+    #[command(flatten)]
+    pub(crate) global: Global,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Global {
+    /// Keep compiled modules in this folder
+    #[arg(long, global = true, value_name = "DIR", env = "ANYPORT_CACHE_DIR", help_heading = "Global options")]
+    pub(crate) cache_dir: Option<PathBuf>,
+
+    /// Compile each time, and keep nothing
+    #[arg(long, global = true, help_heading = "Global options")]
+    pub(crate) no_cache: bool,
+
+    /// What to log on stderr: error, warn, info, debug, trace, or a filter such as `anyport::hostcall=trace`
+    #[arg(long, global = true, value_name = "FILTER", env = "ANYPORT_LOG", default_value = "warn", help_heading = "Global options")]
+    pub(crate) log: String,
+
+    /// Say nothing but errors
+    #[arg(short, long, global = true, help_heading = "Global options")]
+    pub(crate) quiet: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a server, or any command, until it ends
+    #[command(visible_alias = "serve")]
+    Run(Box<Run>),
+    /// Say what a file is, what it needs, and who can run it
+    #[command(visible_alias = "explain")]
+    Inspect(Inspect),
+    /// Compile a module ahead of time, for this kind of machine
+    Compile(Compile),
+    /// Show or empty the cache of compiled modules
+    Cache {
+        #[command(subcommand)]
+        command: CacheCommand,
+    },
+    /// Print a completion script for a shell
+    #[command(visible_alias = "completion")]
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+    /// Print the manual page
+    Man {
+        /// The page of this command, instead of the overview
+        command: Option<String>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Run {
+    /// The .wasm file
+    pub(crate) file: PathBuf,
+
+    /// Arguments for the guest
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(crate) args: Vec<String>,
+
+    /// Publish a port of the guest, on 127.0.0.1 unless an address is given
+    #[arg(short, long, value_name = "[ADDR:]HOST[:GUEST][/udp]", help_heading = "Network")]
+    pub(crate) publish: Vec<String>,
+
+    /// Publish the port of this address as the same port of the guest
+    #[arg(long, visible_alias = "addr", alias = "http-addr", value_name = "ADDR:PORT", help_heading = "Network")]
+    pub(crate) listen: Vec<String>,
+
+    /// Hand the guest a listener on this address, from descriptor 3 on
+    #[arg(long, value_name = "ADDR:PORT", help_heading = "Network")]
+    pub(crate) tcplisten: Vec<String>,
+
+    /// Let the guest connect to HOST[:PORT], a CIDR, `private`, `public` or `any`
+    #[arg(long, visible_alias = "net", value_name = "RULE", num_args = 0..=1, default_missing_value = "", require_equals = false, help_heading = "Network")]
+    pub(crate) allow_net: Vec<String>,
+
+    /// Let the guest use a directory; `:ro` for reading only
+    #[arg(short = 'v', long = "dir", visible_alias = "volume", value_name = "HOST[:GUEST][:ro]", help_heading = "Files and environment")]
+    pub(crate) dir: Vec<String>,
+
+    /// The same in the order of old Wasmer versions
+    #[arg(long, value_name = "GUEST:HOST", hide = true)]
+    pub(crate) mapdir: Vec<String>,
+
+    /// Set a variable of the guest's environment, or pass on one of ours
+    #[arg(short, long, value_name = "NAME[=VALUE]", help_heading = "Files and environment")]
+    pub(crate) env: Vec<String>,
+
+    /// Set the variables of a file: NAME=VALUE lines, # for comments
+    #[arg(long, value_name = "FILE", help_heading = "Files and environment")]
+    pub(crate) env_file: Vec<PathBuf>,
+
+    /// Pass our whole environment on
+    #[arg(long, alias = "forward-host-env", help_heading = "Files and environment")]
+    pub(crate) inherit_env: bool,
+
+    /// The most memory the guest may have, such as 64m or 1g
+    #[arg(short, long, value_name = "SIZE", help_heading = "Limits")]
+    pub(crate) memory: Option<String>,
+
+    /// Another limit: memory-bytes, table-elements, descriptors, connections, copy-bytes, held-bytes,
+    /// random-bytes, environment-bytes, iovecs, subscriptions
+    #[arg(long, value_name = "NAME=N", help_heading = "Limits")]
+    pub(crate) limit: Vec<String>,
+
+    /// The file was made by `anyport compile` and by nobody else: run its machine code unchecked
+    #[arg(long)]
+    pub(crate) allow_precompiled: bool,
+
+    /// Options of wasmtime: tcplisten=ADDR and others are taken, or explained
+    #[arg(short = 'S', value_name = "OPTION[=VALUE]", hide = true)]
+    pub(crate) wasi: Vec<String>,
+
+    /// Options of wasmtime: max-memory-size=N is taken, others are explained
+    #[arg(short = 'W', value_name = "OPTION[=VALUE]", hide = true)]
+    pub(crate) wasm: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Inspect {
+    /// The file
+    pub(crate) file: PathBuf,
+
+    /// For scripts
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Compile {
+    /// The .wasm file
+    pub(crate) file: PathBuf,
+
+    /// Where to write; the file's name with .cwasm by default
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub(crate) enum CacheCommand {
+    /// Print where it is
+    Path,
+    /// Print how large it is
+    Size {
+        /// For scripts
+        #[arg(long)]
+        json: bool,
+    },
+    /// Remove every entry
+    Clear,
+}
+

@@ -1,0 +1,268 @@
+//! What the words mean: from arguments to a plan, before any port is bound or file compiled.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyport::{Directory, Error, ErrorKind, Limits, Outbound, Policy, Publish, parse_listen_address};
+
+use crate::args::Run;
+
+/// All that `anyport run` will do.
+#[derive(Debug, Default)]
+pub(crate) struct Plan {
+    pub(crate) env: BTreeMap<String, String>,
+    pub(crate) directories: Vec<Directory>,
+    pub(crate) listeners: Vec<std::net::SocketAddr>,
+    pub(crate) policy: Policy,
+    pub(crate) limits: Limits,
+}
+
+impl Plan {
+    pub(crate) fn resolve(run: &Run) -> Result<Self, Error> {
+        let mut plan = Self::default();
+        plan.add_env(run)?;
+        for text in &run.publish {
+            plan.policy.publish.push(text.parse().map_err(|why| wrong("--publish", text, why))?);
+        }
+        for text in &run.listen {
+            plan.publish_address(text)?;
+        }
+        for text in &run.tcplisten {
+            plan.listeners.push(parse_listen_address(text).map_err(|why| wrong("--tcplisten", text, why))?);
+        }
+        for text in &run.allow_net {
+            plan.allow_net(text)?;
+        }
+        for text in &run.dir {
+            plan.directories.push(directory(text)?);
+        }
+        for text in &run.mapdir {
+            let (guest, host) = text.split_once(':').ok_or_else(|| wrong("--mapdir", text, "it is GUEST:HOST"))?;
+            plan.directories.push(Directory { host: host.into(), guest: guest.to_owned(), read_only: false });
+        }
+        for text in &run.wasi {
+            plan.take_wasi_option(text)?;
+        }
+        for text in &run.wasm {
+            plan.take_wasm_option(text)?;
+        }
+        if let Some(size) = &run.memory {
+            plan.limits.memory_bytes = bytes(size).ok_or_else(|| wrong("--memory", size, "it is a number with k, m or g behind it"))?;
+        }
+        for text in &run.limit {
+            plan.set_limit(text)?;
+        }
+        Ok(plan)
+    }
+
+    fn add_env(&mut self, run: &Run) -> Result<(), Error> {
+        if run.inherit_env {
+            self.env.extend(std::env::vars());
+        }
+        for file in &run.env_file {
+            let text = fs::read_to_string(file).map_err(|error| wrong("--env-file", &file.display().to_string(), error))?;
+            for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
+                self.set_env(line);
+            }
+        }
+        for text in &run.env {
+            if text.starts_with('=') || text.is_empty() {
+                return Err(wrong("--env", text, "it is NAME=VALUE, or NAME to pass ours on"));
+            }
+            self.set_env(text);
+        }
+        Ok(())
+    }
+
+    /// `NAME=VALUE`, or `NAME` to pass ours on if it is set, as Docker has it.
+    fn set_env(&mut self, text: &str) {
+        match text.split_once('=') {
+            Some((name, value)) => {
+                self.env.insert(name.to_owned(), value.to_owned());
+            }
+            None => {
+                if let Ok(value) = std::env::var(text) {
+                    self.env.insert(text.to_owned(), value);
+                }
+            }
+        }
+    }
+
+    fn publish_address(&mut self, text: &str) -> Result<(), Error> {
+        let host = parse_listen_address(text).map_err(|why| wrong("--listen", text, why))?;
+        self.policy.publish.push(Publish { host, ..Publish::loopback(host.port()) });
+        Ok(())
+    }
+
+    fn allow_net(&mut self, text: &str) -> Result<(), Error> {
+        if text.is_empty() {
+            return Err(Error::new(ErrorKind::Host, "`--allow-net` does not say what to allow")
+                .with_hint("`--allow-net example.com:443` allows one host, `--allow-net any` all"));
+        }
+        if text.contains("allow=") {
+            return Err(Error::new(ErrorKind::Host, format!("`{text}` is a rule of Wasmer's"))
+                .with_hint("write `--allow-net HOST:PORT` for outbound, `-p PORT` for inbound traffic"));
+        }
+        for rule in text.split(',') {
+            self.policy.outbound.push(rule.parse::<Outbound>().map_err(|why| wrong("--allow-net", text, why))?);
+        }
+        Ok(())
+    }
+
+    /// wasmtime's `-S`: what has a meaning here is taken.
+    fn take_wasi_option(&mut self, text: &str) -> Result<(), Error> {
+        for option in text.split(',') {
+            match option.split_once('=').unwrap_or((option, "y")) {
+                ("tcplisten", address) => {
+                    self.listeners.push(parse_listen_address(address).map_err(|why| wrong("-S tcplisten", address, why))?);
+                }
+                ("inherit-network" | "tcp" | "udp" | "allow-ip-name-lookup", "y") => {
+                    return Err(Error::new(ErrorKind::Host, format!("`-S {option}` would allow the whole network"))
+                        .with_hint("`-p PORT` publishes a port, `--allow-net RULE` allows outbound traffic (`any` for all)"));
+                }
+                ("inherit-env", "y") => self.env.extend(std::env::vars()),
+                // What is so here anyway.
+                ("cli" | "common" | "preview2" | "listenfd" | "preview0", _) => {}
+                _ => return Err(unknown_option("-S", option)),
+            }
+        }
+        Ok(())
+    }
+
+    /// wasmtime's `-W`.
+    fn take_wasm_option(&mut self, text: &str) -> Result<(), Error> {
+        for option in text.split(',') {
+            match option.split_once('=') {
+                Some(("max-memory-size", size)) => {
+                    self.limits.memory_bytes = bytes(size).ok_or_else(|| wrong("-W max-memory-size", size, "it is a number of bytes"))?;
+                }
+                _ => return Err(unknown_option("-W", option)),
+            }
+        }
+        Ok(())
+    }
+
+    fn set_limit(&mut self, text: &str) -> Result<(), Error> {
+        let set = text.split_once('=').and_then(|(name, value)| {
+            let value = bytes(value)? as u64;
+            self.limits.set(name, value).then_some(())
+        });
+        set.ok_or_else(|| {
+            wrong("--limit", text, format!("it is NAME=N, where NAME is one of {}", Limits::NAMES.join(", ")))
+        })
+    }
+}
+
+fn wrong(flag: &str, value: &str, why: impl std::fmt::Display) -> Error {
+    Error::new(ErrorKind::Host, format!("`{flag} {value}` is not right: {why}"))
+        .with_hint("`anyport run --help` shows each flag")
+}
+
+fn unknown_option(flag: &str, option: &str) -> Error {
+    Error::new(ErrorKind::Host, format!("`{flag} {option}` is an option of wasmtime's that anyport does not have"))
+        .with_hint("leave it out; `anyport run --help` shows what there is")
+}
+
+/// `HOST[:GUEST][:ro]` and `HOST::GUEST`. Without a guest path it is the host's, as wasmtime has it.
+fn directory(text: &str) -> Result<Directory, Error> {
+    let (paths, read_only) = match text.rsplit_once(':') {
+        Some((paths, "ro")) => (paths, true),
+        Some((paths, "rw")) => (paths, false),
+        _ => (text, false),
+    };
+    let split = paths.split_once("::").or_else(|| paths.split_once(':'));
+    let (host, guest) = split.unwrap_or((paths, paths));
+    if host.is_empty() || guest.is_empty() {
+        return Err(wrong("--dir", text, "it is HOST or HOST:GUEST, with `:ro` behind it for reading only"));
+    }
+    let host = PathBuf::from(host);
+    if !host.is_dir() {
+        return Err(no_directory(&host, guest));
+    }
+    Ok(Directory { host, guest: guest.to_owned(), read_only })
+}
+
+fn no_directory(host: &Path, guest: &str) -> Error {
+    let error = Error::new(ErrorKind::Host, format!("there is no directory `{}`", host.display()));
+    if Path::new(guest).is_dir() && Path::new(guest) != host {
+        // WasmEdge's `--dir` is GUEST:HOST.
+        return error.with_hint(format!("the host's path comes first here: `--dir {guest}:{}`", host.display()));
+    }
+    error.with_hint("make it, or name another: `--dir HOST:GUEST`")
+}
+
+/// A number with an optional `k`, `m`, `g` (powers of 1024), and `b` or `ib` behind that.
+fn bytes(text: &str) -> Option<usize> {
+    let lower = text.to_ascii_lowercase();
+    let digits = lower.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let shift = match &lower[digits.len()..] {
+        "" | "b" => 0,
+        "k" | "kb" | "kib" => 10,
+        "m" | "mb" | "mib" => 20,
+        "g" | "gb" | "gib" => 30,
+        _ => return None,
+    };
+    digits.parse::<usize>().ok()?.checked_mul(1 << shift)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::{Cli, Command};
+    use clap::Parser;
+
+    fn plan(words: &[&str]) -> Result<Plan, Error> {
+        let words = ["anyport", "run"].iter().chain(words).chain(&["x.wasm"]);
+        match Cli::try_parse_from(words).expect("flags that there are").command {
+            Command::Run(run) => Plan::resolve(&run),
+            other => panic!("not run: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn sizes() {
+        for (text, want) in [("1", Some(1)), ("64m", Some(64 << 20)), ("1GiB", Some(1 << 30)), ("2kb", Some(2048)), ("", None), ("m", None), ("1x", None), ("99999999999999g", None)] {
+            assert_eq!(bytes(text), want, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_newcomers_type_means_what_they_mean() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let host = folder.path().to_str().expect("a plain path");
+        for (words, want) in [
+            (vec!["--dir".to_owned(), format!("{host}::/data")], ("/data", false)),
+            (vec!["-v".to_owned(), format!("{host}:/data:ro")], ("/data", true)),
+            (vec!["--volume".to_owned(), format!("{host}:/data")], ("/data", false)),
+            (vec!["--mapdir".to_owned(), format!("/data:{host}")], ("/data", false)),
+            (vec!["--dir".to_owned(), host.to_owned()], (host, false)),
+        ] {
+            let words: Vec<&str> = words.iter().map(String::as_str).collect();
+            let plan = plan(&words).expect("right");
+            assert_eq!((plan.directories[0].guest.as_str(), plan.directories[0].read_only), want);
+            assert_eq!(plan.directories[0].host, folder.path());
+        }
+        let plan = plan(&["--addr", "0.0.0.0:80", "-S", "tcplisten=127.0.0.1:81", "-W", "max-memory-size=1048576", "-e", "A=b=c"]).expect("right");
+        assert_eq!(plan.policy.publish[0].to_string(), "0.0.0.0:80:80/tcp");
+        assert_eq!(plan.listeners[0].to_string(), "127.0.0.1:81");
+        assert_eq!(plan.limits.memory_bytes, 1 << 20);
+        assert_eq!(plan.env["A"], "b=c");
+    }
+
+    #[test]
+    fn the_wrong_order_of_a_directory_is_noticed() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let host = folder.path().to_str().expect("a plain path");
+        let error = plan(&["--dir", &format!("/no/such:{host}")]).expect_err("no such folder");
+        assert_eq!(error.hint(), Some(format!("the host's path comes first here: `--dir {host}:/no/such`").as_str()));
+    }
+
+    #[test]
+    fn wide_permissions_must_be_named() {
+        for words in [&["--net"][..], &["-S", "inherit-network"], &["--net=dns:allow=example.com"]] {
+            assert!(plan(words).expect_err("explained").hint().is_some(), "{words:?}");
+        }
+        assert_eq!(plan(&["--net=any"]).expect("named").policy.outbound, [Outbound::Any]);
+    }
+}

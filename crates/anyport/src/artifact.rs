@@ -1,0 +1,135 @@
+//! What is to be run: its bytes, where they come from, and what they are at first sight.
+
+use std::fmt;
+use std::path::Path;
+
+use crate::error::{Error, ErrorKind};
+
+/// A wasm file, with its name for messages.
+#[derive(Clone, Debug)]
+pub struct Artifact {
+    name: String,
+    bytes: Vec<u8>,
+}
+
+/// What the first bytes of a file say it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum ArtifactKind {
+    /// A core WebAssembly module.
+    Module,
+    /// A WebAssembly component.
+    Component,
+    /// A module that `anyport compile` or `wasmtime compile` made.
+    Precompiled,
+    /// Something that is not WebAssembly.
+    NotWasm,
+}
+
+/// The magic number of every wasm binary.
+const MAGIC: &[u8] = b"\0asm";
+/// What follows it in a core module, and in a component.
+const MODULE_VERSION: [u8; 4] = [1, 0, 0, 0];
+const COMPONENT_VERSION: [u8; 4] = [0x0d, 0, 1, 0];
+
+impl Artifact {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// There is no such file ([`ErrorKind::NotFound`]), or it cannot be read.
+    pub fn from_file(path: impl AsRef<Path>) -> Result<Self, Error> {
+        let path = path.as_ref();
+        let name = path.display().to_string();
+        match std::fs::read(path) {
+            Ok(bytes) => Ok(Self { name, bytes }),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                Err(Error::new(ErrorKind::NotFound, format!("there is no file `{name}`")))
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::IsADirectory => {
+                Err(Error::not_runnable(format!("`{name}` is a directory"))
+                    .with_hint("name the .wasm file in it"))
+            }
+            Err(error) => Err(Error::not_runnable(format!("`{name}` cannot be read: {error}"))),
+        }
+    }
+
+    /// Bytes that are at hand already, under a name for messages.
+    pub fn from_bytes(name: impl Into<String>, bytes: impl Into<Vec<u8>>) -> Self {
+        Self { name: name.into(), bytes: bytes.into() }
+    }
+
+    /// The name for messages: the path, for a file.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The bytes as they were read.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// What it is, by its first bytes.
+    pub fn kind(&self) -> ArtifactKind {
+        if let Some(version) = self.bytes.strip_prefix(MAGIC).and_then(|rest| rest.first_chunk()) {
+            match *version {
+                MODULE_VERSION => return ArtifactKind::Module,
+                COMPONENT_VERSION => return ArtifactKind::Component,
+                _ => return ArtifactKind::NotWasm,
+            }
+        }
+        match wasmtime::Engine::detect_precompiled(&self.bytes) {
+            Some(_) => ArtifactKind::Precompiled,
+            None => ArtifactKind::NotWasm,
+        }
+    }
+
+    /// A sentence on a file that is not WebAssembly, with what to do about it.
+    pub(crate) fn not_wasm(&self) -> Error {
+        let (what, hint) = describe(&self.bytes);
+        Error::not_runnable(format!("`{}` is not a WebAssembly binary: {what}", self.name)).with_hint(hint)
+    }
+}
+
+impl fmt::Display for Artifact {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)
+    }
+}
+
+fn describe(bytes: &[u8]) -> (String, &'static str) {
+    const REBUILD: &str = "build the server for WebAssembly, for example with `cargo build --target wasm32-wasip1`";
+    let known: &[(&[u8], &str, &str)] = &[
+        (b"\x7fELF", "it is a native Linux program (ELF)", REBUILD),
+        (b"MZ", "it is a native Windows program", REBUILD),
+        (b"\xcf\xfa\xed\xfe", "it is a native macOS program", REBUILD),
+        (b"\x1f\x8b", "it is gzip-compressed", "unpack it first, with `gunzip`"),
+        (b"\x28\xb5\x2f\xfd", "it is zstd-compressed", "unpack it first, with `unzstd`"),
+        (b"PK\x03\x04", "it is a zip archive", "unpack it first, with `unzip`"),
+        (b"#!", "it is a script", "name the .wasm file that it runs"),
+    ];
+    if bytes.is_empty() {
+        return ("the file is empty".to_owned(), "build it again: the build may have been interrupted");
+    }
+    if let Some(version) = bytes.strip_prefix(MAGIC) {
+        return match version.first_chunk::<4>() {
+            Some(version) => (
+                format!("its version is {}, and modules have version 1", u32::from_le_bytes(*version)),
+                "build it again with a current toolchain",
+            ),
+            None => ("it ends within its header".to_owned(), "build or download it again: it is cut off"),
+        };
+    }
+    for (magic, what, hint) in known {
+        if bytes.starts_with(magic) {
+            return ((*what).to_owned(), hint);
+        }
+    }
+    match std::str::from_utf8(&bytes[..bytes.len().min(512)]) {
+        Ok(text) if text.trim_start().starts_with("(module") || text.trim_start().starts_with("(component") => {
+            ("it is the text format".to_owned(), "make a binary of it, with `wat2wasm` or `wasm-tools parse`")
+        }
+        Ok(_) => ("it is text".to_owned(), "name the .wasm file"),
+        Err(_) => ("its first bytes are not `\\0asm`".to_owned(), "name the .wasm file"),
+    }
+}

@@ -1,0 +1,318 @@
+//! What a guest holds: one table of descriptors for files, standard streams and sockets alike.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use crate::address::Family;
+use crate::errno::Errno;
+use crate::net::{Endpoint, Interest};
+use crate::net::tcp::Tcp;
+use crate::net::udp::Udp;
+use crate::stdio::Stdio;
+
+/// One open descriptor. Cheap to clone: take it out of the table, then wait.
+#[derive(Clone, Debug)]
+pub(crate) enum Descriptor {
+    /// A file or directory, by its number in wasmtime-wasi's own table.
+    Host(u32),
+    Stdio(Arc<Stdio>),
+    Socket(Arc<Socket>),
+}
+
+/// A socket with what only its guest knows of it.
+#[derive(Debug)]
+pub(crate) struct Socket {
+    pub(crate) kind: SocketKind,
+    /// What the guest sees; on the host every socket is non-blocking.
+    nonblocking: AtomicBool,
+    /// Microseconds; 0 waits for ever, as `SO_RCVTIMEO` has it.
+    receive_timeout: AtomicU64,
+    send_timeout: AtomicU64,
+    /// Accepted from a listener, for the rights that `WasmEdge` shows.
+    pub(crate) accepted: bool,
+    /// Readiness told to an edge-triggered wait and not used since: reading, writing.
+    pub(crate) edges: [AtomicBool; 2],
+}
+
+#[derive(Debug)]
+pub(crate) enum SocketKind {
+    Tcp(Tcp),
+    Udp(Udp),
+}
+
+impl Socket {
+    pub(crate) fn new(kind: SocketKind) -> Self {
+        Self {
+            kind,
+            nonblocking: AtomicBool::new(false),
+            receive_timeout: AtomicU64::new(0),
+            send_timeout: AtomicU64::new(0),
+            accepted: false,
+            edges: Default::default(),
+        }
+    }
+
+    pub(crate) fn accepted(stream: Tcp) -> Self {
+        Self { accepted: true, ..Self::new(SocketKind::Tcp(stream)) }
+    }
+
+    pub(crate) fn tcp(&self) -> Result<&Tcp, Errno> {
+        match &self.kind {
+            SocketKind::Tcp(tcp) => Ok(tcp),
+            SocketKind::Udp(_) => Err(Errno::NotSupported),
+        }
+    }
+
+    pub(crate) fn family(&self) -> Family {
+        match &self.kind {
+            SocketKind::Tcp(tcp) => tcp.family,
+            SocketKind::Udp(udp) => udp.family,
+        }
+    }
+
+    /// What to receive from and send to: a TCP socket must have a peer.
+    pub(crate) fn stream(&self) -> Result<Arc<Endpoint>, Errno> {
+        match &self.kind {
+            SocketKind::Tcp(tcp) => tcp.stream(),
+            SocketKind::Udp(udp) => Ok(udp.endpoint()),
+        }
+    }
+
+    /// A call went through in this direction: an edge-triggered wait tells of it anew.
+    pub(crate) fn used(&self, interest: Interest) {
+        self.edges[usize::from(interest == Interest::Write)].store(false, Ordering::Relaxed);
+    }
+
+    pub(crate) fn endpoint(&self) -> Arc<Endpoint> {
+        match &self.kind {
+            SocketKind::Tcp(tcp) => tcp.endpoint(),
+            SocketKind::Udp(udp) => udp.endpoint(),
+        }
+    }
+
+    pub(crate) fn local_address(&self) -> Result<SocketAddr, Errno> {
+        match &self.kind {
+            SocketKind::Tcp(tcp) => tcp.local_address(),
+            SocketKind::Udp(udp) => udp.local_address(),
+        }
+    }
+
+    pub(crate) fn peer_address(&self) -> Result<SocketAddr, Errno> {
+        match &self.kind {
+            SocketKind::Tcp(tcp) => tcp.peer_address(),
+            SocketKind::Udp(udp) => udp.peer_address(),
+        }
+    }
+
+    pub(crate) fn is_nonblocking(&self) -> bool {
+        self.nonblocking.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_nonblocking(&self, nonblocking: bool) {
+        self.nonblocking.store(nonblocking, Ordering::Relaxed);
+    }
+
+    pub(crate) fn receive_timeout(&self) -> Option<Duration> {
+        timeout(&self.receive_timeout)
+    }
+
+    pub(crate) fn send_timeout(&self) -> Option<Duration> {
+        timeout(&self.send_timeout)
+    }
+
+    pub(crate) fn set_receive_timeout(&self, timeout: Option<Duration>) {
+        self.receive_timeout.store(micros(timeout), Ordering::Relaxed);
+    }
+
+    pub(crate) fn set_send_timeout(&self, timeout: Option<Duration>) {
+        self.send_timeout.store(micros(timeout), Ordering::Relaxed);
+    }
+}
+
+fn timeout(micros: &AtomicU64) -> Option<Duration> {
+    match micros.load(Ordering::Relaxed) {
+        0 => None,
+        micros => Some(Duration::from_micros(micros)),
+    }
+}
+
+fn micros(timeout: Option<Duration>) -> u64 {
+    timeout.map_or(0, |timeout| u64::try_from(timeout.as_micros()).unwrap_or(u64::MAX).max(1))
+}
+
+/// The table. Locked only while an entry is looked up or changed, never while anything waits.
+#[derive(Debug)]
+pub(crate) struct Descriptors {
+    slots: Mutex<Slots>,
+    most: usize,
+}
+
+#[derive(Debug, Default)]
+struct Slots {
+    entries: Vec<Option<Descriptor>>,
+    open: usize,
+    /// No free slot is below this one.
+    lowest_free: usize,
+}
+
+impl Descriptors {
+    /// An empty table for at most `most` descriptors.
+    pub(crate) fn new(most: usize) -> Self {
+        Self { slots: Mutex::default(), most }
+    }
+
+    pub(crate) fn get(&self, fd: u32) -> Result<Descriptor, Errno> {
+        self.lock().entries.get(fd as usize).and_then(Clone::clone).ok_or(Errno::BadDescriptor)
+    }
+
+    pub(crate) fn socket(&self, fd: u32) -> Result<Arc<Socket>, Errno> {
+        match self.lock().entries.get(fd as usize) {
+            Some(Some(Descriptor::Socket(socket))) => Ok(Arc::clone(socket)),
+            Some(Some(_)) => Err(Errno::NotSocket),
+            _ => Err(Errno::BadDescriptor),
+        }
+    }
+
+    /// Opens `descriptor` at the lowest free number, as POSIX has it: guests hard-code 3.
+    pub(crate) fn insert(&self, descriptor: Descriptor) -> Result<u32, Errno> {
+        let mut slots = self.lock();
+        if slots.open >= self.most {
+            return Err(Errno::TooManyOpen);
+        }
+        let from = slots.lowest_free;
+        let free = slots.entries[from..].iter().position(Option::is_none).map(|at| from + at);
+        let at = free.unwrap_or(slots.entries.len());
+        let fd = u32::try_from(at).map_err(|_| Errno::TooManyOpen)?;
+        if at == slots.entries.len() {
+            slots.entries.push(Some(descriptor));
+        } else {
+            slots.entries[at] = Some(descriptor);
+        }
+        slots.open += 1;
+        slots.lowest_free = at + 1;
+        Ok(fd)
+    }
+
+    /// Whether [`Descriptors::insert`] would be refused.
+    pub(crate) fn is_full(&self) -> bool {
+        self.lock().open >= self.most
+    }
+
+    pub(crate) fn remove(&self, fd: u32) -> Result<Descriptor, Errno> {
+        let mut slots = self.lock();
+        let at = fd as usize;
+        let descriptor = slots.entries.get_mut(at).and_then(Option::take).ok_or(Errno::BadDescriptor)?;
+        slots.open -= 1;
+        slots.lowest_free = slots.lowest_free.min(at);
+        Ok(descriptor)
+    }
+
+    /// Moves `from` to `to`, which must be open too, and gives back what was at `to`: preview1's
+    /// `fd_renumber`. Onto itself it changes nothing.
+    pub(crate) fn renumber(&self, from: u32, to: u32) -> Result<Option<Descriptor>, Errno> {
+        let mut slots = self.lock();
+        let is_open = |fd: u32| matches!(slots.entries.get(fd as usize), Some(Some(_)));
+        if !is_open(from) || !is_open(to) {
+            return Err(Errno::BadDescriptor);
+        }
+        if from == to {
+            return Ok(None);
+        }
+        let moved = slots.entries[from as usize].take();
+        let replaced = std::mem::replace(&mut slots.entries[to as usize], moved);
+        slots.open -= 1;
+        slots.lowest_free = slots.lowest_free.min(from as usize);
+        Ok(replaced)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Slots> {
+        self.slots.lock().expect("no panic while held")
+    }
+}
+
+/// A descriptor that the guest does not know of yet: closed again unless it is kept.
+#[must_use]
+pub(crate) struct Opened {
+    descriptors: Arc<Descriptors>,
+    fd: u32,
+    kept: bool,
+}
+
+impl Opened {
+    pub(crate) fn new(descriptors: &Arc<Descriptors>, descriptor: Descriptor) -> Result<Self, Errno> {
+        let fd = descriptors.insert(descriptor)?;
+        Ok(Self { descriptors: Arc::clone(descriptors), fd, kept: false })
+    }
+
+    pub(crate) fn fd(&self) -> u32 {
+        self.fd
+    }
+
+    /// The guest has been told the number.
+    pub(crate) fn keep(mut self) {
+        self.kept = true;
+    }
+}
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        if !self.kept {
+            let _ = self.descriptors.remove(self.fd);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn host(descriptor: Result<Descriptor, Errno>) -> Result<u32, Errno> {
+        match descriptor? {
+            Descriptor::Host(number) => Ok(number),
+            other => panic!("not a file: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_lowest_free_number_is_given() {
+        let table = Descriptors::new(4);
+        for number in 0..4 {
+            assert_eq!(table.insert(Descriptor::Host(number)), Ok(number));
+        }
+        assert_eq!(table.insert(Descriptor::Host(9)), Err(Errno::TooManyOpen));
+        for fd in [2, 1] {
+            assert_eq!(host(table.remove(fd)), Ok(fd));
+            assert_eq!(host(table.remove(fd)), Err(Errno::BadDescriptor));
+        }
+        assert_eq!(table.insert(Descriptor::Host(5)), Ok(1));
+        assert_eq!(table.insert(Descriptor::Host(6)), Ok(2));
+        assert!(table.is_full());
+    }
+
+    #[test]
+    fn renumber_moves_and_closes() {
+        let table = Descriptors::new(8);
+        for number in 0..4 {
+            table.insert(Descriptor::Host(number)).expect("room");
+        }
+        assert_eq!(host(table.renumber(3, 1).map(|replaced| replaced.expect("was open"))), Ok(1));
+        assert_eq!(host(table.get(1)), Ok(3));
+        assert_eq!(host(table.get(3)), Err(Errno::BadDescriptor));
+        assert!(matches!(table.renumber(1, 1), Ok(None)));
+        // CVE-2025-53901: a number that was never open must be an errno, not a panic.
+        for (from, to) in [(0, 100), (100, 0), (u32::MAX, 0), (3, 3)] {
+            assert!(matches!(table.renumber(from, to), Err(Errno::BadDescriptor)));
+        }
+        assert_eq!(table.insert(Descriptor::Host(7)), Ok(3));
+    }
+
+    #[test]
+    fn what_the_guest_was_not_told_is_closed() {
+        let table = Arc::new(Descriptors::new(1));
+        drop(Opened::new(&table, Descriptor::Host(0)));
+        Opened::new(&table, Descriptor::Host(1)).expect("room again").keep();
+        assert!(table.is_full());
+    }
+}

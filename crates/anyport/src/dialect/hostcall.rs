@@ -1,0 +1,218 @@
+//! How a row of a dialect's table becomes a wasmtime function.
+//!
+//! Owns what all hostcalls share: finding the guest's memory, telling errno from trap, the trace.
+
+use wasmtime::{Caller, Engine, Extern, Linker, ValType};
+use wiggle::{GuestError, GuestMemory};
+
+use crate::errno::Errno;
+use crate::guest::{Failure, Guest};
+use crate::memory::Memory;
+
+/// What a shim answers: nothing, or why not.
+pub(crate) type Hostcall = Result<(), Fault>;
+
+/// Bad news for a guest: a number in the result, a pointer it should not have passed, or its end.
+#[derive(Debug)]
+pub(crate) enum Fault {
+    Errno(Errno),
+    /// The row's dialect says whether that is an errno or a trap.
+    Memory(GuestError),
+    /// Ends the guest. Written out where it happens: nothing turns into it by itself.
+    Trap(wasmtime::Error),
+}
+
+impl From<Errno> for Fault {
+    fn from(errno: Errno) -> Self {
+        Self::Errno(errno)
+    }
+}
+
+impl From<GuestError> for Fault {
+    fn from(error: GuestError) -> Self {
+        Self::Memory(error)
+    }
+}
+
+impl From<Failure> for Fault {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Errno(errno) => Self::Errno(errno),
+            Failure::Memory(error) => Self::Memory(error),
+        }
+    }
+}
+
+/// One hostcall of a dialect, in the order of its specification.
+pub(crate) struct Row {
+    pub(crate) name: &'static str,
+    pub(crate) params: &'static [Param],
+    /// Whether it gives an errno; the others give nothing.
+    pub(crate) result: bool,
+    /// Puts the function into the linker under the module and the key it is given.
+    pub(crate) define: fn(&mut Linker<Guest>, &'static Self, &'static Table, &str) -> wasmtime::Result<()>,
+}
+
+/// A parameter as the specification names it.
+#[derive(Clone, Copy)]
+pub(crate) struct Param {
+    pub(crate) name: &'static str,
+    pub(crate) wide: bool,
+}
+
+/// The rows that a dialect gives to one module name.
+pub(crate) struct Table {
+    pub(crate) dialect: super::Dialect,
+    pub(crate) module: &'static str,
+    pub(crate) rows: &'static [Row],
+    /// What the dialect answers to a pointer outside of memory, or misaligned.
+    pub(crate) bad_pointer: fn(GuestError) -> Fault,
+}
+
+impl Row {
+    /// The wasm type as `(iiI)i`: `i` is i32, `I` is i64.
+    pub(crate) fn signature(&self) -> String {
+        let params: String = self.params.iter().map(|param| if param.wide { 'I' } else { 'i' }).collect();
+        format!("({params}){}", if self.result { "i" } else { "" })
+    }
+
+    /// What the linker knows it by: real guests import one name with two types.
+    pub(crate) fn key(&self) -> String {
+        format!("{}{}", self.name, self.signature())
+    }
+}
+
+/// The type of a function as [`Row::signature`] writes it; `f F v` and `?` for what no hostcall has.
+pub(crate) fn signature_of(params: impl Iterator<Item = ValType>, results: impl Iterator<Item = ValType>) -> String {
+    let letter = |kind: ValType| match kind {
+        ValType::I32 => 'i',
+        ValType::I64 => 'I',
+        ValType::F32 => 'f',
+        ValType::F64 => 'F',
+        ValType::V128 => 'v',
+        ValType::Ref(_) => '?',
+    };
+    let params: String = params.map(letter).collect();
+    let results: String = results.map(letter).collect();
+    format!("({params}){results}")
+}
+
+/// A type that a parameter may have, with its width.
+pub(crate) trait Wire: Copy + Into<u64> {
+    const WIDE: bool;
+}
+
+impl Wire for u32 {
+    const WIDE: bool = false;
+}
+
+impl Wire for u64 {
+    const WIDE: bool = true;
+}
+
+/// Declares a [`Row`]: `row!("sock_shutdown"(fd: u32, how: u32) = shutdown)`, with `async` in front
+/// where the shim may wait. The shim takes the guest, its memory, and the parameters.
+macro_rules! row {
+    ($name:literal ($($param:ident : $kind:ty),*) = $shim:path) => {
+        $crate::dialect::hostcall::Row {
+            name: $name,
+            params: &[$($crate::dialect::hostcall::row!(@param $param $kind)),*],
+            result: true,
+            define: |linker, row, table, key| {
+                linker.func_wrap(table.module, key, move |mut caller: wasmtime::Caller<'_, $crate::guest::Guest>, $($param: $kind),*| {
+                    let (guest, mut memory) = $crate::dialect::hostcall::enter(&mut caller)?;
+                    let outcome = $shim(guest, &mut memory, $($param),*);
+                    $crate::dialect::hostcall::leave(row, table, &[$(u64::from($param)),*], outcome)
+                })?;
+                Ok(())
+            },
+        }
+    };
+    (async $name:literal ($($param:ident : $kind:ty),*) = $shim:path) => {
+        $crate::dialect::hostcall::Row {
+            name: $name,
+            params: &[$($crate::dialect::hostcall::row!(@param $param $kind)),*],
+            result: true,
+            define: |linker, row, table, key| {
+                linker.func_wrap_async(table.module, key, move |mut caller: wasmtime::Caller<'_, $crate::guest::Guest>, ($($param,)*): ($($kind,)*)| {
+                    Box::new(async move {
+                        let (guest, mut memory) = $crate::dialect::hostcall::enter(&mut caller)?;
+                        let outcome = $shim(guest, &mut memory, $($param),*).await;
+                        $crate::dialect::hostcall::leave(row, table, &[$(u64::from($param)),*], outcome)
+                    })
+                })?;
+                Ok(())
+            },
+        }
+    };
+    (@param $param:ident $kind:ty) => {
+        $crate::dialect::hostcall::Param {
+            name: stringify!($param),
+            wide: <$kind as $crate::dialect::hostcall::Wire>::WIDE,
+        }
+    };
+}
+pub(crate) use row;
+
+/// The guest and its memory for one hostcall.
+pub(crate) fn enter<'a>(caller: &'a mut Caller<'_, Guest>) -> wasmtime::Result<(&'a mut Guest, Memory<'a>)> {
+    let memory = match caller.data().memory {
+        Some(memory) => memory,
+        // During the start function: the instance, and so its memory, is not handed out yet.
+        None => match caller.get_export("memory") {
+            Some(Extern::Memory(memory)) => memory,
+            _ => return Err(wasmtime::Error::msg("the module calls the host but exports no memory named `memory`")),
+        },
+    };
+    let (bytes, guest) = memory.data_and_store_mut(caller);
+    Ok((guest, Memory::from(GuestMemory::Unshared(bytes))))
+}
+
+/// The number that the guest gets, or the trap that ends it; traced.
+pub(crate) fn leave(row: &Row, table: &Table, params: &[u64], outcome: Result<(), Fault>) -> wasmtime::Result<u32> {
+    let outcome = match outcome {
+        Err(Fault::Memory(error)) => Err((table.bad_pointer)(error)),
+        outcome => outcome,
+    };
+    if tracing::enabled!(target: "anyport::hostcall", tracing::Level::TRACE) {
+        trace(row, params, &outcome);
+    }
+    match outcome {
+        Ok(()) => Ok(0),
+        Err(Fault::Errno(errno)) => Ok(u32::from(errno.number())),
+        Err(Fault::Memory(error)) => Err(error.into()),
+        Err(Fault::Trap(error)) => Err(error),
+    }
+}
+
+fn trace(row: &Row, params: &[u64], outcome: &Result<(), Fault>) {
+    let params: Vec<String> = row.params.iter().zip(params).map(|(param, value)| format!("{}={value}", param.name)).collect();
+    let result = match outcome {
+        Ok(()) => "success",
+        Err(Fault::Errno(errno)) => errno.name(),
+        Err(Fault::Memory(_) | Fault::Trap(_)) => "trap",
+    };
+    tracing::trace!(target: "anyport::hostcall", "{}({}) = {result}", row.name, params.join(","));
+}
+
+/// A linker with every row of every table, each under its module and key.
+pub(crate) fn linker(engine: &Engine, tables: &'static [Table]) -> wasmtime::Result<Linker<Guest>> {
+    let mut linker = Linker::new(engine);
+    for table in tables {
+        for row in table.rows {
+            (row.define)(&mut linker, row, table, &row.key())?;
+        }
+    }
+    Ok(linker)
+}
+
+/// Preview1's answer to a bad pointer: the guest is broken, and ends.
+/// <https://github.com/WebAssembly/WASI/blob/wasi-0.1/legacy/tools/witx-docs.md#pointers>
+pub(crate) fn trap_on_bad_pointer(error: GuestError) -> Fault {
+    match error {
+        GuestError::InvalidFlagValue(_) | GuestError::InvalidEnumValue(_) => Fault::Errno(Errno::Invalid),
+        GuestError::InvalidUtf8(_) => Fault::Errno(Errno::IllegalSequence),
+        GuestError::TryFromIntError(_) => Fault::Errno(Errno::Overflow),
+        error => Fault::Trap(error.into()),
+    }
+}

@@ -1,0 +1,197 @@
+//! Files, directories, arguments and environment: wasmtime-wasi's, under our descriptor numbers.
+//!
+//! The one file that delegates. We write no file system: its sandbox is wasmtime's, with its fixes.
+//! The functions are those of
+//! <https://github.com/WebAssembly/WASI/blob/wasi-0.1/preview1/docs.md#functions>.
+
+use wasmtime_wasi::p1::WasiP1Ctx;
+use wasmtime_wasi::p1::wasi_snapshot_preview1 as host;
+use wasmtime_wasi::p1::wasi_snapshot_preview1::WasiSnapshotPreview1;
+
+use crate::descriptor::{Descriptor, Opened};
+use crate::dialect::hostcall::{Fault, Hostcall};
+use crate::errno::Errno;
+use crate::guest::Guest;
+use crate::memory::Memory;
+
+/// wasmtime-wasi, ready for one call.
+fn files(guest: &mut Guest) -> &mut WasiP1Ctx {
+    // Bounds what the call may allocate. It starts at nothing, and is not refilled by itself.
+    guest.files.set_hostcall_fuel(guest.limits.held_bytes);
+    &mut guest.files
+}
+
+/// The number of a file or directory in wasmtime-wasi's table, or `otherwise` for a descriptor
+/// that is neither.
+fn host_number(guest: &Guest, fd: u32, otherwise: Errno) -> Result<i32, Errno> {
+    match guest.descriptors.get(fd)? {
+        Descriptor::Host(number) => Ok(number.cast_signed()),
+        Descriptor::Stdio(_) | Descriptor::Socket(_) => Err(otherwise),
+    }
+}
+
+fn outcome(result: wasmtime::Result<i32>) -> Hostcall {
+    match result {
+        Ok(0) => Ok(()),
+        Ok(number) => Err(Errno::from_number(number).unwrap_or(Errno::Io).into()),
+        Err(trap) => Err(Fault::Trap(trap)),
+    }
+}
+
+/// A parameter as wasmtime-wasi takes it.
+trait Signed {
+    type Wire;
+    fn signed(self) -> Self::Wire;
+}
+
+impl Signed for u32 {
+    type Wire = i32;
+    fn signed(self) -> i32 {
+        self.cast_signed()
+    }
+}
+
+impl Signed for u64 {
+    type Wire = i64;
+    fn signed(self) -> i64 {
+        self.cast_signed()
+    }
+}
+
+/// Functions that take no descriptor.
+macro_rules! plain {
+    ($($name:ident($($param:ident),*);)*) => {$(
+        pub(super) fn $name(guest: &mut Guest, memory: &mut Memory<'_>, $($param: u32),*) -> Hostcall {
+            outcome(host::$name(files(guest), memory.wiggle(), $($param.signed()),*))
+        }
+    )*};
+}
+
+/// Functions on one descriptor, with what they answer for one that is no file.
+macro_rules! on_file {
+    ($($name:ident(fd $(, $param:ident: $kind:ty)*) else $otherwise:ident;)*) => {$(
+        pub(super) fn $name(guest: &mut Guest, memory: &mut Memory<'_>, fd: u32 $(, $param: $kind)*) -> Hostcall {
+            let fd = host_number(guest, fd, Errno::$otherwise)?;
+            outcome(host::$name(files(guest), memory.wiggle(), fd $(, $param.signed())*))
+        }
+    )*};
+}
+
+/// The same for the functions that wait for the disk.
+macro_rules! on_file_async {
+    ($($name:ident(fd $(, $param:ident: $kind:ty)*) else $otherwise:ident;)*) => {$(
+        pub(super) async fn $name(guest: &mut Guest, memory: &mut Memory<'_>, fd: u32 $(, $param: $kind)*) -> Hostcall {
+            let fd = host_number(guest, fd, Errno::$otherwise)?;
+            outcome(host::$name(files(guest), memory.wiggle(), fd $(, $param.signed())*).await)
+        }
+    )*};
+}
+
+plain! {
+    args_get(argv, argv_buf);
+    args_sizes_get(ro_argc, ro_argv_buf_size);
+    environ_get(environ, environ_buf);
+    environ_sizes_get(ro_environc, ro_environ_buf_size);
+}
+
+on_file! {
+    fd_allocate(fd, offset: u64, len: u64) else IllegalSeek;
+    fd_fdstat_set_rights(fd, base: u64, inheriting: u64) else NotSupported;
+    fd_prestat_dir_name(fd, path: u32, path_len: u32) else BadDescriptor;
+    fd_tell(fd, ro_offset: u32) else IllegalSeek;
+    fd_prestat_get(fd, ro_prestat: u32) else BadDescriptor;
+    fd_fdstat_set_flags(fd, flags: u32) else BadDescriptor;
+}
+
+on_file_async! {
+    fd_advise(fd, offset: u64, len: u64, advice: u32) else IllegalSeek;
+    fd_datasync(fd) else Invalid;
+    fd_fdstat_get(fd, ro_stat: u32) else BadDescriptor;
+    fd_filestat_get(fd, ro_stat: u32) else BadDescriptor;
+    fd_filestat_set_size(fd, size: u64) else Invalid;
+    fd_filestat_set_times(fd, atim: u64, mtim: u64, flags: u32) else Invalid;
+    fd_pread(fd, iovs: u32, iovs_len: u32, offset: u64, ro_nread: u32) else IllegalSeek;
+    fd_pwrite(fd, iovs: u32, iovs_len: u32, offset: u64, ro_nwritten: u32) else IllegalSeek;
+    fd_read(fd, iovs: u32, iovs_len: u32, ro_nread: u32) else BadDescriptor;
+    fd_readdir(fd, buf: u32, buf_len: u32, cookie: u64, ro_bufused: u32) else NotDirectory;
+    fd_seek(fd, offset: u64, whence: u32, ro_newoffset: u32) else IllegalSeek;
+    fd_sync(fd) else Invalid;
+    fd_write(fd, iovs: u32, iovs_len: u32, ro_nwritten: u32) else BadDescriptor;
+    path_create_directory(fd, path: u32, path_len: u32) else NotDirectory;
+    path_filestat_get(fd, flags: u32, path: u32, path_len: u32, ro_stat: u32) else NotDirectory;
+    path_filestat_set_times(fd, flags: u32, path: u32, path_len: u32, atim: u64, mtim: u64, fst_flags: u32) else NotDirectory;
+    path_readlink(fd, path: u32, path_len: u32, buf: u32, buf_len: u32, ro_bufused: u32) else NotDirectory;
+    path_remove_directory(fd, path: u32, path_len: u32) else NotDirectory;
+    path_unlink_file(fd, path: u32, path_len: u32) else NotDirectory;
+}
+
+/// Closes what a descriptor was, once it is out of the table.
+pub(super) async fn close(guest: &mut Guest, memory: &mut Memory<'_>, descriptor: Descriptor) -> Hostcall {
+    match descriptor {
+        Descriptor::Host(number) => {
+            outcome(host::fd_close(files(guest), memory.wiggle(), number.cast_signed()).await)
+        }
+        // Closed when the last holder is done with it.
+        Descriptor::Stdio(_) | Descriptor::Socket(_) => Ok(()),
+    }
+}
+
+pub(super) async fn path_link(
+    guest: &mut Guest, memory: &mut Memory<'_>,
+    old_fd: u32, old_flags: u32, old_path: u32, old_path_len: u32,
+    new_fd: u32, new_path: u32, new_path_len: u32,
+) -> Hostcall {
+    let old_fd = host_number(guest, old_fd, Errno::NotDirectory)?;
+    let new_fd = host_number(guest, new_fd, Errno::NotDirectory)?;
+    outcome(host::path_link(
+        files(guest), memory.wiggle(),
+        old_fd, old_flags.signed(), old_path.signed(), old_path_len.signed(),
+        new_fd, new_path.signed(), new_path_len.signed(),
+    ).await)
+}
+
+pub(super) async fn path_rename(
+    guest: &mut Guest, memory: &mut Memory<'_>,
+    old_fd: u32, old_path: u32, old_path_len: u32,
+    new_fd: u32, new_path: u32, new_path_len: u32,
+) -> Hostcall {
+    let old_fd = host_number(guest, old_fd, Errno::NotDirectory)?;
+    let new_fd = host_number(guest, new_fd, Errno::NotDirectory)?;
+    outcome(host::path_rename(
+        files(guest), memory.wiggle(),
+        old_fd, old_path.signed(), old_path_len.signed(),
+        new_fd, new_path.signed(), new_path_len.signed(),
+    ).await)
+}
+
+pub(super) async fn path_symlink(
+    guest: &mut Guest, memory: &mut Memory<'_>,
+    old_path: u32, old_path_len: u32, fd: u32, new_path: u32, new_path_len: u32,
+) -> Hostcall {
+    let fd = host_number(guest, fd, Errno::NotDirectory)?;
+    outcome(host::path_symlink(
+        files(guest), memory.wiggle(),
+        old_path.signed(), old_path_len.signed(), fd, new_path.signed(), new_path_len.signed(),
+    ).await)
+}
+
+/// Opens a path; the number that wasmtime-wasi gives is replaced by one of our table.
+pub(super) async fn path_open(
+    guest: &mut Guest, memory: &mut Memory<'_>,
+    fd: u32, dirflags: u32, path: u32, path_len: u32, oflags: u32,
+    rights_base: u64, rights_inheriting: u64, fdflags: u32, ro_fd: u32,
+) -> Hostcall {
+    let fd = host_number(guest, fd, Errno::NotDirectory)?;
+    if guest.descriptors.is_full() {
+        return Err(Errno::TooManyOpen.into());
+    }
+    outcome(host::path_open(
+        files(guest), memory.wiggle(),
+        fd, dirflags.signed(), path.signed(), path_len.signed(), oflags.signed(),
+        rights_base.signed(), rights_inheriting.signed(), fdflags.signed(), ro_fd.signed(),
+    ).await)?;
+    let opened = Opened::new(&guest.descriptors, Descriptor::Host(memory.read(ro_fd)?))?;
+    memory.write(ro_fd, opened.fd())?;
+    opened.keep();
+    Ok(())
+}

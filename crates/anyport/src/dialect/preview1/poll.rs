@@ -1,0 +1,208 @@
+//! `poll_oneoff`, and `WasmEdge`'s edge-triggered twin of it.
+//!
+//! Follows what guests rely on (`dialects` in ARCHITECTURE.md): no transient error in an event, a
+//! listener polled for writing neither fires nor fails, hang-up only when both directions are closed.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::descriptor::Descriptor;
+use crate::dialect::hostcall::{Fault, Hostcall};
+use crate::errno::Errno;
+use crate::guest::Guest;
+use crate::memory::Memory;
+use crate::net::{Interest, Ready};
+use crate::readiness::{self, Patience, Source, Watch};
+
+use super::clock;
+
+/// Bytes of a `subscription` and of an `event` in guest memory.
+const SUBSCRIPTION_BYTES: u32 = 48;
+const EVENT_BYTES: u32 = 32;
+
+/// `eventtype`.
+const CLOCK: u8 = 0;
+const FD_READ: u8 = 1;
+const FD_WRITE: u8 = 2;
+
+/// `subclockflags.subscription_clock_abstime`.
+const ABSTIME: u16 = 1;
+/// `eventrwflags.fd_readwrite_hangup`.
+const HANGUP: u16 = 1;
+
+/// What a subscription waits for.
+enum Wanted {
+    /// `None` never comes.
+    Clock(Option<Instant>),
+    /// The index of its watch.
+    Watch(usize),
+    /// Known at once.
+    Failed(Errno),
+}
+
+struct Subscription {
+    userdata: u64,
+    kind: u8,
+    wanted: Wanted,
+}
+
+/// A wait in the making: the subscriptions of one call.
+#[derive(Default)]
+struct Wait {
+    subscriptions: Vec<Subscription>,
+    watches: Vec<Watch>,
+    /// For an edge-triggered wait, beside each watch: whether its readiness was told before.
+    edges: Vec<Option<Edge>>,
+    soonest: Option<Instant>,
+    failed: bool,
+}
+
+/// Where a socket remembers that its readiness was told.
+struct Edge {
+    socket: Arc<crate::descriptor::Socket>,
+    interest: Interest,
+}
+
+impl Edge {
+    fn told(&self) -> &AtomicBool {
+        &self.socket.edges[usize::from(self.interest == Interest::Write)]
+    }
+}
+
+/// `poll_oneoff(in, out, nsubscriptions) -> size`
+/// <https://github.com/WebAssembly/WASI/blob/wasi-0.1/preview1/docs.md#poll_oneoff>
+pub(super) async fn oneoff(guest: &mut Guest, memory: &mut Memory<'_>, subscriptions: u32, events: u32, count: u32, ro_nevents: u32) -> Hostcall {
+    poll(guest, memory, subscriptions, events, count, ro_nevents, false).await
+}
+
+/// `epoll_oneoff`: tells of a readiness once, until the socket was used.
+/// `WasmEdge` `WasiEpollOneoff`, since 0.11.2.
+pub(crate) async fn epoll_oneoff(guest: &mut Guest, memory: &mut Memory<'_>, subscriptions: u32, events: u32, count: u32, ro_nevents: u32) -> Hostcall {
+    poll(guest, memory, subscriptions, events, count, ro_nevents, true).await
+}
+
+async fn poll(guest: &mut Guest, memory: &mut Memory<'_>, subscriptions: u32, events: u32, count: u32, ro_nevents: u32, edge: bool) -> Hostcall {
+    if count > guest.limits.subscriptions {
+        return Err(Errno::Invalid.into());
+    }
+    let mut wait = Wait::default();
+    for index in 0..count {
+        let at = array_element(subscriptions, index, SUBSCRIPTION_BYTES)?;
+        wait.add(guest, memory, at, edge)?;
+    }
+    // Nothing to wait for is nothing to tell, as on WasmEdge; mio passes no subscription at times.
+    if count > 0 {
+        let patience = wait.patience();
+        readiness::any(&mut wait.watches, patience).await;
+    }
+    let told = wait.write_events(memory, events)?;
+    Ok(memory.write(ro_nevents, told)?)
+}
+
+impl Wait {
+    fn add(&mut self, guest: &Guest, memory: &Memory<'_>, at: u32, edge: bool) -> Hostcall {
+        let userdata = memory.read(at)?;
+        let kind: u8 = memory.read(at + 8)?;
+        let wanted = match kind {
+            CLOCK => self.add_clock(guest, memory, at)?,
+            FD_READ => self.add_watch(guest, memory.read(at + 16)?, Interest::Read, edge),
+            FD_WRITE => self.add_watch(guest, memory.read(at + 16)?, Interest::Write, edge),
+            _ => return Err(Errno::Invalid.into()),
+        };
+        self.failed |= matches!(wanted, Wanted::Failed(_));
+        self.subscriptions.push(Subscription { userdata, kind, wanted });
+        Ok(())
+    }
+
+    fn add_clock(&mut self, guest: &Guest, memory: &Memory<'_>, at: u32) -> Result<Wanted, Fault> {
+        let id = memory.read(at + 16)?;
+        let timeout = Duration::from_nanos(memory.read(at + 24)?);
+        let flags: u16 = memory.read(at + 40)?;
+        Ok(match clock::deadline(guest, id, timeout, flags & ABSTIME != 0) {
+            Err(errno) => Wanted::Failed(errno),
+            Ok(deadline) => {
+                self.soonest = match (self.soonest, deadline) {
+                    (Some(soonest), Some(deadline)) => Some(soonest.min(deadline)),
+                    (soonest, deadline) => soonest.or(deadline),
+                };
+                Wanted::Clock(deadline)
+            }
+        })
+    }
+
+    fn add_watch(&mut self, guest: &Guest, fd: u32, interest: Interest, edge: bool) -> Wanted {
+        let mut source = match guest.source(fd, interest) {
+            Ok(source) => source,
+            Err(errno) => return Wanted::Failed(errno),
+        };
+        let edge = match guest.descriptors.get(fd) {
+            Ok(Descriptor::Socket(socket)) if edge => Some(Edge { socket, interest }),
+            _ => None,
+        };
+        if edge.as_ref().is_some_and(|edge| edge.told().load(Ordering::Relaxed)) {
+            source = Source::Never;
+        }
+        self.watches.push(Watch::new(source, interest));
+        self.edges.push(edge);
+        Wanted::Watch(self.watches.len() - 1)
+    }
+
+    fn patience(&self) -> Patience {
+        match self.soonest {
+            _ if self.failed => Patience::None,
+            Some(deadline) => Patience::Until(deadline),
+            None => Patience::Forever,
+        }
+    }
+
+    /// Writes what came about, in the order of the subscriptions; how many.
+    fn write_events(&self, memory: &mut Memory<'_>, events: u32) -> Result<u32, Fault> {
+        let now = Instant::now();
+        let mut told = 0;
+        for subscription in &self.subscriptions {
+            let outcome = match &subscription.wanted {
+                Wanted::Failed(errno) => Err(*errno),
+                Wanted::Clock(Some(due)) if *due <= now => Ok(Ready::default()),
+                Wanted::Clock(_) => continue,
+                Wanted::Watch(index) => match self.watches[*index].outcome {
+                    None => continue,
+                    Some(outcome) => {
+                        if let Some(edge) = &self.edges[*index] {
+                            edge.told().store(true, Ordering::Relaxed);
+                        }
+                        outcome
+                    }
+                },
+            };
+            write_event(memory, array_element(events, told, EVENT_BYTES)?, subscription, outcome)?;
+            told += 1;
+        }
+        Ok(told)
+    }
+}
+
+fn write_event(memory: &mut Memory<'_>, at: u32, subscription: &Subscription, outcome: Result<Ready, Errno>) -> Hostcall {
+    memory.write_bytes(at, &[0; EVENT_BYTES as usize])?;
+    memory.write(at, subscription.userdata)?;
+    memory.write(at + 10, subscription.kind)?;
+    match outcome {
+        Err(errno) => memory.write(at + 8, errno.number())?,
+        Ok(_) if subscription.kind == CLOCK => {}
+        Ok(ready) => {
+            // How much is not known without asking; wasi-libc only looks whether there is any.
+            memory.write(at + 16, 1_u64)?;
+            memory.write(at + 24, if ready.hangup { HANGUP } else { 0 })?;
+        }
+    }
+    Ok(())
+}
+
+fn array_element(base: u32, index: u32, size: u32) -> Result<u32, Fault> {
+    let at = index.checked_mul(size).and_then(|offset| base.checked_add(offset));
+    // The last byte of the element too, so that the fields' offsets cannot overflow.
+    match at {
+        Some(at) if at.checked_add(size).is_some() => Ok(at),
+        _ => Err(wiggle::GuestError::PtrOverflow.into()),
+    }
+}

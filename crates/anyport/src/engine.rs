@@ -1,0 +1,203 @@
+//! From bytes to machine code: wasmtime's settings, the compile cache, the epoch ticks.
+//!
+//! The one module with `unsafe`: machine code that is read from a file cannot be checked, so whoever
+//! hands it over has to vouch for it.
+#![allow(unsafe_code, reason = "loading machine code is unsafe; each block says why it may")]
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::sync_channel;
+use std::sync::{Arc, Weak};
+use std::thread::{self, Thread};
+use std::time::Duration;
+
+use wasmtime::{Config, Linker, Module};
+
+use crate::artifact::Artifact;
+use crate::cache::Cache;
+use crate::dialect::{TABLES, hostcall};
+use crate::error::Error;
+use crate::guest::Guest;
+
+/// How long a guest computes before others get their turn. Twice per the 20 ms that people notice.
+const TICK: Duration = Duration::from_millis(10);
+
+/// Ticks without any guest at work after which the ticking rests: an idle server uses no CPU.
+const IDLE_TICKS: u32 = 10;
+
+/// The engine, its hostcalls, and where compiled modules are kept.
+pub(crate) struct Engine {
+    pub(crate) wasmtime: wasmtime::Engine,
+    pub(crate) linker: Linker<Guest>,
+    cache: Option<Cache>,
+    pub(crate) ticker: Arc<Ticker>,
+}
+
+impl Engine {
+    pub(crate) fn new(cache: Option<Cache>) -> Result<Self, Error> {
+        let mut config = Config::new();
+        config.epoch_interruption(true);
+        let engine = wasmtime::Engine::new(&config)
+            .map_err(|error| Error::host(format!("this machine cannot run WebAssembly: {error:#}")))?;
+        let linker = hostcall::linker(&engine, TABLES)
+            .map_err(|error| Error::host(format!("the hostcalls cannot be defined: {error:#}")))?;
+        let ticker = Ticker::start(engine.weak())?;
+        Ok(Self { wasmtime: engine, linker, cache, ticker })
+    }
+
+    /// Whether a compiled copy is at hand.
+    pub(crate) fn is_cached(&self, artifact: &Artifact) -> bool {
+        self.cache.as_ref().is_some_and(|cache| cache.find(&self.key(artifact)).is_some())
+    }
+
+    /// The module, compiled or from the cache.
+    pub(crate) fn compile(&self, artifact: &Artifact) -> Result<Module, Error> {
+        let Some(cache) = &self.cache else { return self.compile_anew(artifact) };
+        let key = self.key(artifact);
+        if let Some(module) = cache.find(&key).and_then(|path| self.load_cached(&path)) {
+            return Ok(module);
+        }
+        let module = self.compile_anew(artifact)?;
+        let stored = module.serialize().map_err(std::io::Error::other).and_then(|compiled| cache.store(&key, &compiled));
+        if let Err(error) = stored {
+            tracing::warn!("the compiled module is not kept: {error}");
+        }
+        Ok(module)
+    }
+
+    /// Machine code for this machine, to be loaded with [`Engine::load_trusted`].
+    pub(crate) fn precompile(&self, artifact: &Artifact) -> Result<Vec<u8>, Error> {
+        self.wasmtime.precompile_module(artifact.bytes()).map_err(|error| invalid(artifact, &error))
+    }
+
+    /// An ahead-of-time artifact, which the person said to trust.
+    pub(crate) fn load_trusted(&self, artifact: &Artifact) -> Result<Module, Error> {
+        // SAFETY: the person vouched for this file by an explicit flag (`--allow-precompiled`);
+        // wasmtime checks that it is for this engine and version.
+        unsafe { Module::deserialize(&self.wasmtime, artifact.bytes()) }.map_err(|error| {
+            Error::not_runnable(format!("`{artifact}` was compiled for another engine or machine: {error:#}"))
+                .with_hint("compile it here, with `anyport compile`")
+        })
+    }
+
+    fn load_cached(&self, path: &Path) -> Option<Module> {
+        // SAFETY: the file is in a folder that only this user can write to, and its content is what
+        // this user's anyport wrote there: `Cache::find` compared its digest.
+        match unsafe { Module::deserialize_file(&self.wasmtime, path) } {
+            Ok(module) => Some(module),
+            Err(error) => {
+                tracing::debug!("the cache entry `{}` is not used: {error:#}", path.display());
+                None
+            }
+        }
+    }
+
+    fn compile_anew(&self, artifact: &Artifact) -> Result<Module, Error> {
+        Module::new(&self.wasmtime, artifact.bytes()).map_err(|error| invalid(artifact, &error))
+    }
+
+    fn key(&self, artifact: &Artifact) -> String {
+        let mut hasher = DefaultHasher::new();
+        self.wasmtime.precompile_compatibility_hash().hash(&mut hasher);
+        format!("{}-{:016x}", blake3::hash(artifact.bytes()).to_hex(), hasher.finish())
+    }
+}
+
+fn invalid(artifact: &Artifact, error: &wasmtime::Error) -> Error {
+    Error::not_runnable(format!("`{artifact}` is not a valid module: {}", error.root_cause()))
+        .with_hint("build or download it again: it is damaged, or uses a proposal that is not supported")
+}
+
+/// Advances the engine's epoch from a thread of its own, so that no guest can stall another, nor the
+/// timers, nor its own end. Rests while no guest is at work.
+pub(crate) struct Ticker {
+    /// Guests that are computing right now.
+    running: AtomicUsize,
+    /// Counts the times that a guest began to.
+    resumed: AtomicU64,
+    resting: AtomicBool,
+    thread: Thread,
+}
+
+/// A guest is computing for as long as this is held.
+pub(crate) struct Running<'a>(&'a Ticker);
+
+impl Ticker {
+    fn start(engine: wasmtime::EngineWeak) -> Result<Arc<Self>, Error> {
+        let (sender, receiver) = sync_channel::<Weak<Self>>(1);
+        let thread = thread::Builder::new()
+            .name("anyport-ticker".to_owned())
+            .spawn(move || {
+                if let Ok(ticker) = receiver.recv() {
+                    tick(&engine, &ticker);
+                }
+            })
+            .map_err(|error| Error::host(format!("the ticker thread cannot be started: {error}")))?;
+        let ticker = Arc::new(Self {
+            running: AtomicUsize::new(0),
+            resumed: AtomicU64::new(0),
+            resting: AtomicBool::new(false),
+            thread: thread.thread().clone(),
+        });
+        // The receiver is there until it has received.
+        let _ = sender.send(Arc::downgrade(&ticker));
+        Ok(ticker)
+    }
+
+    /// A guest begins to compute.
+    pub(crate) fn run(&self) -> Running<'_> {
+        self.running.fetch_add(1, Ordering::SeqCst);
+        self.resumed.fetch_add(1, Ordering::SeqCst);
+        if self.resting.load(Ordering::SeqCst) {
+            self.thread.unpark();
+        }
+        Running(self)
+    }
+
+    /// Whether nothing has computed since `seen`.
+    fn is_idle_since(&self, seen: u64) -> bool {
+        self.running.load(Ordering::SeqCst) == 0 && self.resumed.load(Ordering::SeqCst) == seen
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.running.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl Drop for Ticker {
+    fn drop(&mut self) {
+        self.thread.unpark();
+    }
+}
+
+/// Ticks until the ticker is dropped.
+fn tick(engine: &wasmtime::EngineWeak, ticker: &Weak<Ticker>) {
+    let mut seen = 0;
+    let mut idle_ticks = 0;
+    loop {
+        thread::sleep(TICK);
+        let (Some(engine), Some(ticker_now)) = (engine.upgrade(), ticker.upgrade()) else { return };
+        engine.increment_epoch();
+        if !ticker_now.is_idle_since(seen) {
+            seen = ticker_now.resumed.load(Ordering::SeqCst);
+            idle_ticks = 0;
+            continue;
+        }
+        idle_ticks += 1;
+        if idle_ticks < IDLE_TICKS {
+            continue;
+        }
+        // Says so first and looks again after: whoever begins in between either is seen or wakes us.
+        ticker_now.resting.store(true, Ordering::SeqCst);
+        drop((engine, ticker_now));
+        while ticker.upgrade().is_some_and(|ticker| ticker.is_idle_since(seen)) {
+            thread::park();
+        }
+        let Some(ticker_now) = ticker.upgrade() else { return };
+        ticker_now.resting.store(false, Ordering::SeqCst);
+        idle_ticks = 0;
+    }
+}

@@ -1,0 +1,358 @@
+//! One running guest: what its store holds, and the verbs that every dialect's shims call.
+//!
+//! A shim decodes, calls one verb, encodes. Policy, states and waiting are behind the verbs, so that
+//! all dialects have the same.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Instant;
+
+use wasmtime_wasi::p1::WasiP1Ctx;
+
+use crate::address::{Family, Transport};
+use crate::descriptor::{Descriptor, Descriptors, Opened, Socket, SocketKind};
+use crate::errno::Errno;
+use crate::limits::{Growth, Limits};
+use crate::memory::{Buffers, Memory};
+use crate::net::published::Published;
+use crate::net::tcp::{Permit, Tcp};
+use crate::net::udp::Udp;
+use crate::net::{Datagram, Endpoint, Interest, Network, ReceiveFlags, Shutdown};
+use crate::policy::{Denial, Gate};
+use crate::readiness::{self, Source};
+use crate::stdio::Stdio;
+
+/// The state of one guest: the `T` of its `Store<T>`.
+pub(crate) struct Guest {
+    /// The memory that its hostcalls mean, found once at instantiation.
+    pub(crate) memory: Option<wasmtime::Memory>,
+    pub(crate) descriptors: Arc<Descriptors>,
+    pub(crate) files: WasiP1Ctx,
+    pub(crate) limits: Arc<Limits>,
+    pub(crate) growth: Growth,
+    pub(crate) started: Instant,
+    /// Speaks the enums of `WasmEdge` before 0.10: its first `sock_open` said so.
+    pub(crate) legacy_enums: bool,
+    network: Network,
+    published: Arc<Published>,
+    gate: Arc<Gate>,
+    /// One clone for each accepted connection that is open.
+    connections: Permit,
+}
+
+/// Why a verb did not do what was asked: an errno for the guest, or memory it does not have.
+pub(crate) enum Failure {
+    Errno(Errno),
+    Memory(wiggle::GuestError),
+}
+
+impl From<Errno> for Failure {
+    fn from(errno: Errno) -> Self {
+        Self::Errno(errno)
+    }
+}
+
+impl From<wiggle::GuestError> for Failure {
+    fn from(error: wiggle::GuestError) -> Self {
+        Self::Memory(error)
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::Errno(error.into())
+    }
+}
+
+impl From<Denial> for Errno {
+    /// The person has been told; the guest learns that it is not allowed.
+    fn from(_: Denial) -> Self {
+        Self::Access
+    }
+}
+
+/// What a guest starts with.
+pub(crate) struct Setup {
+    pub(crate) stdio: [Stdio; 3],
+    pub(crate) files: WasiP1Ctx,
+    pub(crate) directories: u32,
+    pub(crate) listeners: Vec<(Endpoint, SocketAddr)>,
+    pub(crate) limits: Arc<Limits>,
+    pub(crate) network: Network,
+    pub(crate) published: Arc<Published>,
+    pub(crate) gate: Arc<Gate>,
+}
+
+/// The first directory in wasmtime-wasi's own table, after its standard streams.
+const HOST_DIRECTORIES: u32 = 3;
+
+impl Guest {
+    /// A guest with its first descriptors: stdio, then listeners from 3, then directories. Listeners
+    /// come first because real servers hard-code 3 for them.
+    pub(crate) fn new(setup: Setup) -> Result<Self, Errno> {
+        let descriptors = Descriptors::new(setup.limits.descriptors);
+        for stdio in setup.stdio {
+            descriptors.insert(Descriptor::Stdio(Arc::new(stdio)))?;
+        }
+        for (endpoint, local) in setup.listeners {
+            let socket = Socket::new(SocketKind::Tcp(Tcp::listening(endpoint, local)));
+            // As wasmtime's `--tcplisten` had it: .NET accepts in a loop and never sets the flag.
+            socket.set_nonblocking(true);
+            descriptors.insert(Descriptor::Socket(Arc::new(socket)))?;
+        }
+        for directory in 0..setup.directories {
+            descriptors.insert(Descriptor::Host(HOST_DIRECTORIES + directory))?;
+        }
+        Ok(Self {
+            memory: None,
+            descriptors: Arc::new(descriptors),
+            files: setup.files,
+            growth: Growth::new(&setup.limits),
+            limits: setup.limits,
+            started: Instant::now(),
+            legacy_enums: false,
+            network: setup.network,
+            published: setup.published,
+            gate: setup.gate,
+            connections: Permit::default(),
+        })
+    }
+
+    /// The buffers of a scatter-gather call.
+    pub(crate) fn buffers(&self, memory: &Memory<'_>, iovs: u32, count: u32) -> Result<Buffers, Failure> {
+        if count > self.limits.iovecs {
+            return Err(Errno::Invalid.into());
+        }
+        Ok(memory.buffers(iovs, count, &self.limits)?)
+    }
+
+    /// Opens a socket.
+    pub(crate) fn open(&self, family: Family, transport: Transport) -> Result<Opened, Errno> {
+        if self.descriptors.is_full() {
+            return Err(Errno::TooManyOpen);
+        }
+        let kind = match transport {
+            Transport::Tcp => SocketKind::Tcp(Tcp::open(&self.network, family)?),
+            Transport::Udp => SocketKind::Udp(Udp::open(&self.network, family)?),
+        };
+        Opened::new(&self.descriptors, Descriptor::Socket(Arc::new(Socket::new(kind))))
+    }
+
+    /// Binds a socket to an address of the guest: a published port, or port 0 for clients.
+    pub(crate) fn bind(&self, fd: u32, address: SocketAddr) -> Result<(), Errno> {
+        let socket = self.descriptors.socket(fd)?;
+        if Family::of(&address) != socket.family() {
+            return Err(Errno::AddressFamilyNotSupported);
+        }
+        match &socket.kind {
+            SocketKind::Tcp(tcp) if !tcp.is_fresh() => Err(Errno::Invalid),
+            SocketKind::Tcp(tcp) => match self.gate.bind(address, Transport::Tcp)? {
+                Some(index) => tcp.adopt(self.published.claim(index)?, address),
+                // Its port is the host's choice, and reachable from this machine alone.
+                None => tcp.bind(address),
+            },
+            SocketKind::Udp(udp) => match self.gate.bind(address, Transport::Udp)? {
+                Some(index) => udp.adopt(self.published.claim(index)?, address),
+                None => udp.bind(address),
+            },
+        }
+    }
+
+    /// Listens; only a published port may.
+    pub(crate) fn listen(&self, fd: u32, backlog: u32) -> Result<(), Errno> {
+        let socket = self.descriptors.socket(fd)?;
+        let tcp = socket.tcp()?;
+        if !tcp.is_published() {
+            return Err(self.gate.deny_listen().into());
+        }
+        tcp.listen(backlog)
+    }
+
+    /// The next connection of a listener; waits if the listener blocks.
+    pub(crate) async fn accept(&mut self, fd: u32, nonblocking: bool) -> Result<Opened, Errno> {
+        let listener = self.descriptors.socket(fd)?;
+        let tcp = listener.tcp()?;
+        if !tcp.is_listening() {
+            return Err(Errno::Invalid);
+        }
+        if self.descriptors.is_full() {
+            return Err(Errno::TooManyOpen);
+        }
+        if self.is_crowded() {
+            // No error: servers end themselves on one, and the next close makes room. A guest that
+            // blocks here closes nothing meanwhile.
+            return Err(if listener.is_nonblocking() { Errno::Again } else { Errno::TooManyOpen });
+        }
+        let stream = loop {
+            match tcp.accept(Arc::clone(&self.connections)) {
+                Err(Errno::Again) if !listener.is_nonblocking() => {
+                    readiness::ready(&tcp.endpoint(), Interest::Read, listener.receive_timeout()).await?;
+                }
+                accepted => break accepted?,
+            }
+        };
+        let socket = Socket::accepted(stream);
+        socket.set_nonblocking(nonblocking);
+        Opened::new(&self.descriptors, Descriptor::Socket(Arc::new(socket)))
+    }
+
+    /// Whether the guest holds as many accepted connections as it may.
+    fn is_crowded(&self) -> bool {
+        let crowded = Arc::strong_count(&self.connections) > self.limits.connections;
+        if crowded {
+            tracing::debug!("the guest holds {} connections, its most; add `--limit connections=N`", self.limits.connections);
+        }
+        crowded
+    }
+
+    /// Connects, waiting if the socket blocks.
+    pub(crate) async fn connect(&mut self, fd: u32, to: SocketAddr) -> Result<(), Errno> {
+        let socket = self.descriptors.socket(fd)?;
+        if Family::of(&to) != socket.family() {
+            return Err(Errno::AddressFamilyNotSupported);
+        }
+        self.gate.connect(to)?;
+        let tcp = match &socket.kind {
+            SocketKind::Tcp(tcp) => tcp,
+            SocketKind::Udp(udp) => return udp.connect(to),
+        };
+        match tcp.connect(to) {
+            Err(Errno::InProgress) if !socket.is_nonblocking() => {
+                readiness::ready(&tcp.endpoint(), Interest::Write, socket.send_timeout()).await?;
+                tcp.finish_connect()
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// Receives into the buffers; 0 is the end of the stream. Waits if the socket blocks.
+    pub(crate) async fn receive(
+        &mut self,
+        socket: &Socket,
+        memory: &mut Memory<'_>,
+        mut buffers: Buffers,
+        flags: ReceiveFlags,
+    ) -> Result<usize, Failure> {
+        let mut total = 0;
+        if buffers.is_empty() {
+            return Ok(0);
+        }
+        loop {
+            let endpoint = socket.stream()?;
+            match memory.scatter(&buffers, |slices| endpoint.receive(slices, flags))? {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if socket.is_nonblocking() {
+                        return if total > 0 { Ok(total) } else { Err(Errno::Again.into()) };
+                    }
+                    readiness::ready(&endpoint, Interest::Read, socket.receive_timeout()).await?;
+                }
+                Err(_) if total > 0 => return Ok(total),
+                Err(error) => return Err(error.into()),
+                Ok(received) => {
+                    socket.used(Interest::Read);
+                    total += received;
+                    let full = buffers.advance(received);
+                    if received == 0 || full || !flags.wait_all || flags.peek {
+                        return Ok(total);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Sends the buffers: all of them if the socket blocks, else what goes at once.
+    pub(crate) async fn send(&mut self, socket: &Socket, memory: &Memory<'_>, mut buffers: Buffers) -> Result<usize, Failure> {
+        let mut total = 0;
+        let endpoint = socket.stream()?;
+        if buffers.is_empty() {
+            return Ok(0);
+        }
+        loop {
+            match memory.gather(&buffers, |slices| endpoint.send(slices))? {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if socket.is_nonblocking() {
+                        return if total > 0 { Ok(total) } else { Err(Errno::Again.into()) };
+                    }
+                    match readiness::ready(&endpoint, Interest::Write, socket.send_timeout()).await {
+                        Err(_) if total > 0 => return Ok(total),
+                        outcome => outcome?,
+                    }
+                }
+                Err(_) if total > 0 => return Ok(total),
+                Err(error) => return Err(error.into()),
+                Ok(sent) => {
+                    socket.used(Interest::Write);
+                    total += sent;
+                    if buffers.advance(sent) || socket.is_nonblocking() {
+                        return Ok(total);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Receives one datagram into a buffer of the host's.
+    pub(crate) async fn receive_from(&mut self, socket: &Socket, buffer: &mut [u8], flags: ReceiveFlags) -> Result<Datagram, Errno> {
+        let endpoint = socket.stream()?;
+        loop {
+            match endpoint.receive_from(buffer, flags) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && !socket.is_nonblocking() => {
+                    readiness::ready(&endpoint, Interest::Read, socket.receive_timeout()).await?;
+                }
+                outcome => {
+                    socket.used(Interest::Read);
+                    return Ok(outcome?);
+                }
+            }
+        }
+    }
+
+    /// Sends one datagram.
+    pub(crate) async fn send_to(&mut self, socket: &Socket, bytes: &[u8], to: SocketAddr) -> Result<usize, Errno> {
+        if Family::of(&to) != socket.family() {
+            return Err(Errno::AddressFamilyNotSupported);
+        }
+        self.gate.connect(to)?;
+        let endpoint = socket.stream()?;
+        loop {
+            match endpoint.send_to(bytes, to) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && !socket.is_nonblocking() => {
+                    readiness::ready(&endpoint, Interest::Write, socket.send_timeout()).await?;
+                }
+                outcome => {
+                    socket.used(Interest::Write);
+                    return Ok(outcome?);
+                }
+            }
+        }
+    }
+
+    pub(crate) fn shutdown(&self, fd: u32, how: Shutdown) -> Result<(), Errno> {
+        let socket = self.descriptors.socket(fd)?;
+        Ok(socket.tcp()?.stream()?.shutdown(how)?)
+    }
+
+    /// The addresses of a name that the guest may reach.
+    pub(crate) async fn lookup(&mut self, name: &str) -> Result<Vec<IpAddr>, Errno> {
+        if let Ok(address) = name.parse() {
+            return Ok(vec![address]);
+        }
+        self.gate.lookup(name)?;
+        let addresses = self.network.lookup(name).await.map_err(|_| Errno::LookupNoName)?;
+        Ok(self.gate.admit(name, addresses))
+    }
+
+    /// What to wait for on behalf of a descriptor.
+    pub(crate) fn source(&self, fd: u32, interest: Interest) -> Result<Source, Errno> {
+        Ok(match self.descriptors.get(fd)? {
+            Descriptor::Host(_) => Source::File,
+            Descriptor::Stdio(stdio) => Source::Stdio(stdio),
+            Descriptor::Socket(socket) => match &socket.kind {
+                // tokio polls listeners for writing too: that must neither fire nor fail.
+                SocketKind::Tcp(tcp) if tcp.is_listening() && (interest == Interest::Write || self.is_crowded()) => Source::Never,
+                _ => Source::Socket(socket.endpoint()),
+            },
+        })
+    }
+}

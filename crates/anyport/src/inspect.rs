@@ -1,0 +1,308 @@
+//! What a file is, what it needs, who can run it, and how it is run here.
+
+use wasmparser::types::{EntityType, Types, TypesRef};
+use wasmparser::{Parser, ValType, ValidPayload, Validator, WasmFeatures};
+
+use crate::artifact::{Artifact, ArtifactKind};
+use crate::dialect::Dialect;
+use crate::error::Error;
+use crate::link::{self, Import};
+use crate::runtime::takes_listeners;
+
+/// What can be said of a file without running it.
+#[derive(Clone, Debug, serde::Serialize)]
+#[non_exhaustive]
+pub struct Inspection {
+    /// The file's name.
+    pub name: String,
+    /// Its size in bytes.
+    pub bytes: usize,
+    /// What it is.
+    pub kind: ArtifactKind,
+    /// The dialects that its imports are of.
+    pub dialects: Vec<Dialect>,
+    /// What it imports.
+    pub imports: Vec<Import>,
+    /// What it exports.
+    pub exports: Vec<Export>,
+    /// What it will want to do.
+    pub wants: Vec<Want>,
+    /// Which of today's runtimes can run it.
+    pub runtimes: Vec<Verdict>,
+    /// The command to run it; none if it cannot be run.
+    pub run: Option<String>,
+    /// Why it cannot be run here, in one sentence.
+    pub problem: Option<String>,
+    /// What to do about it.
+    pub hint: Option<String>,
+}
+
+/// An export of a module.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Export {
+    /// Its name.
+    pub name: String,
+    /// Its type, as [`Import::signature`].
+    pub signature: String,
+}
+
+/// Something that a module will want to do, as its imports tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Want {
+    /// Listen on a port of its choice.
+    Listen,
+    /// Take connections of a listener that it is handed.
+    AcceptPreopened,
+    /// Connect to others.
+    Connect,
+    /// Look names up.
+    LookUpNames,
+    /// Exchange datagrams.
+    Datagrams,
+    /// Open files.
+    Files,
+}
+
+/// Whether a runtime of today can run a module.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Verdict {
+    /// Name and version.
+    pub runtime: &'static str,
+    /// Whether it can.
+    pub runs: bool,
+    /// Why, or why not.
+    pub why: String,
+}
+
+/// Looks at an artifact.
+pub fn inspect(artifact: &Artifact) -> Inspection {
+    let (contents, problem) = match read(artifact) {
+        Ok(contents) => {
+            let problem = contents.check(artifact).err();
+            (contents, problem)
+        }
+        Err(problem) => (Contents::default(), Some(problem)),
+    };
+    let mut dialects: Vec<Dialect> = contents.imports.iter().filter_map(Import::dialect).collect();
+    dialects.sort();
+    dialects.dedup();
+    let wants = contents.wants();
+    let runnable = contents.is_command() && artifact.kind() == ArtifactKind::Module;
+    Inspection {
+        name: artifact.name().to_owned(),
+        bytes: artifact.bytes().len(),
+        kind: artifact.kind(),
+        runtimes: if runnable { contents.verdicts(problem.is_none()) } else { Vec::new() },
+        run: problem.is_none().then(|| run_line(artifact, &wants)),
+        hint: problem.as_ref().and_then(|problem| problem.hint().map(str::to_owned)),
+        problem: problem.map(|problem| problem.to_string()),
+        imports: contents.imports,
+        exports: contents.exports,
+        dialects,
+        wants,
+    }
+}
+
+/// Fails with a sentence where a module cannot be run; cheap, before it is compiled.
+pub(crate) fn must_run(artifact: &Artifact) -> Result<(), Error> {
+    read(artifact)?.check(artifact)
+}
+
+/// What a module's sections say.
+#[derive(Default)]
+struct Contents {
+    imports: Vec<Import>,
+    exports: Vec<Export>,
+}
+
+fn read(artifact: &Artifact) -> Result<Contents, Error> {
+    match artifact.kind() {
+        ArtifactKind::Module => parse(artifact),
+        ArtifactKind::NotWasm => Err(artifact.not_wasm()),
+        ArtifactKind::Component => Err(component(artifact)),
+        ArtifactKind::Precompiled => Err(Error::not_runnable(format!("`{artifact}` is machine code, compiled ahead of time, which cannot be checked"))
+            .with_hint("if you made it with `anyport compile`, say so: `anyport run --allow-precompiled`")),
+    }
+}
+
+fn component(artifact: &Artifact) -> Error {
+    Error::not_runnable(format!("`{artifact}` is a component, and anyport runs core modules only for now"))
+        .with_hint("build it as a core module (`wasm32-wasip1`), or run it with `wasmtime run` or `wasmtime serve`")
+}
+
+fn parse(artifact: &Artifact) -> Result<Contents, Error> {
+    types_of(artifact.bytes()).map(|types| Contents::of(types.as_ref())).map_err(|error| {
+        let what = if error.message().contains("unexpected end") {
+            format!("`{artifact}` is cut off: it ends within a section, at byte {}", artifact.bytes().len())
+        } else {
+            format!("`{artifact}` is not a valid module: {} (at byte {})", error.message(), error.offset())
+        };
+        Error::not_runnable(what).with_hint("build or download it again: it is damaged, or uses a proposal that is not supported")
+    })
+}
+
+/// Checks all but the functions' bodies: those are checked when they are compiled.
+fn types_of(bytes: &[u8]) -> wasmparser::Result<Types> {
+    let mut validator = Validator::new_with_features(WasmFeatures::all());
+    for payload in Parser::new(0).parse_all(bytes) {
+        if let ValidPayload::End(types) = validator.payload(&payload?)? {
+            return Ok(types);
+        }
+    }
+    unreachable!("the parser ends with `End` or with an error")
+}
+
+impl Contents {
+    fn of(types: TypesRef<'_>) -> Self {
+        let imports = types.core_imports().into_iter().flatten().map(|(module, name, kind)| {
+            Import::resolve(module, name, describe(types, &kind))
+        });
+        let exports = types.core_exports().into_iter().flatten().map(|(name, kind)| Export {
+            name: name.to_owned(),
+            signature: describe(types, &kind),
+        });
+        Self { imports: imports.collect(), exports: exports.collect() }
+    }
+
+    fn exports(&self, name: &str, signature: &str) -> bool {
+        self.exports.iter().any(|export| export.name == name && export.signature == signature)
+    }
+
+    fn imports(&self, name: &str) -> bool {
+        self.imports.iter().any(|import| import.name == name)
+    }
+
+    fn is_command(&self) -> bool {
+        self.exports("_start", "()")
+    }
+
+    /// Fails with the first reason for which it cannot be run.
+    fn check(&self, artifact: &Artifact) -> Result<(), Error> {
+        link::check(artifact.name(), &self.imports)?;
+        if !self.is_command() {
+            return Err(self.not_a_command(artifact));
+        }
+        let passes_pointers = |import: &Import| !POINTERLESS.contains(&import.name.as_str());
+        if self.imports.iter().any(passes_pointers) && !self.exports("memory", "memory") {
+            return Err(Error::not_runnable(format!("`{artifact}` calls the host but exports no memory"))
+                .with_hint("export its memory under the name `memory`, as every toolchain does"));
+        }
+        Ok(())
+    }
+
+    fn not_a_command(&self, artifact: &Artifact) -> Error {
+        if self.exports.iter().any(|export| export.name.starts_with("__wbindgen")) {
+            return Error::not_runnable(format!("`{artifact}` is a wasm-bindgen module, for browsers"))
+                .with_hint("rebuild it for `wasm32-wasip1`");
+        }
+        let (what, hint) = if self.exports("_initialize", "()") {
+            ("is a reactor: it has functions to call and nothing that runs by itself", "build it as a command (a program with `main`)")
+        } else if self.exports.is_empty() {
+            ("is empty: it exports nothing", "build it as a command (a program with `main`)")
+        } else {
+            ("is a library: it exports no `_start`", "build it as a command (a program with `main`) for `wasm32-wasip1`")
+        };
+        Error::not_runnable(format!("`{artifact}` {what}")).with_hint(hint)
+    }
+
+    fn wants(&self) -> Vec<Want> {
+        let mut wants = Vec::new();
+        let mut want = |wanted: bool, want: Want| if wanted { wants.push(want) };
+        want(self.imports("sock_listen"), Want::Listen);
+        want(takes_listeners(&self.imports), Want::AcceptPreopened);
+        want(self.imports("sock_connect"), Want::Connect);
+        want(self.imports("sock_getaddrinfo"), Want::LookUpNames);
+        want(self.imports("sock_send_to") || self.imports("sock_recv_from"), Want::Datagrams);
+        want(self.imports("path_open"), Want::Files);
+        wants
+    }
+
+    /// Which of today's runtimes have what it imports.
+    fn verdicts(&self, here: bool) -> Vec<Verdict> {
+        let of = |dialect| self.imports.iter().any(|import| import.dialect() == Some(dialect));
+        let unknown = self.imports.iter().find(|import| import.dialect().is_none());
+        let wasix = self.imports.iter().any(|import| import.module.starts_with("wasix_"));
+        let accepts = takes_listeners(&self.imports);
+        let verdict = |runtime, runs, why: &str| Verdict { runtime, runs, why: why.to_owned() };
+        let preview1_only = |runtime, without_listeners: &str| {
+            if let Some(import) = unknown {
+                return Verdict { runtime, runs: false, why: format!("has no {import}") };
+            }
+            match (of(Dialect::WasmEdge), accepts) {
+                (true, _) => verdict(runtime, false, "has no WasmEdge sockets"),
+                (false, true) => verdict(runtime, false, without_listeners),
+                (false, false) => verdict(runtime, true, "needs preview1 alone"),
+            }
+        };
+        let wasmtime36 = match preview1_only("Wasmtime 36 to 46", "") {
+            Verdict { runs: false, why, .. } if why.is_empty() => verdict("Wasmtime 36 to 46", true, "with `-S preview2=n -S tcplisten=ADDR`"),
+            other => other,
+        };
+        let wasmedge = match unknown {
+            Some(import) => Verdict { runtime: "WasmEdge 0.17", runs: false, why: format!("has no {import}") },
+            None if accepts => verdict("WasmEdge 0.17", false, "hands over no listeners"),
+            None => verdict("WasmEdge 0.17", true, "has every import"),
+        };
+        let wasmer = if wasix {
+            verdict("Wasmer 7", true, "has WASIX")
+        } else {
+            preview1_only("Wasmer 7", "hands over no listeners")
+        };
+        vec![
+            verdict("anyport", here, if here { "has every import" } else { "see the problem" }),
+            preview1_only("Wasmtime 47 and later", "dropped listeners (`--tcplisten`)"),
+            wasmtime36,
+            wasmedge,
+            wasmer,
+        ]
+    }
+}
+
+/// Hostcalls that pass no pointer, so that a module without memory may call them.
+const POINTERLESS: &[&str] = &["proc_exit", "proc_raise", "sched_yield"];
+
+/// The type of an import or export as [`Import::signature`] writes it.
+fn describe(types: TypesRef<'_>, kind: &EntityType) -> String {
+    match kind {
+        EntityType::Func(id) | EntityType::FuncExact(id) => {
+            let function = types[*id].unwrap_func();
+            let letters = |kinds: &[ValType]| kinds.iter().map(letter).collect::<String>();
+            format!("({}){}", letters(function.params()), letters(function.results()))
+        }
+        EntityType::Memory(memory) if memory.shared => "shared memory".to_owned(),
+        EntityType::Memory(_) => "memory".to_owned(),
+        EntityType::Table(_) => "table".to_owned(),
+        EntityType::Global(_) => "global".to_owned(),
+        EntityType::Tag(_) => "tag".to_owned(),
+    }
+}
+
+fn letter(kind: &ValType) -> char {
+    match kind {
+        ValType::I32 => 'i',
+        ValType::I64 => 'I',
+        ValType::F32 => 'f',
+        ValType::F64 => 'F',
+        ValType::V128 => 'v',
+        ValType::Ref(_) => '?',
+    }
+}
+
+/// The command that runs it, with the port that servers use by default.
+fn run_line(artifact: &Artifact, wants: &[Want]) -> String {
+    let mut line = "anyport run".to_owned();
+    if wants.contains(&Want::Listen) || wants.contains(&Want::AcceptPreopened) {
+        line.push_str(" -p 8080:8080 -e PORT=8080");
+    }
+    format!("{line} {}", quoted(artifact.name()))
+}
+
+/// A file name as a shell takes it.
+fn quoted(name: &str) -> String {
+    if name.chars().all(|c| c.is_ascii_alphanumeric() || "/._-+=@%".contains(c)) {
+        return name.to_owned();
+    }
+    format!("'{}'", name.replace('\'', "'\\''"))
+}

@@ -1,0 +1,163 @@
+//! How much of the host one guest may hold, by default and at most.
+//!
+//! Each number is a named constant with its reason. Everything a guest or a peer can make grow is
+//! compared with one of them before it allocates.
+
+/// A guest's linear memories together, in bytes: 1 GiB. Go and Python servers start at 20 to
+/// 100 MiB; a leak is stopped before it takes a small machine with it.
+pub const MEMORY_BYTES: usize = 1 << 30;
+
+/// Elements of a guest's tables together. The largest of our guests has 9,000; a component of
+/// C# or Python 20,000 to 60,000 (bytecodealliance/wasmtime#8504).
+pub const TABLE_ELEMENTS: usize = 1 << 20;
+
+/// Open descriptors of one guest: stdio, files, sockets. Twice [`CONNECTIONS`] for files and
+/// outbound connections beside a full house of inbound ones.
+pub const DESCRIPTORS: usize = 20_000;
+
+/// Accepted connections that one guest holds at a time. Ten thousand idle connections cost about
+/// 40 MB of kernel memory.
+pub const CONNECTIONS: usize = 10_000;
+
+/// Bytes one hostcall moves between guest and host: the rest is a short read or write, which
+/// every caller handles. Bounds a single `read`'s time on the thread, and its buffers.
+pub const COPY_BYTES: usize = 4 << 20;
+
+/// Bytes that hostcalls may allocate on the guest's behalf in one call (paths, buffers of file
+/// reads, directory entries): wasmtime-wasi's hostcall fuel.
+pub const HELD_BYTES: usize = 16 << 20;
+
+/// Random bytes one `random_get` gives. Seeds and keys are under 1 KiB.
+pub const RANDOM_BYTES: usize = 1 << 20;
+
+/// Arguments and environment together, in bytes, as `execve` counts them (Linux allows 2 MiB).
+pub const ENVIRONMENT_BYTES: usize = 2 << 20;
+
+/// Scatter-gather buffers in one call, as Linux's `IOV_MAX` and `WasmEdge`'s own limit.
+pub const IOVECS: u32 = 1024;
+
+/// Subscriptions in one `poll_oneoff`: both directions of every descriptor and some clocks.
+pub const SUBSCRIPTIONS: u32 = 2 * 20_000 + 64;
+
+/// Names one lookup may ask for in bytes: DNS allows 253, services are shorter.
+pub(crate) const NAME_BYTES: u32 = 1024;
+
+/// Results one name lookup writes: more than any record set that is of use.
+pub(crate) const LOOKUP_RESULTS: usize = 64;
+
+/// The limits of one guest. [`Limits::default`] fits a server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Limits {
+    /// All linear memories together, in bytes; default [`MEMORY_BYTES`].
+    pub memory_bytes: usize,
+    /// Elements of all tables together; default [`TABLE_ELEMENTS`].
+    pub table_elements: usize,
+    /// Open descriptors; default [`DESCRIPTORS`].
+    pub descriptors: usize,
+    /// Accepted connections at a time; default [`CONNECTIONS`].
+    pub connections: usize,
+    /// Bytes one hostcall moves; default [`COPY_BYTES`].
+    pub copy_bytes: usize,
+    /// Bytes one hostcall may allocate on the guest's behalf; default [`HELD_BYTES`].
+    pub held_bytes: usize,
+    /// Bytes one `random_get` may ask for; default [`RANDOM_BYTES`].
+    pub random_bytes: usize,
+    /// Arguments and environment together, in bytes; default [`ENVIRONMENT_BYTES`].
+    pub environment_bytes: usize,
+    /// Buffers in one scatter-gather call; default [`IOVECS`].
+    pub iovecs: u32,
+    /// Subscriptions in one `poll_oneoff`; default [`SUBSCRIPTIONS`].
+    pub subscriptions: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            memory_bytes: MEMORY_BYTES,
+            table_elements: TABLE_ELEMENTS,
+            descriptors: DESCRIPTORS,
+            connections: CONNECTIONS,
+            copy_bytes: COPY_BYTES,
+            held_bytes: HELD_BYTES,
+            random_bytes: RANDOM_BYTES,
+            environment_bytes: ENVIRONMENT_BYTES,
+            iovecs: IOVECS,
+            subscriptions: SUBSCRIPTIONS,
+        }
+    }
+}
+
+/// What a guest's memories and tables have grown to: wasmtime asks before each growth.
+#[derive(Debug)]
+pub(crate) struct Growth {
+    memory_most: usize,
+    table_most: usize,
+    memory: usize,
+    table: usize,
+}
+
+impl Growth {
+    pub(crate) fn new(limits: &Limits) -> Self {
+        Self { memory_most: limits.memory_bytes, table_most: limits.table_elements, memory: 0, table: 0 }
+    }
+}
+
+impl wasmtime::ResourceLimiter for Growth {
+    fn memory_growing(&mut self, current: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
+        let total = self.memory.saturating_add(desired.saturating_sub(current));
+        let allowed = total <= self.memory_most;
+        if allowed {
+            self.memory = total;
+        } else {
+            tracing::warn!(
+                "the guest may not have {} MiB of memory, its limit is {} MiB; to allow more, add `--memory SIZE`",
+                total >> 20, self.memory_most >> 20,
+            );
+        }
+        Ok(allowed)
+    }
+
+    fn table_growing(&mut self, current: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
+        let total = self.table.saturating_add(desired.saturating_sub(current));
+        let allowed = total <= self.table_most;
+        if allowed {
+            self.table = total;
+        } else {
+            tracing::warn!(
+                "the guest may not have {total} table elements, its limit is {}; to allow more, add `--limit table-elements=N`",
+                self.table_most,
+            );
+        }
+        Ok(allowed)
+    }
+}
+
+impl Limits {
+    /// The names that [`Limits::set`] takes, in the order of the fields.
+    pub const NAMES: &'static [&'static str] = &[
+        "memory-bytes", "table-elements", "descriptors", "connections", "copy-bytes",
+        "held-bytes", "random-bytes", "environment-bytes", "iovecs", "subscriptions",
+    ];
+
+    /// Sets the limit of this name; `false` if there is none, or the number does not fit it.
+    pub fn set(&mut self, name: &str, value: u64) -> bool {
+        let Ok(size) = usize::try_from(value) else { return false };
+        match name {
+            "memory-bytes" => self.memory_bytes = size,
+            "table-elements" => self.table_elements = size,
+            "descriptors" => self.descriptors = size,
+            "connections" => self.connections = size,
+            "copy-bytes" => self.copy_bytes = size,
+            "held-bytes" => self.held_bytes = size,
+            "random-bytes" => self.random_bytes = size,
+            "environment-bytes" => self.environment_bytes = size,
+            "iovecs" | "subscriptions" => {
+                let Ok(count) = u32::try_from(value) else { return false };
+                if name == "iovecs" { self.iovecs = count } else { self.subscriptions = count }
+            }
+            _ => return false,
+        }
+        true
+    }
+}

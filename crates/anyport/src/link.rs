@@ -1,0 +1,239 @@
+//! From a module's imports to hostcalls: each import by its own name and type.
+//!
+//! All misses are collected and told together: what is missing, which shapes there are, and whose it
+//! is. `anyport inspect` shows the same.
+
+use std::fmt;
+
+use wasmtime::{Extern, ExternType, Instance, Module, Store};
+
+use crate::dialect::hostcall::{Row, Table, signature_of};
+use crate::dialect::{Dialect, TABLES};
+use crate::engine::Engine;
+use crate::error::Error;
+use crate::guest::Guest;
+
+/// An import of a module, its type written as `(iii)i`: `i` is i32, `I` i64, `f` f32, `F` f64.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Import {
+    /// The module name.
+    pub module: String,
+    /// The field name.
+    pub name: String,
+    /// The type of a function; what it is, for anything else.
+    pub signature: String,
+    /// Who can give it.
+    #[serde(flatten)]
+    pub status: ImportStatus,
+}
+
+/// Whether an import can be had here.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case", tag = "status")]
+#[non_exhaustive]
+pub enum ImportStatus {
+    /// A hostcall of this dialect.
+    Found {
+        /// Which.
+        dialect: Dialect,
+    },
+    /// The name is known with other types.
+    OtherShape {
+        /// The types it has here, each with its dialect.
+        shapes: Vec<String>,
+    },
+    /// The name is not known.
+    Missing {
+        /// What gives it elsewhere, if that is known.
+        owner: Option<String>,
+    },
+}
+
+impl Import {
+    /// Resolves an import by its name and type.
+    pub(crate) fn resolve(module: &str, name: &str, signature: String) -> Self {
+        let status = match find(module, name, &signature) {
+            Some((table, _)) => ImportStatus::Found { dialect: table.dialect },
+            None => miss(module, name),
+        };
+        Self { module: module.to_owned(), name: name.to_owned(), signature, status }
+    }
+
+    /// The dialect that gives it, if one does.
+    pub(crate) fn dialect(&self) -> Option<Dialect> {
+        match self.status {
+            ImportStatus::Found { dialect } => Some(dialect),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Import {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}::{}{}", self.module, self.name, self.signature)
+    }
+}
+
+/// The row for an import.
+pub(crate) fn find(module: &str, name: &str, signature: &str) -> Option<(&'static Table, &'static Row)> {
+    rows().find(|(table, row)| table.module == module && row.name == name && row.signature() == signature)
+}
+
+/// Every row with its table.
+pub(crate) fn rows() -> impl Iterator<Item = (&'static Table, &'static Row)> {
+    TABLES.iter().flat_map(|table| table.rows.iter().map(move |row| (table, row)))
+}
+
+fn miss(module: &str, name: &str) -> ImportStatus {
+    let shapes: Vec<String> = rows()
+        .filter(|(table, row)| table.module == module && row.name == name)
+        .map(|(table, row)| format!("{} ({})", row.signature(), table.dialect))
+        .collect();
+    if shapes.is_empty() {
+        ImportStatus::Missing { owner: owner_of(module, name).map(str::to_owned) }
+    } else {
+        ImportStatus::OtherShape { shapes }
+    }
+}
+
+/// Names of host modules that are known from elsewhere, by their beginning, with whose they are.
+const OWNERS: &[(&str, &str)] = &[
+    ("wasix_32v1", "WASIX (Wasmer)"),
+    ("wasix_64v1", "WASIX with 64-bit memory (Wasmer)"),
+    ("wasi", "wasi-threads (Wasmtime up to 46)"),
+    ("wasi_unstable", "WASI preview0, of before 2020"),
+    ("wasi_ephemeral_crypto", "the crypto plugin of WasmEdge"),
+    ("wasi_ephemeral_nn", "wasi-nn (the plugin of WasmEdge)"),
+    ("wasmedge_", "a plugin of WasmEdge"),
+    ("rustls_client", "the TLS client plugin of WasmEdge 0.13 and 0.14"),
+    ("wbg", "wasm-bindgen, for browsers"),
+    ("__wbindgen", "wasm-bindgen, for browsers"),
+    ("gojs", "Go for browsers (`GOOS=js`)"),
+    ("go", "Go for browsers (`GOOS=js`)"),
+    ("fastly_", "Fastly Compute"),
+    ("spin", "Spin 1"),
+    ("wasi_experimental_http", "Spin 1 and WAGI"),
+    ("wapc", "waPC (wasmCloud up to 0.8)"),
+    ("lunatic", "Lunatic"),
+    ("http_handler", "http-wasm"),
+    ("extism", "Extism"),
+    ("env", "an embedder of its own (AssemblyScript and Emscripten name it so)"),
+];
+
+fn owner_of(module: &str, name: &str) -> Option<&'static str> {
+    const WAMR: &[&str] = &["sock_addr_local", "sock_addr_remote", "sock_addr_resolve", "sock_set_", "sock_get_"];
+    if module == "wasi_snapshot_preview1" {
+        return WAMR.iter().any(|prefix| name.starts_with(prefix)).then_some("the sockets of WAMR");
+    }
+    let exact = OWNERS.iter().find(|(owner, _)| *owner == module);
+    let prefix = || OWNERS.iter().find(|(owner, _)| owner.len() > 3 && module.starts_with(owner));
+    exact.or_else(prefix).map(|(_, whose)| *whose)
+}
+
+/// A module's imports, each resolved.
+pub(crate) fn imports_of(module: &Module) -> Vec<Import> {
+    module.imports().map(|import| {
+        let signature = match import.ty() {
+            ExternType::Func(kind) => signature_of(kind.params(), kind.results()),
+            ExternType::Memory(kind) if kind.is_shared() => "shared memory".to_owned(),
+            ExternType::Memory(_) => "memory".to_owned(),
+            ExternType::Table(_) => "table".to_owned(),
+            ExternType::Global(_) => "global".to_owned(),
+            ExternType::Tag(_) => "tag".to_owned(),
+        };
+        Import::resolve(import.module(), import.name(), signature)
+    }).collect()
+}
+
+/// One error for all imports that cannot be had.
+pub(crate) fn check(name: &str, imports: &[Import]) -> Result<(), Error> {
+    let missing: Vec<&Import> = imports.iter().filter(|import| import.dialect().is_none()).collect();
+    let Some(first) = missing.first() else { return Ok(()) };
+    let what = match missing.len() {
+        1 => "a function that is not there".to_owned(),
+        many => format!("{many} functions that are not there"),
+    };
+    let mut lines = vec![format!("`{name}` needs {what}:")];
+    lines.extend(missing.iter().take(MISSES_TOLD).map(|import| format!("  {}", describe_miss(import))));
+    if missing.len() > MISSES_TOLD {
+        lines.push(format!("  and {} more", missing.len() - MISSES_TOLD));
+    }
+    Err(Error::not_runnable(lines.join("\n")).with_hint(hint_for(first, name)))
+}
+
+/// Misses beyond these say nothing new.
+const MISSES_TOLD: usize = 8;
+
+fn describe_miss(import: &Import) -> String {
+    match &import.status {
+        ImportStatus::OtherShape { shapes } => format!("{import}; there is {}", shapes.join(", ")),
+        ImportStatus::Missing { owner: Some(owner) } => format!("{import}, of {owner}"),
+        _ => import.to_string(),
+    }
+}
+
+fn hint_for(import: &Import, name: &str) -> String {
+    match import.module.as_str() {
+        "wasi_unstable" => "rebuild it with a toolchain of after 2020, for `wasm32-wasip1`".to_owned(),
+        "wbg" | "gojs" | "go" => "it was built for a browser; rebuild it for `wasm32-wasip1` (Go: `GOOS=wasip1`)".to_owned(),
+        module if module.starts_with("__wbindgen") => "it was built for a browser; rebuild it for `wasm32-wasip1`".to_owned(),
+        _ => format!("`anyport inspect {name}` shows every import and which runtimes have it"),
+    }
+}
+
+/// Instantiates a module whose imports were all found: externs by position, so that two imports of
+/// one name may have two types.
+pub(crate) async fn instantiate(engine: &Engine, store: &mut Store<Guest>, module: &Module) -> wasmtime::Result<Instance> {
+    let mut externs: Vec<Extern> = Vec::with_capacity(module.imports().len());
+    for import in module.imports() {
+        let ExternType::Func(kind) = import.ty() else {
+            return Err(wasmtime::Error::msg(format!("`{}::{}` is no function", import.module(), import.name())));
+        };
+        let key = format!("{}{}", import.name(), signature_of(kind.params(), kind.results()));
+        externs.push(engine.linker.get(&mut *store, import.module(), &key)?);
+    }
+    Instance::new_async(store, module, &externs).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_row_has_the_type_it_says() {
+        let engine = Engine::new(None).unwrap_or_else(|error| panic!("{error}"));
+        let mut store = Store::new(&engine.wasmtime, crate::guest::tests::guest());
+        for (table, row) in rows() {
+            let found = engine.linker.get(&mut store, table.module, &row.key());
+            let Ok(Extern::Func(function)) = found else { panic!("{} is not defined", row.key()) };
+            let kind = function.ty(&store);
+            assert_eq!(signature_of(kind.params(), kind.results()), row.signature(), "{}", row.name);
+        }
+    }
+
+    #[test]
+    fn no_two_rows_are_the_same_import() {
+        let mut keys: Vec<String> = rows().map(|(table, row)| format!("{}::{}", table.module, row.key())).collect();
+        let all = keys.len();
+        keys.sort();
+        keys.dedup();
+        assert_eq!(keys.len(), all);
+        assert_eq!(TABLES[0].rows.len(), 46, "preview1 has 46 functions");
+    }
+
+    #[test]
+    fn a_miss_says_what_there_is_and_whose_it_is() {
+        let resolve = |module, name, signature: &str| Import::resolve(module, name, signature.to_owned());
+        let found = resolve("wasi_snapshot_preview1", "sock_accept", "(ii)i");
+        assert_eq!(found.dialect(), Some(Dialect::WasmEdge));
+        let found = resolve("wasi_snapshot_preview1", "sock_accept", "(iii)i");
+        assert_eq!(found.dialect(), Some(Dialect::Preview1));
+        let other = resolve("wasi_snapshot_preview1", "sock_accept", "(iiii)i");
+        assert_eq!(
+            describe_miss(&other),
+            "wasi_snapshot_preview1::sock_accept(iiii)i; there is (iii)i (WASI preview1), (ii)i (WasmEdge sockets)"
+        );
+        let missing = resolve("wasix_32v1", "sock_open", "(iiii)i");
+        assert_eq!(describe_miss(&missing), "wasix_32v1::sock_open(iiii)i, of WASIX (Wasmer)");
+    }
+}

@@ -1,0 +1,198 @@
+//! The one door to sockets: the operating system's, or a simulated network's.
+//!
+//! Owns the type that stands for a kernel socket, [`Endpoint`]. It never blocks and knows nothing of
+//! guests; states are in `tcp.rs` and `udp.rs`, waiting is in `readiness.rs`.
+
+mod os;
+pub(crate) mod poller;
+pub(crate) mod published;
+pub(crate) mod resolve;
+pub mod simulated;
+pub(crate) mod tcp;
+pub(crate) mod udp;
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use crate::address::{Family, Transport};
+
+/// Where sockets come from.
+#[derive(Clone, Debug)]
+pub(crate) enum Network {
+    Os,
+    Simulated(Arc<simulated::Simulated>),
+}
+
+/// A socket as a kernel has them. Always non-blocking: [`io::ErrorKind::WouldBlock`] says wait.
+#[derive(Debug)]
+pub(crate) enum Endpoint {
+    Os(os::Endpoint),
+    Simulated(simulated::Endpoint),
+}
+
+/// What is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Interest {
+    Read,
+    Write,
+}
+
+/// A descriptor is ready; `hangup` says that both directions are closed, as `POLLHUP` does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Ready {
+    pub(crate) hangup: bool,
+}
+
+/// How to receive.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ReceiveFlags {
+    /// Leave the bytes where they are.
+    pub(crate) peek: bool,
+    /// Wait until the buffers are full. Done by the waiting side, not by an endpoint.
+    pub(crate) wait_all: bool,
+}
+
+/// What a datagram brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Datagram {
+    /// Bytes written to the buffers.
+    pub(crate) length: usize,
+    /// The rest of the datagram did not fit and is gone.
+    pub(crate) truncated: bool,
+    pub(crate) from: SocketAddr,
+}
+
+/// Which directions to close.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shutdown {
+    Read,
+    Write,
+    Both,
+}
+
+/// A socket option with its value; those that guests of any dialect can name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SocketOption {
+    ReuseAddress(bool),
+    Broadcast(bool),
+    SendBuffer(usize),
+    ReceiveBuffer(usize),
+    KeepAlive(bool),
+    OobInline(bool),
+    Linger(Option<Duration>),
+}
+
+/// The name of a [`SocketOption`], to ask for its value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OptionName {
+    ReuseAddress,
+    Broadcast,
+    SendBuffer,
+    ReceiveBuffer,
+    KeepAlive,
+    OobInline,
+    Linger,
+}
+
+impl Network {
+    /// A new socket, neither bound nor connected.
+    pub(crate) fn open(&self, family: Family, transport: Transport) -> io::Result<Endpoint> {
+        match self {
+            Self::Os => os::Endpoint::open(family, transport).map(Endpoint::Os),
+            Self::Simulated(network) => Ok(Endpoint::Simulated(network.open(family, transport))),
+        }
+    }
+}
+
+
+/// Forwards to the socket that this endpoint is.
+macro_rules! on_either {
+    ($self:ident, $endpoint:ident => $call:expr) => {
+        match $self {
+            Endpoint::Os($endpoint) => $call,
+            Endpoint::Simulated($endpoint) => $call,
+        }
+    };
+}
+
+impl Endpoint {
+    /// A listener that this process was started with.
+    pub(crate) fn inherit(socket: OwnedFd) -> io::Result<Self> {
+        os::Endpoint::inherit(socket).map(Self::Os)
+    }
+
+    pub(crate) fn bind(&self, address: SocketAddr) -> io::Result<()> {
+        on_either!(self, endpoint => endpoint.bind(address))
+    }
+
+    pub(crate) fn listen(&self, backlog: u32) -> io::Result<()> {
+        on_either!(self, endpoint => endpoint.listen(backlog))
+    }
+
+    /// Begins to connect. `EINPROGRESS` says that it goes on: writable when it has ended, and then
+    /// [`Endpoint::take_error`] says how.
+    pub(crate) fn connect(&self, to: SocketAddr) -> io::Result<()> {
+        on_either!(self, endpoint => endpoint.connect(to))
+    }
+
+    /// The error that a connect or a send left behind, once.
+    pub(crate) fn take_error(&self) -> io::Result<()> {
+        on_either!(self, endpoint => endpoint.take_error())
+    }
+
+    /// The next pending connection, with its peer's address.
+    pub(crate) fn accept(&self) -> io::Result<(Self, SocketAddr)> {
+        match self {
+            Self::Os(endpoint) => endpoint.accept().map(|(stream, peer)| (Self::Os(stream), peer)),
+            Self::Simulated(endpoint) => endpoint.accept().map(|(stream, peer)| (Self::Simulated(stream), peer)),
+        }
+    }
+
+    /// Receives from a stream into the buffers; 0 is its end.
+    pub(crate) fn receive(&self, buffers: &mut [IoSliceMut<'_>], flags: ReceiveFlags) -> io::Result<usize> {
+        on_either!(self, endpoint => endpoint.receive(buffers, flags))
+    }
+
+    pub(crate) fn receive_from(&self, buffer: &mut [u8], flags: ReceiveFlags) -> io::Result<Datagram> {
+        on_either!(self, endpoint => endpoint.receive_from(buffer, flags))
+    }
+
+    /// Sends to the connected peer.
+    pub(crate) fn send(&self, buffers: &[IoSlice<'_>]) -> io::Result<usize> {
+        on_either!(self, endpoint => endpoint.send(buffers))
+    }
+
+    pub(crate) fn send_to(&self, buffer: &[u8], to: SocketAddr) -> io::Result<usize> {
+        on_either!(self, endpoint => endpoint.send_to(buffer, to))
+    }
+
+    pub(crate) fn shutdown(&self, how: Shutdown) -> io::Result<()> {
+        on_either!(self, endpoint => endpoint.shutdown(how))
+    }
+
+    pub(crate) fn local_address(&self) -> io::Result<SocketAddr> {
+        on_either!(self, endpoint => endpoint.local_address())
+    }
+
+    pub(crate) fn peer_address(&self) -> io::Result<SocketAddr> {
+        on_either!(self, endpoint => endpoint.peer_address())
+    }
+
+    pub(crate) fn set_option(&self, option: SocketOption) -> io::Result<()> {
+        on_either!(self, endpoint => endpoint.set_option(option))
+    }
+
+    pub(crate) fn option(&self, name: OptionName) -> io::Result<SocketOption> {
+        on_either!(self, endpoint => endpoint.option(name))
+    }
+
+    /// Whether the next call in this direction will not be refused with `WouldBlock`; else the task
+    /// is woken when that changes. Level-triggered, as `poll(2)`.
+    pub(crate) fn poll_ready(&self, context: &mut Context<'_>, interest: Interest) -> Poll<io::Result<Ready>> {
+        on_either!(self, endpoint => endpoint.poll_ready(context, interest))
+    }
+}

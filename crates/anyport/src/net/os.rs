@@ -1,0 +1,274 @@
+//! The operating system's sockets, registered with tokio's poller while they are open.
+//!
+//! Owns every socket syscall. Readiness is cached: a call that is known to fail with `EAGAIN` is
+//! not made, and a short read says that the socket is empty, so the next one is not made either.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, Waker, ready};
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
+use rustix::net::sockopt;
+use rustix::net::{AddressFamily, RecvAncillaryBuffer, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendFlags, SocketFlags, SocketType};
+use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
+
+use super::{poller, Datagram, Interest, OptionName, Ready, ReceiveFlags, Shutdown, SocketOption};
+use crate::address::{Family, Transport};
+
+#[derive(Debug)]
+pub(crate) struct Endpoint {
+    fd: Arc<OwnedFd>,
+    /// Registered when it can first become ready: a TCP socket that is neither listening nor
+    /// connecting reports a hang-up that tokio would never forget.
+    poller: OnceLock<AsyncFd<Arc<OwnedFd>>>,
+    /// The last read or accept may have taken all there was: readable must be asked of the kernel.
+    doubtful: AtomicBool,
+    /// An `EAGAIN` was answered from the cache; the next one asks the kernel, so that a guest that
+    /// retries without ever waiting still makes progress.
+    again: [AtomicBool; 2],
+}
+
+/// What a syscall says of the direction it used.
+enum After {
+    /// Nothing is left: the next call would be refused.
+    Exhausted,
+    /// There may be more.
+    Unknown,
+}
+
+impl From<OwnedFd> for Endpoint {
+    fn from(fd: OwnedFd) -> Self {
+        Self { fd: Arc::new(fd), poller: OnceLock::new(), doubtful: AtomicBool::new(false), again: Default::default() }
+    }
+}
+
+impl Endpoint {
+    pub(super) fn open(family: Family, transport: Transport) -> io::Result<Self> {
+        let family = match family {
+            Family::Inet4 => AddressFamily::INET,
+            Family::Inet6 => AddressFamily::INET6,
+        };
+        let kind = match transport {
+            Transport::Tcp => SocketType::STREAM,
+            Transport::Udp => SocketType::DGRAM,
+        };
+        let fd = rustix::net::socket_with(family, kind, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC, None)?;
+        Ok(Self::from(fd))
+    }
+
+    pub(super) fn inherit(socket: OwnedFd) -> io::Result<Self> {
+        rustix::io::ioctl_fionbio(&socket, true)?;
+        sockopt::set_tcp_nodelay(&socket, true)?;
+        Ok(Self::from(socket))
+    }
+
+    pub(super) fn bind(&self, address: SocketAddr) -> io::Result<()> {
+        Ok(rustix::net::bind(&self.fd, &address)?)
+    }
+
+    pub(super) fn listen(&self, backlog: u32) -> io::Result<()> {
+        // Accepted sockets inherit it from the listener, which saves a syscall for each. Guests that
+        // write head and body apart would wait 40 ms for the peer's delayed acknowledgement.
+        sockopt::set_tcp_nodelay(&self.fd, true)?;
+        Ok(rustix::net::listen(&self.fd, i32::try_from(backlog).unwrap_or(i32::MAX))?)
+    }
+
+    pub(super) fn connect(&self, to: SocketAddr) -> io::Result<()> {
+        // Not a stream: UDP sockets have no such option.
+        let _ = sockopt::set_tcp_nodelay(&self.fd, true);
+        Ok(rustix::net::connect(&self.fd, &to)?)
+    }
+
+    pub(super) fn take_error(&self) -> io::Result<()> {
+        Ok(sockopt::socket_error(&self.fd)??)
+    }
+
+    pub(super) fn accept(&self) -> io::Result<(Self, SocketAddr)> {
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let (fd, peer) = self.attempt(Interest::Read, |fd| {
+            Ok((rustix::net::acceptfrom_with(fd, flags)?, After::Unknown))
+        })?;
+        let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok()).unwrap_or_else(|| Family::Inet4.unspecified());
+        Ok((Self::from(fd), peer))
+    }
+
+    pub(super) fn receive(&self, buffers: &mut [IoSliceMut<'_>], flags: ReceiveFlags) -> io::Result<usize> {
+        let wanted: usize = buffers.iter().map(|buffer| buffer.len()).sum();
+        self.attempt(Interest::Read, |fd| {
+            let received = match &mut *buffers {
+                [one] => rustix::net::recv(fd, &mut **one, receive_flags(flags))?.0,
+                many => {
+                    let mut control = RecvAncillaryBuffer::default();
+                    rustix::net::recvmsg(fd, many, &mut control, receive_flags(flags))?.bytes
+                }
+            };
+            let short = received > 0 && received < wanted && !flags.peek;
+            Ok((received, if short { After::Exhausted } else { After::Unknown }))
+        })
+    }
+
+    pub(super) fn receive_from(&self, buffer: &mut [u8], flags: ReceiveFlags) -> io::Result<Datagram> {
+        self.attempt(Interest::Read, |fd| {
+            let mut control = RecvAncillaryBuffer::default();
+            let mut buffers = [IoSliceMut::new(buffer)];
+            let message = rustix::net::recvmsg(fd, &mut buffers, &mut control, receive_flags(flags))?;
+            let from = message.address.and_then(|from| SocketAddr::try_from(from).ok());
+            let datagram = Datagram {
+                length: message.bytes,
+                truncated: message.flags.contains(ReturnFlags::TRUNC),
+                from: from.unwrap_or_else(|| Family::Inet4.unspecified()),
+            };
+            Ok((datagram, After::Unknown))
+        })
+    }
+
+    pub(super) fn send(&self, buffers: &[IoSlice<'_>]) -> io::Result<usize> {
+        let offered: usize = buffers.iter().map(|buffer| buffer.len()).sum();
+        self.attempt(Interest::Write, |fd| {
+            let sent = match buffers {
+                [one] => rustix::net::send(fd, one, SendFlags::NOSIGNAL)?,
+                many => rustix::net::sendmsg(fd, many, &mut SendAncillaryBuffer::default(), SendFlags::NOSIGNAL)?,
+            };
+            Ok((sent, if sent < offered { After::Exhausted } else { After::Unknown }))
+        })
+    }
+
+    pub(super) fn send_to(&self, buffer: &[u8], to: SocketAddr) -> io::Result<usize> {
+        self.attempt(Interest::Write, |fd| {
+            Ok((rustix::net::sendto(fd, buffer, SendFlags::NOSIGNAL, &to)?, After::Unknown))
+        })
+    }
+
+    pub(super) fn shutdown(&self, how: Shutdown) -> io::Result<()> {
+        let how = match how {
+            Shutdown::Read => rustix::net::Shutdown::Read,
+            Shutdown::Write => rustix::net::Shutdown::Write,
+            Shutdown::Both => rustix::net::Shutdown::Both,
+        };
+        Ok(rustix::net::shutdown(&self.fd, how)?)
+    }
+
+    pub(super) fn local_address(&self) -> io::Result<SocketAddr> {
+        Ok(SocketAddr::try_from(rustix::net::getsockname(&self.fd)?)?)
+    }
+
+    pub(super) fn peer_address(&self) -> io::Result<SocketAddr> {
+        let peer = rustix::net::getpeername(&self.fd)?.ok_or(Errno::NOTCONN)?;
+        Ok(SocketAddr::try_from(peer)?)
+    }
+
+    pub(super) fn set_option(&self, option: SocketOption) -> io::Result<()> {
+        let fd = &self.fd;
+        match option {
+            SocketOption::ReuseAddress(on) => sockopt::set_socket_reuseaddr(fd, on)?,
+            SocketOption::Broadcast(on) => sockopt::set_socket_broadcast(fd, on)?,
+            SocketOption::SendBuffer(bytes) => sockopt::set_socket_send_buffer_size(fd, bytes)?,
+            SocketOption::ReceiveBuffer(bytes) => sockopt::set_socket_recv_buffer_size(fd, bytes)?,
+            SocketOption::KeepAlive(on) => sockopt::set_socket_keepalive(fd, on)?,
+            SocketOption::OobInline(on) => sockopt::set_socket_oobinline(fd, on)?,
+            SocketOption::Linger(time) => sockopt::set_socket_linger(fd, time)?,
+        }
+        Ok(())
+    }
+
+    pub(super) fn option(&self, name: OptionName) -> io::Result<SocketOption> {
+        let fd = &self.fd;
+        Ok(match name {
+            OptionName::ReuseAddress => SocketOption::ReuseAddress(sockopt::socket_reuseaddr(fd)?),
+            OptionName::Broadcast => SocketOption::Broadcast(sockopt::socket_broadcast(fd)?),
+            OptionName::SendBuffer => SocketOption::SendBuffer(sockopt::socket_send_buffer_size(fd)?),
+            OptionName::ReceiveBuffer => SocketOption::ReceiveBuffer(sockopt::socket_recv_buffer_size(fd)?),
+            OptionName::KeepAlive => SocketOption::KeepAlive(sockopt::socket_keepalive(fd)?),
+            OptionName::OobInline => SocketOption::OobInline(sockopt::socket_oobinline(fd)?),
+            OptionName::Linger => SocketOption::Linger(sockopt::socket_linger(fd)?),
+        })
+    }
+
+    pub(super) fn poll_ready(&self, context: &mut Context<'_>, interest: Interest) -> Poll<io::Result<Ready>> {
+        loop {
+            let mut guard = ready!(self.poll_cached(context, interest))?;
+            let ready = Ready { hangup: guard.ready().is_write_closed() && self.hung_up() };
+            if interest == Interest::Write || !self.doubtful.load(Ordering::Relaxed) || ready.hangup {
+                return Poll::Ready(Ok(ready));
+            }
+            self.doubtful.store(false, Ordering::Relaxed);
+            if self.is_readable()? {
+                return Poll::Ready(Ok(ready));
+            }
+            // Clears only what was seen: news that came meanwhile makes the next turn ready.
+            guard.clear_ready();
+        }
+    }
+
+    /// Makes the syscall if the direction is not known to refuse it, and learns from the outcome.
+    fn attempt<R>(&self, interest: Interest, mut call: impl FnMut(BorrowedFd<'_>) -> rustix::io::Result<(R, After)>) -> io::Result<R> {
+        let again = &self.again[usize::from(interest == Interest::Write)];
+        let mut nobody = Context::from_waker(Waker::noop());
+        let mut guard = match self.poll_cached(&mut nobody, interest) {
+            Poll::Ready(guard) => Some(guard?),
+            Poll::Pending if again.swap(true, Ordering::Relaxed) => None,
+            Poll::Pending => return Err(io::ErrorKind::WouldBlock.into()),
+        };
+        loop {
+            match call(self.fd.as_fd()) {
+                Ok((value, after)) => {
+                    again.store(false, Ordering::Relaxed);
+                    match (after, guard.as_mut()) {
+                        (After::Exhausted, Some(guard)) => guard.clear_ready(),
+                        (After::Unknown, _) if interest == Interest::Read => {
+                            self.doubtful.store(true, Ordering::Relaxed);
+                        }
+                        _ => {}
+                    }
+                    return Ok(value);
+                }
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => {
+                    if let Some(guard) = guard.as_mut() {
+                        guard.clear_ready();
+                    }
+                    return Err(io::ErrorKind::WouldBlock.into());
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    fn poll_cached(&self, context: &mut Context<'_>, interest: Interest) -> Poll<io::Result<AsyncFdReadyGuard<'_, Arc<OwnedFd>>>> {
+        let poller = match self.poller.get() {
+            Some(poller) => poller,
+            None => {
+                let poller = poller::register(&self.fd)?;
+                self.poller.get_or_init(|| poller)
+            }
+        };
+        match interest {
+            Interest::Read => poller.poll_read_ready(context),
+            Interest::Write => poller.poll_write_ready(context),
+        }
+    }
+
+    fn is_readable(&self) -> io::Result<bool> {
+        Ok(self.poll_now(PollFlags::IN)?.intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR))
+    }
+
+    fn hung_up(&self) -> bool {
+        self.poll_now(PollFlags::empty()).is_ok_and(|flags| flags.contains(PollFlags::HUP))
+    }
+
+    fn poll_now(&self, flags: PollFlags) -> rustix::io::Result<PollFlags> {
+        let mut fds = [PollFd::from_borrowed_fd(self.fd.as_fd(), flags)];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        rustix::io::retry_on_intr(|| rustix::event::poll(&mut fds, Some(&now)))?;
+        Ok(fds[0].revents())
+    }
+}
+
+fn receive_flags(flags: ReceiveFlags) -> RecvFlags {
+    if flags.peek { RecvFlags::PEEK } else { RecvFlags::empty() }
+}
+

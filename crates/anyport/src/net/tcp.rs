@@ -1,0 +1,227 @@
+//! A TCP socket's life: one enum, a transition is a method, a wrong transition is one errno here.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use super::{Endpoint, Network, OptionName, SocketOption};
+use crate::address::{Family, Transport};
+use crate::errno::Errno;
+
+#[derive(Debug)]
+pub(crate) struct Tcp {
+    pub(crate) family: Family,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    endpoint: Arc<Endpoint>,
+    stage: Stage,
+}
+
+/// Where a TCP socket is in its life. Local addresses are as the guest sees them: a published
+/// port is another one on the host.
+#[derive(Clone, Debug)]
+enum Stage {
+    /// Neither bound nor connected. Next: `Bound` or `Connecting`.
+    Fresh,
+    /// Next: `Listening` or `Connecting`.
+    Bound { local: SocketAddr, published: bool },
+    /// Takes connections; the last stage.
+    Listening { local: SocketAddr },
+    /// Next: `Connected`, or `Fresh` when it failed.
+    Connecting,
+    /// Moves bytes; the last stage, since a shut-down socket stays connected as on Linux.
+    Connected { peer: SocketAddr, local_port: Option<u16>, _permit: Option<Permit> },
+}
+
+/// Counts a connection among the accepted ones for as long as it is open.
+pub(crate) type Permit = Arc<()>;
+
+impl Tcp {
+    pub(crate) fn open(network: &Network, family: Family) -> Result<Self, Errno> {
+        let endpoint = network.open(family, Transport::Tcp)?;
+        Ok(Self::new(endpoint, family, Stage::Fresh))
+    }
+
+    /// A socket that listens already; `local` is its address as the guest sees it.
+    pub(crate) fn listening(endpoint: Endpoint, local: SocketAddr) -> Self {
+        Self::new(endpoint, Family::of(&local), Stage::Listening { local })
+    }
+
+    fn new(endpoint: Endpoint, family: Family, stage: Stage) -> Self {
+        Self { family, inner: Mutex::new(Inner { endpoint: Arc::new(endpoint), stage }) }
+    }
+
+    /// The socket itself, to wait for and to ask. Its bytes are asked for by [`Tcp::stream`].
+    pub(crate) fn endpoint(&self) -> Arc<Endpoint> {
+        Arc::clone(&self.lock().endpoint)
+    }
+
+    /// The socket to receive from and send to.
+    pub(crate) fn stream(&self) -> Result<Arc<Endpoint>, Errno> {
+        let mut inner = self.lock();
+        inner.settle()?;
+        match inner.stage {
+            Stage::Connected { .. } => Ok(Arc::clone(&inner.endpoint)),
+            Stage::Connecting => Err(Errno::Again),
+            _ => Err(Errno::NotConnected),
+        }
+    }
+
+    pub(crate) fn bind(&self, to: SocketAddr) -> Result<(), Errno> {
+        let mut inner = self.lock();
+        inner.must_be_fresh()?;
+        // A restarted server must get its port back from connections in TIME_WAIT.
+        inner.endpoint.set_option(SocketOption::ReuseAddress(true))?;
+        inner.endpoint.bind(to)?;
+        inner.stage = Stage::Bound { local: inner.endpoint.local_address()?, published: false };
+        Ok(())
+    }
+
+    /// Takes a socket that is bound on the host already, in place of this fresh one; the guest
+    /// sees it as bound to `local`.
+    pub(crate) fn adopt(&self, bound: Endpoint, local: SocketAddr) -> Result<(), Errno> {
+        let mut inner = self.lock();
+        inner.must_be_fresh()?;
+        copy_options(&inner.endpoint, &bound)?;
+        *inner = Inner { endpoint: Arc::new(bound), stage: Stage::Bound { local, published: true } };
+        Ok(())
+    }
+
+    pub(crate) fn is_fresh(&self) -> bool {
+        matches!(self.lock().stage, Stage::Fresh)
+    }
+
+    /// Whether it is bound to a published port: only those may listen.
+    pub(crate) fn is_published(&self) -> bool {
+        matches!(self.lock().stage, Stage::Bound { published: true, .. } | Stage::Listening { .. })
+    }
+
+    pub(crate) fn is_listening(&self) -> bool {
+        matches!(self.lock().stage, Stage::Listening { .. })
+    }
+
+    pub(crate) fn listen(&self, backlog: u32) -> Result<(), Errno> {
+        let mut inner = self.lock();
+        match inner.stage {
+            Stage::Bound { local, published: true } => {
+                inner.endpoint.listen(backlog)?;
+                inner.stage = Stage::Listening { local };
+                Ok(())
+            }
+            Stage::Listening { .. } => Ok(()),
+            _ => Err(Errno::Invalid),
+        }
+    }
+
+    /// The next pending connection, which holds `permit` while it is open.
+    pub(crate) fn accept(&self, permit: Permit) -> Result<Self, Errno> {
+        let (endpoint, local) = {
+            let inner = self.lock();
+            let Stage::Listening { local } = inner.stage else { return Err(Errno::Invalid) };
+            (Arc::clone(&inner.endpoint), local)
+        };
+        let (stream, peer) = endpoint.accept()?;
+        let stage = Stage::Connected { peer, local_port: Some(local.port()), _permit: Some(permit) };
+        Ok(Self::new(stream, self.family, stage))
+    }
+
+    /// Begins to connect. [`Errno::InProgress`] says that it goes on: writable when it has ended,
+    /// and then [`Tcp::finish_connect`] tells how.
+    pub(crate) fn connect(&self, to: SocketAddr) -> Result<(), Errno> {
+        let mut inner = self.lock();
+        match inner.stage {
+            Stage::Fresh | Stage::Bound { .. } => {}
+            Stage::Connecting => return Err(Errno::Already),
+            Stage::Connected { .. } => return Err(Errno::IsConnected),
+            Stage::Listening { .. } => return Err(Errno::Invalid),
+        }
+        match inner.endpoint.connect(to).map_err(Errno::from) {
+            Ok(()) => {
+                inner.stage = Stage::Connected { peer: to, local_port: None, _permit: None };
+                Ok(())
+            }
+            Err(Errno::InProgress) => {
+                inner.stage = Stage::Connecting;
+                Err(Errno::InProgress)
+            }
+            Err(errno) => Err(errno),
+        }
+    }
+
+    /// The outcome of a connect, once it has one: what `SO_ERROR` says. Ok while it goes on.
+    pub(crate) fn finish_connect(&self) -> Result<(), Errno> {
+        let mut inner = self.lock();
+        match inner.stage {
+            Stage::Connecting => inner.settle(),
+            _ => Ok(inner.endpoint.take_error()?),
+        }
+    }
+
+    pub(crate) fn local_address(&self) -> Result<SocketAddr, Errno> {
+        let inner = self.lock();
+        match inner.stage {
+            Stage::Fresh => Ok(self.family.unspecified()),
+            Stage::Bound { local, .. } | Stage::Listening { local } => Ok(local),
+            Stage::Connecting => Ok(inner.endpoint.local_address()?),
+            Stage::Connected { local_port, .. } => {
+                let mut local = inner.endpoint.local_address()?;
+                local.set_port(local_port.unwrap_or_else(|| local.port()));
+                Ok(local)
+            }
+        }
+    }
+
+    pub(crate) fn peer_address(&self) -> Result<SocketAddr, Errno> {
+        let mut inner = self.lock();
+        inner.settle()?;
+        match inner.stage {
+            Stage::Connected { peer, .. } => Ok(peer),
+            _ => Err(Errno::NotConnected),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().expect("no panic while held")
+    }
+}
+
+impl Inner {
+    /// Moves on from `Connecting` if the connect has ended.
+    fn settle(&mut self) -> Result<(), Errno> {
+        if !matches!(self.stage, Stage::Connecting) {
+            return Ok(());
+        }
+        if let Err(error) = self.endpoint.take_error() {
+            self.stage = Stage::Fresh;
+            return Err(error.into());
+        }
+        if let Ok(peer) = self.endpoint.peer_address() {
+            self.stage = Stage::Connected { peer, local_port: None, _permit: None };
+        }
+        Ok(())
+    }
+
+    fn must_be_fresh(&self) -> Result<(), Errno> {
+        if matches!(self.stage, Stage::Fresh) { Ok(()) } else { Err(Errno::Invalid) }
+    }
+}
+
+/// Carries over what the guest set before it bound.
+fn copy_options(from: &Endpoint, to: &Endpoint) -> Result<(), Errno> {
+    use OptionName::{KeepAlive, Linger, ReceiveBuffer, SendBuffer};
+    for name in [KeepAlive, Linger, ReceiveBuffer, SendBuffer] {
+        let option = from.option(name)?;
+        if option == to.option(name)? {
+            continue;
+        }
+        // Linux tells twice what was set (socket(7), SO_SNDBUF).
+        to.set_option(match option {
+            SocketOption::SendBuffer(bytes) => SocketOption::SendBuffer(bytes / 2),
+            SocketOption::ReceiveBuffer(bytes) => SocketOption::ReceiveBuffer(bytes / 2),
+            other => other,
+        })?;
+    }
+    Ok(())
+}

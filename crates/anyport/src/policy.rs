@@ -1,0 +1,316 @@
+//! What a guest may reach. Denies by default; asked before the first syscall.
+//!
+//! Owns every yes and no about the network, for every dialect, and the words of each refusal.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::str::FromStr;
+use std::sync::Mutex;
+
+use ipnet::IpNet;
+
+use crate::address::{Publish, Transport};
+
+/// What a guest may do on the network. [`Policy::default`] denies everything.
+#[derive(Clone, Debug, Default)]
+pub struct Policy {
+    /// Ports of the guest that are reachable, and where.
+    pub publish: Vec<Publish>,
+    /// What the guest may connect or send to.
+    pub outbound: Vec<Outbound>,
+}
+
+/// One rule for outbound traffic; what no rule allows is refused.
+///
+/// Parses `any`, `public`, `private`, `HOST[:PORT]`, `ADDRESS[:PORT]`, `CIDR[:PORT]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Outbound {
+    /// Every address, cloud metadata services excepted.
+    Any,
+    /// Addresses of the public internet.
+    Public,
+    /// Loopback, link-local (metadata services excepted) and the private ranges.
+    Private,
+    /// A network or a single address, on one port or all.
+    Network {
+        /// The addresses.
+        network: IpNet,
+        /// The port; all ports if `None`.
+        port: Option<u16>,
+    },
+    /// A host name, checked on the addresses that its lookup gave.
+    Host {
+        /// The name, lower case, without a trailing dot.
+        name: String,
+        /// The port; all ports if `None`.
+        port: Option<u16>,
+    },
+}
+
+impl FromStr for Outbound {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "any" => return Ok(Self::Any),
+            "public" => return Ok(Self::Public),
+            "private" => return Ok(Self::Private),
+            "" => return Err("an empty rule allows nothing".to_owned()),
+            _ => {}
+        }
+        if let Ok(address) = text.parse::<IpAddr>() {
+            return Ok(Self::Network { network: address.into(), port: None });
+        }
+        if let Ok(network) = text.parse::<IpNet>() {
+            return Ok(Self::Network { network, port: None });
+        }
+        let (host, port) = match text.rsplit_once(':') {
+            None => (text, None),
+            Some((host, port)) => {
+                let port = port.parse().map_err(|_| format!("`{port}` is not a port number (0 to 65535)"))?;
+                (host, Some(port))
+            }
+        };
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        if let Ok(address) = host.parse::<IpAddr>() {
+            return Ok(Self::Network { network: address.into(), port });
+        }
+        if let Ok(network) = host.parse::<IpNet>() {
+            return Ok(Self::Network { network, port });
+        }
+        if host.is_empty() || !host.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)) {
+            return Err(format!("`{text}` is not HOST[:PORT], a CIDR, `private`, `public` or `any`"));
+        }
+        Ok(Self::Host { name: host.trim_end_matches('.').to_ascii_lowercase(), port })
+    }
+}
+
+/// A policy at work for one guest: the rules, the addresses that allowed names had, and what has
+/// been refused so far.
+#[derive(Debug)]
+pub(crate) struct Gate {
+    policy: Policy,
+    looked_up: Mutex<HashSet<(String, IpAddr)>>,
+    told: Mutex<HashSet<String>>,
+}
+
+/// A refusal: what was refused, and the flag that would allow it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Denial {
+    what: String,
+    flag: String,
+}
+
+impl fmt::Display for Denial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the guest may not {}; to allow it, add `{}`", self.what, self.flag)
+    }
+}
+
+impl Gate {
+    pub(crate) fn new(policy: Policy) -> Self {
+        Self { policy, looked_up: Mutex::default(), told: Mutex::default() }
+    }
+
+    /// Whether the guest may bind this address, and what it is published as. An unpublished port 0
+    /// is allowed: it is what clients bind.
+    pub(crate) fn bind(&self, address: SocketAddr, transport: Transport) -> Result<Option<usize>, Denial> {
+        let published = self.policy.publish.iter().position(|publish| {
+            publish.guest_port == address.port() && publish.transport == transport
+        });
+        if published.is_some() || address.port() == 0 {
+            return Ok(published);
+        }
+        Err(self.deny(Denial {
+            what: format!("bind port {}/{transport}, which is not published", address.port()),
+            flag: match transport {
+                Transport::Tcp => format!("-p {0}:{0}", address.port()),
+                Transport::Udp => format!("-p {0}:{0}/udp", address.port()),
+            },
+        }))
+    }
+
+    /// Refuses to listen on a socket that is not bound to a published port.
+    pub(crate) fn deny_listen(&self) -> Denial {
+        self.deny(Denial { what: "listen on a port of its own choice".to_owned(), flag: "-p 0:0".to_owned() })
+    }
+
+    /// Whether the guest may connect or send to this address.
+    pub(crate) fn connect(&self, address: SocketAddr) -> Result<(), Denial> {
+        if self.policy.outbound.iter().any(|rule| self.allows(rule, address)) {
+            return Ok(());
+        }
+        Err(self.deny(Denial {
+            what: format!("connect to {address}"),
+            flag: format!("--allow-net {address}"),
+        }))
+    }
+
+    /// Whether the guest may look this name up: when some rule could use the answer.
+    pub(crate) fn lookup(&self, name: &str) -> Result<(), Denial> {
+        let allowed = self.policy.outbound.iter().any(|rule| match rule {
+            Outbound::Host { name: allowed, .. } => *allowed == normalised(name),
+            Outbound::Any | Outbound::Public | Outbound::Private => true,
+            Outbound::Network { .. } => false,
+        });
+        if allowed {
+            return Ok(());
+        }
+        Err(self.deny(Denial { what: format!("look up `{name}`"), flag: format!("--allow-net {name}") }))
+    }
+
+    /// Keeps of a lookup's answer what the guest may connect to on some port, and remembers it for
+    /// the rules that name this host: the check is on addresses, so a name that later answers
+    /// otherwise gains nothing.
+    pub(crate) fn admit(&self, name: &str, addresses: Vec<IpAddr>) -> Vec<IpAddr> {
+        let name = normalised(name);
+        let named = self.policy.outbound.iter()
+            .any(|rule| matches!(rule, Outbound::Host { name: allowed, .. } if *allowed == name));
+        let mut looked_up = self.looked_up.lock().expect("no panic while held");
+        addresses.into_iter().filter(|address| {
+            if named && !is_metadata(*address) {
+                looked_up.insert((name.clone(), *address));
+                return true;
+            }
+            self.policy.outbound.iter().any(|rule| match rule {
+                Outbound::Network { network, .. } => network.contains(address),
+                Outbound::Host { .. } => false,
+                wide => allows_wide(wide, *address),
+            })
+        }).collect()
+    }
+
+    fn allows(&self, rule: &Outbound, address: SocketAddr) -> bool {
+        let ip = address.ip().to_canonical();
+        match rule {
+            Outbound::Network { network, port } => {
+                network.contains(&ip) && port.is_none_or(|port| port == address.port())
+            }
+            Outbound::Host { name, port } => {
+                port.is_none_or(|port| port == address.port())
+                    && self.looked_up.lock().expect("no panic while held").contains(&(name.clone(), ip))
+            }
+            wide => allows_wide(wide, ip),
+        }
+    }
+
+    /// Tells the person once per refusal, not per call.
+    fn deny(&self, denial: Denial) -> Denial {
+        let text = denial.to_string();
+        if self.told.lock().expect("no panic while held").insert(text.clone()) {
+            tracing::warn!("{text}");
+        }
+        denial
+    }
+}
+
+fn normalised(name: &str) -> String {
+    name.trim_end_matches('.').to_ascii_lowercase()
+}
+
+/// The rules that name no address. A metadata service hands out the machine's credentials, so it
+/// is reached only where its address is named.
+fn allows_wide(rule: &Outbound, address: IpAddr) -> bool {
+    let allowed = match rule {
+        Outbound::Any => true,
+        Outbound::Private => is_private(address),
+        Outbound::Public => !is_private(address),
+        Outbound::Network { .. } | Outbound::Host { .. } => false,
+    };
+    allowed && !is_metadata(address)
+}
+
+fn is_private(address: IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => {
+            v4.is_private() || v4.is_loopback() || v4.is_link_local() || v4.is_unspecified()
+                || v4.is_broadcast() || v4.is_multicast() || v4.is_documentation()
+                // 100.64.0.0/10, carrier-grade NAT (RFC 6598): inside of somebody's network.
+                || (v4.octets()[0] == 100 && v4.octets()[1] & 0xc0 == 64)
+        }
+        IpAddr::V6(v6) => {
+            v6.is_loopback() || v6.is_unspecified() || v6.is_unique_local()
+                || v6.is_unicast_link_local() || v6.is_multicast()
+        }
+    }
+}
+
+/// The well-known addresses of cloud metadata services: AWS, GCP, Azure and others share the
+/// first; AWS has the IPv6 one; Alibaba the last.
+fn is_metadata(address: IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => matches!(v4.octets(), [169, 254, 169, 254] | [169, 254, 170, 2] | [100, 100, 100, 200]),
+        IpAddr::V6(v6) => v6.segments() == [0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gate(rules: &[&str]) -> Gate {
+        let outbound = rules.iter().map(|rule| rule.parse().expect("a rule")).collect();
+        let publish = vec!["8080:80".parse().expect("a port"), "53:53/udp".parse().expect("a port")];
+        Gate::new(Policy { publish, outbound })
+    }
+
+    fn connects(gate: &Gate, to: &str) -> bool {
+        gate.connect(to.parse().expect("an address")).is_ok()
+    }
+
+    #[test]
+    fn outbound_truth_table() {
+        // Columns: loopback, private, public, metadata, mapped loopback, IPv6 unique local.
+        let to = ["127.0.0.1:1", "10.0.0.1:1", "8.8.8.8:53", "169.254.169.254:80", "[::ffff:127.0.0.1]:1", "[fd00::1]:1"];
+        for (rules, want) in [
+            (&[][..], [false; 6]),
+            (&["any"], [true, true, true, false, true, true]),
+            (&["public"], [false, false, true, false, false, false]),
+            (&["private"], [true, true, false, false, true, true]),
+            (&["10.0.0.0/8"], [false, true, false, false, false, false]),
+            (&["127.0.0.1:1"], [true, false, false, false, true, false]),
+            (&["127.0.0.1:2"], [false; 6]),
+            (&["169.254.169.254"], [false, false, false, true, false, false]),
+            (&["8.8.8.8:53", "[fd00::1]:1"], [false, false, true, false, false, true]),
+        ] {
+            let gate = gate(rules);
+            assert_eq!(to.map(|to| connects(&gate, to)), want, "{rules:?}");
+        }
+    }
+
+    #[test]
+    fn a_named_host_is_checked_on_its_addresses() {
+        let gate = gate(&["db.example:5432"]);
+        assert!(gate.lookup("DB.example.").is_ok());
+        assert!(gate.lookup("other.example").is_err());
+        assert!(!connects(&gate, "10.1.2.3:5432"));
+        let answer = vec!["10.1.2.3".parse().expect("ip"), "169.254.169.254".parse().expect("ip")];
+        assert_eq!(gate.admit("db.example", answer).len(), 1);
+        assert!(connects(&gate, "10.1.2.3:5432"));
+        assert!(!connects(&gate, "10.1.2.3:22"));
+        assert!(!connects(&gate, "169.254.169.254:5432"));
+    }
+
+    #[test]
+    fn only_published_ports_are_bound() {
+        let gate = gate(&[]);
+        let any = |port: u16| SocketAddr::from(([0, 0, 0, 0], port));
+        assert_eq!(gate.bind(any(80), Transport::Tcp), Ok(Some(0)));
+        assert_eq!(gate.bind(any(53), Transport::Udp), Ok(Some(1)));
+        assert_eq!(gate.bind(any(0), Transport::Tcp), Ok(None));
+        let denial = gate.bind(any(53), Transport::Tcp).expect_err("not published");
+        assert_eq!(
+            denial.to_string(),
+            "the guest may not bind port 53/tcp, which is not published; to allow it, add `-p 53:53`"
+        );
+    }
+
+    #[test]
+    fn rules_that_are_none_say_so() {
+        assert!("".parse::<Outbound>().is_err());
+        assert!("a b".parse::<Outbound>().is_err());
+        assert!("host:port".parse::<Outbound>().is_err());
+    }
+}

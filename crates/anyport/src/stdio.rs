@@ -1,0 +1,157 @@
+//! The guest's stdin, stdout and stderr: whatever the host process has there, or a file.
+//!
+//! The descriptors may be shared with other processes (a shell's terminal), so they are not made
+//! non-blocking: the poller says when a read or a short write will not block.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, ready};
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fs::FileType;
+use tokio::io::unix::AsyncFd;
+
+use crate::net::{Interest, Ready, poller};
+
+/// `PIPE_BUF`: what a pipe that is ready takes without blocking.
+const WRITE_BYTES: usize = 4096;
+
+/// Where one of a guest's standard streams goes.
+#[derive(Debug, Default)]
+#[non_exhaustive]
+pub enum StdioTarget {
+    /// Reads end at once; writes are dropped.
+    #[default]
+    Null,
+    /// The host process's own stream of the same number.
+    Inherit,
+    /// An open file, pipe, socket or terminal.
+    Fd(OwnedFd),
+}
+
+/// One standard stream.
+#[derive(Debug)]
+pub(crate) struct Stdio {
+    /// `None` is the null device.
+    fd: Option<Arc<OwnedFd>>,
+    file_type: FileType,
+    terminal: bool,
+    /// `None` inside: the poller does not take it (a regular file), so it is always ready.
+    poller: OnceLock<Option<AsyncFd<Arc<OwnedFd>>>>,
+    nonblocking: AtomicBool,
+}
+
+impl Stdio {
+    /// The stream for the guest's descriptor `number` (0 to 2).
+    ///
+    /// # Errors
+    /// The host process has no such stream, or no descriptor is left for it.
+    pub(crate) fn new(target: StdioTarget, number: u32) -> io::Result<Self> {
+        let fd = match target {
+            StdioTarget::Null => None,
+            StdioTarget::Fd(fd) => Some(fd),
+            StdioTarget::Inherit => Some(match number {
+                0 => rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?,
+                1 => rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdout(), 3)?,
+                _ => rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stderr(), 3)?,
+            }),
+        };
+        let file_type = match &fd {
+            Some(fd) => FileType::from_raw_mode(rustix::fs::fstat(fd)?.st_mode),
+            None => FileType::Unknown,
+        };
+        let terminal = fd.as_ref().is_some_and(rustix::termios::isatty);
+        Ok(Self {
+            fd: fd.map(Arc::new),
+            file_type,
+            terminal,
+            poller: OnceLock::new(),
+            nonblocking: AtomicBool::new(false),
+        })
+    }
+
+    /// The preview1 file type. Only a terminal is a character device: wasi-libc's `isatty` asks
+    /// for nothing else, and `/dev/null` is none.
+    pub(crate) fn file_type(&self) -> u8 {
+        match self.file_type {
+            _ if self.terminal => 2,
+            FileType::RegularFile => 4,
+            FileType::Socket => 6,
+            _ => 0,
+        }
+    }
+
+    /// Reads without waiting; [`io::ErrorKind::WouldBlock`] says wait.
+    pub(crate) fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        let Some(fd) = &self.fd else { return Ok(0) };
+        if !self.is_ready_now(Interest::Read)? {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        Ok(rustix::io::retry_on_intr(|| rustix::io::read(fd, &mut *buffer))?)
+    }
+
+    /// Writes as much as goes without waiting; [`io::ErrorKind::WouldBlock`] says wait.
+    pub(crate) fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        let Some(fd) = &self.fd else { return Ok(bytes.len()) };
+        if self.file_type == FileType::RegularFile {
+            return Ok(rustix::io::retry_on_intr(|| rustix::io::write(fd, bytes))?);
+        }
+        if !self.is_ready_now(Interest::Write)? {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let bytes = &bytes[..bytes.len().min(WRITE_BYTES)];
+        Ok(rustix::io::retry_on_intr(|| rustix::io::write(fd, bytes))?)
+    }
+
+    /// As [`crate::net::Endpoint::poll_ready`].
+    pub(crate) fn poll_ready(&self, context: &mut Context<'_>, interest: Interest) -> Poll<io::Result<Ready>> {
+        let Some(poller) = self.poller()? else { return Poll::Ready(Ok(Ready::default())) };
+        loop {
+            // Taken before the kernel is asked: news that come in between are not cleared.
+            let mut guard = ready!(match interest {
+                Interest::Read => poller.poll_read_ready(context),
+                Interest::Write => poller.poll_write_ready(context),
+            })?;
+            if self.is_ready_now(interest)? {
+                return Poll::Ready(Ok(Ready::default()));
+            }
+            guard.clear_ready();
+        }
+    }
+
+    fn poller(&self) -> io::Result<Option<&AsyncFd<Arc<OwnedFd>>>> {
+        if let Some(poller) = self.poller.get() {
+            return Ok(poller.as_ref());
+        }
+        let Some(fd) = &self.fd else { return Ok(None) };
+        let poller = match poller::register(fd) {
+            Ok(poller) => Some(poller),
+            // epoll refuses regular files and some devices: they never block.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => None,
+            Err(error) => return Err(error),
+        };
+        Ok(self.poller.get_or_init(|| poller).as_ref())
+    }
+
+    fn is_ready_now(&self, interest: Interest) -> io::Result<bool> {
+        let Some(fd) = &self.fd else { return Ok(true) };
+        let wanted = match interest {
+            Interest::Read => PollFlags::IN,
+            Interest::Write => PollFlags::OUT,
+        };
+        let mut fds = [PollFd::from_borrowed_fd(fd.as_fd(), wanted)];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        rustix::io::retry_on_intr(|| rustix::event::poll(&mut fds, Some(&now)))?;
+        Ok(!fds[0].revents().is_empty())
+    }
+
+    pub(crate) fn set_nonblocking(&self, nonblocking: bool) {
+        self.nonblocking.store(nonblocking, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_nonblocking(&self) -> bool {
+        self.nonblocking.load(Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,297 @@
+#!/usr/bin/env bash
+# build.sh [NAME…]: builds the guests (all of them, or those named, e.g. `wasmedge/hello`) into the
+# .wasm files beside their sources, and records them in MANIFEST.
+#
+# Needs cargo, a C linker for it, and python3 with venv. What the machine lacks of the wasm toolchains
+# is unpacked, not installed, under .toolchain (ignored by git):
+#   Rust   the rustc on PATH if it has wasm32-wasip1 (`rustup target add wasm32-wasip1`),
+#          else Debian's rustc and wasm standard library, linked by zig;
+#   C      zig's clang and wasi-libc, from PyPI's `ziglang`;
+#   Go     the go on PATH if it is 1.21 or newer, else Debian's.
+#
+# MANIFEST has one line per .wasm, sorted (LC_ALL=C):
+#   <name> <source digest> <wasm digest, or - for a .wasm that is not committed> <path of the .wasm>
+# name and path are relative to this folder; a guest that is compiled several times has several lines.
+# Digests are lower-case hex SHA-256. The source digest is the digest of the concatenation, for each
+# source file of guests/<name> in LC_ALL=C (byte) order of its path relative to guests/<name>, of
+#   <relative path> NUL <length in bytes, decimal> NUL <bytes>
+# Source files are the regular files named *.rs *.c *.h *.go *.toml Cargo.lock go.mod go.sum, at any
+# depth. So a test can tell, without a wasm toolchain, a .wasm older than its source.
+set -euo pipefail
+export LC_ALL=C
+cd "$(dirname "$0")"
+guests=$PWD
+tools=$guests/.toolchain
+
+# Pinned because a C guest is compiled by whatever libc and clang this brings.
+ziglang=0.16.0
+# Pinned to the rolling suite: the stable ones have no recent rustc for wasm.
+suite=sid
+
+rust_guests=(
+  preview1/axum-fd3
+  wasmedge/hello
+  wasmedge/hello-sync
+  wasmedge/legacy-0.1.0
+  wasmedge/legacy-0.3.3
+  wasmedge/legacy-0.4.3
+  wasmedge/mio
+)
+c_guests=(preview1/dotnet-like probe)
+go_guests=(preview1/go-nethttp wasmedge/go-net)
+# One source, compiled once for each dialect and way to wait: `<variant> <dialect file> <defines>`.
+behaviour_variants=(
+  "preview1 preview1.c"
+  "preview1-blocking preview1.c -DBLOCKING"
+  "wasmedge wasmedge.c"
+  "wasmedge-blocking wasmedge.c -DBLOCKING"
+)
+
+main() {
+  [ $# -gt 0 ] || set -- "${rust_guests[@]}" "${c_guests[@]}" "${go_guests[@]}" behaviour
+  for name; do build "${name%/}"; done
+}
+
+build() {
+  local name=$1
+  if listed "$name" "${rust_guests[@]}"; then build_rust "$name"
+  elif listed "$name" "${go_guests[@]}"; then build_go "$name"
+  elif listed "$name" "${c_guests[@]}"; then compile_c "$(c_output "$name")" "$name"/*.c
+  elif [ "$name" = behaviour ]; then build_behaviour
+  else die "no guest is called \`$name\`"
+  fi
+  record "$name"
+}
+
+# ---- one language each ------------------------------------------------------------------------
+
+build_rust() {
+  local name=$1 home=${CARGO_HOME:-$HOME/.cargo}
+  rust_toolchain
+  say "$name (Rust)"
+  # No path of the machine that built it may end up in a committed .wasm.
+  (cd "$name" && "${rust_env[@]}" cargo build --release --locked --target wasm32-wasip1 \
+    --target-dir "$guests/target/$name" \
+    --config "target.wasm32-wasip1.rustflags=['--remap-path-prefix=$home/registry/src=registry', '--remap-path-prefix=$guests/=']")
+  install -m 644 "target/$name/wasm32-wasip1/release/server.wasm" "$name/server.wasm"
+  report "$name/server.wasm"
+}
+
+build_go() {
+  local name=$1
+  go_toolchain
+  say "$name (Go)"
+  (cd "$name" && "${go_env[@]}" GOOS=wasip1 GOARCH=wasm GOTOOLCHAIN=local GOFLAGS=-mod=mod GOPROXY=off \
+    GOCACHE="$guests/target/go" go build -trimpath -buildvcs=false -ldflags=-s -o server.wasm .)
+  report "$name/server.wasm"
+}
+
+build_behaviour() {
+  local line
+  for line in "${behaviour_variants[@]}"; do
+    # shellcheck disable=SC2086 # a line is meant to be split
+    set -- $line
+    compile_c "behaviour/behaviour-$1.wasm" behaviour/behaviour.c "behaviour/$2" "${@:3}"
+  done
+}
+
+# A probe is no server.
+c_output() {
+  if [ "$1" = probe ]; then echo probe/probe.wasm; else echo "$1/server.wasm"; fi
+}
+
+compile_c() {
+  local out=$1
+  shift
+  c_toolchain
+  say "$out (C)"
+  "${zig[@]}" cc -target wasm32-wasi -std=gnu17 -Os -g -Wall -Wextra -Werror -o "$out" "$@"
+  strip_debug "$out"
+  chmod 644 "$out"
+  report "$out"
+}
+
+# zig strips all custom sections or none. The names stay: a trap shows them.
+strip_debug() {
+  python3 - "$1" <<'PYTHON'
+import sys
+
+def number(at):
+    value = shift = 0
+    while True:
+        byte = wasm[at]
+        value |= (byte & 127) << shift
+        at, shift = at + 1, shift + 7
+        if byte < 128:
+            return value, at
+
+with open(sys.argv[1], "rb") as file:
+    wasm = file.read()
+kept, at = wasm[:8], 8
+while at < len(wasm):
+    length, content = number(at + 1)
+    name_length, name = number(content)
+    debug = wasm[at] == 0 and wasm[name : name + name_length].startswith(b".debug")
+    kept += b"" if debug else wasm[at : content + length]
+    at = content + length
+with open(sys.argv[1], "wb") as file:
+    file.write(kept)
+PYTHON
+}
+
+# ---- MANIFEST ---------------------------------------------------------------------------------
+
+# Only what was built is recorded anew: another guest's line must go on saying what it was built from.
+record() {
+  local name=$1 source wasm digest
+  source=$(source_digest "$name")
+  touch MANIFEST
+  {
+    awk -v name="$name" '$1 != name' MANIFEST
+    for wasm in "$name"/*.wasm; do
+      digest=-
+      listed "$name" "${go_guests[@]}" || digest=$(sha256sum < "$wasm" | cut -d' ' -f1)
+      echo "$name $source $digest $wasm"
+    done
+  } | sort > MANIFEST.new
+  mv MANIFEST.new MANIFEST
+}
+
+source_digest() (
+  cd "$1"
+  find . -type f \( -name '*.rs' -o -name '*.c' -o -name '*.h' -o -name '*.go' -o -name '*.toml' \
+    -o -name Cargo.lock -o -name go.mod -o -name go.sum \) -printf '%P\n' | sort |
+    while IFS= read -r file; do
+      printf '%s\0%s\0' "$file" "$(stat -c %s "$file")"
+      cat "$file"
+    done | sha256sum | cut -d' ' -f1
+)
+
+# ---- toolchains -------------------------------------------------------------------------------
+
+# Sets rust_env: the environment in which cargo finds a rustc and a linker for wasm32-wasip1.
+rust_toolchain() {
+  [ -z "${rust_env+set}" ] || return 0
+  command -v cargo > /dev/null || die "cargo is needed, any recent one: install Debian's \`cargo\` or rustup's"
+  if command -v rustc > /dev/null && [ -d "$(rustc --print target-libdir --target wasm32-wasip1 2> /dev/null)" ]; then
+    rust_env=(env)
+    return
+  fi
+  local root=$tools/rust
+  if [ ! -e "$root/unpacked" ]; then
+    # rustc with everything it links to. Of the standard libraries, the host's (build scripts and
+    # macros run here) and wasm's, without the C compilers that Debian's packages depend on.
+    unpack "$root" "$(newest_dependency libstd-rust-dev 'libstd-rust-[0-9][.0-9]*')" -- \
+      rustc libstd-rust-dev libstd-rust-dev-wasm32
+  fi
+  # Debian's rustc wants the C library of its own suite, so it is started with that one's loader.
+  local loader libs
+  loader=$(find "$root/" -name 'ld-linux*.so.*' | sort | head -1)
+  libs=$(dirname "$(find "$root/usr/lib" -name libc.so.6 | head -1)")
+  script rustc "exec '$loader' --library-path '$libs' --argv0 rustc '$root/usr/bin/rustc' --sysroot '$root/usr' \"\$@\""
+  # Debian ships no rust-lld; zig has the same linker. rustc says `-flavor wasm`, which only lld's
+  # own many-named binary understands.
+  c_toolchain
+  script wasm-ld "[ \"\$1\" != -flavor ] || shift 2" "exec ${zig[*]@Q} wasm-ld \"\$@\""
+  rust_env=(env RUSTC="$tools/bin/rustc" CARGO_TARGET_WASM32_WASIP1_LINKER="$tools/bin/wasm-ld")
+}
+
+# Sets zig: the command that runs zig.
+c_toolchain() {
+  [ -z "${zig+set}" ] || return 0
+  local venv=$tools/zig-$ziglang
+  if [ ! -x "$venv/bin/python3" ] || ! "$venv/bin/python3" -c 'import ziglang' 2> /dev/null; then
+    say "fetching ziglang $ziglang"
+    python3 -m venv "$venv" || die "python3 has no venv: install Debian's \`python3-venv\`"
+    "$venv/bin/python3" -m pip install --quiet --only-binary=:all: "ziglang==$ziglang"
+  fi
+  export ZIG_GLOBAL_CACHE_DIR=$guests/target/zig ZIG_LOCAL_CACHE_DIR=$guests/target/zig
+  zig=("$venv/bin/python3" -m ziglang)
+}
+
+# Sets go_env: the environment in which `go` is 1.21 or newer, the first that can target wasip1.
+go_toolchain() {
+  [ -z "${go_env+set}" ] || return 0
+  if command -v go > /dev/null && GOTOOLCHAIN=local go tool dist list 2> /dev/null | grep -qx wasip1/wasm; then
+    go_env=(env)
+    return
+  fi
+  local root=$tools/go go
+  if [ ! -e "$root/unpacked" ]; then
+    go=$(newest_dependency golang-go 'golang-[0-9][.0-9]*-go')
+    unpack "$root" -- "$go" "${go%-go}-src"
+  fi
+  go=$(find "$root/usr/lib" -maxdepth 1 -name 'go-*' | sort -V | tail -1)
+  go_env=(env PATH="$go/bin:$PATH" GOROOT="$go")
+}
+
+# unpack ROOT CLOSED… -- PLAIN…: unpacks Debian packages under ROOT: the CLOSED ones with all they
+# depend on, the PLAIN ones alone. The machine's packages and apt's settings stay as they are.
+unpack() {
+  local root=$1 closed=() packages=()
+  shift
+  while [ "$1" != -- ]; do closed+=("$1"); shift; done
+  shift
+  packages=("$@")
+  if [ ${#closed[@]} -gt 0 ]; then
+    mapfile -t -O "${#packages[@]}" packages < <(
+      debian apt-cache depends --recurse --no-recommends --no-suggests --no-conflicts --no-breaks \
+        --no-replaces --no-enhances "${closed[@]}" | grep '^[a-z]' | grep -v -e '^gcc-' -e '^libgcc-s1-' | sort -u)
+  fi
+  say "fetching ${packages[*]}"
+  rm -rf "$root"
+  mkdir -p "$root/debs"
+  (cd "$root/debs" && debian apt-get -qq download "${packages[@]}")
+  local deb
+  for deb in "$root"/debs/*.deb; do dpkg -x "$deb" "$root"; done
+  rm -rf "$root/debs"
+  touch "$root/unpacked"
+}
+
+# newest_dependency PACKAGE PATTERN: the package that a Debian meta package stands for today.
+newest_dependency() {
+  debian apt-cache depends "$1" | sed -n "s/^ *Depends: \($2\)\$/\1/p" | head -1
+}
+
+# Runs an apt command on $suite, from the mirror the machine uses, with lists and cache of our own.
+debian() {
+  local apt=$tools/apt command=$1 mirror options
+  shift
+  options=(-o Dir::Etc::sourcelist="$apt/sources.list" -o Dir::Etc::sourceparts=/dev/null
+    -o Dir::State::lists="$apt/lists" -o Dir::Cache="$apt/cache" -o Dir::State::status="$apt/status"
+    -o Acquire::Languages=none -o Acquire::Check-Valid-Until=false -o APT::Sandbox::User=)
+  if [ ! -e "$apt/updated" ]; then
+    command -v apt-get > /dev/null || die "not a Debian machine: put rustc with wasm32-wasip1 and go 1.21 on PATH"
+    # shellcheck disable=SC2016 # apt expands it
+    mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' | grep '/debian/*$' | head -1)
+    [ -n "$mirror" ] || die "apt knows no Debian mirror"
+    mkdir -p "$apt/lists/partial" "$apt/cache/archives/partial"
+    : > "$apt/status"
+    echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror $suite main" > "$apt/sources.list"
+    apt-get "${options[@]}" -qq update
+    touch "$apt/updated"
+  fi
+  "$command" "${options[@]}" "$@"
+}
+
+# script NAME LINE…: writes an executable shell script into .toolchain/bin.
+script() {
+  mkdir -p "$tools/bin"
+  printf '%s\n' '#!/bin/sh' "${@:2}" > "$tools/bin/$1"
+  chmod +x "$tools/bin/$1"
+}
+
+# ---- small helpers ----------------------------------------------------------------------------
+
+listed() {
+  local wanted=$1 item
+  shift
+  for item; do [ "$item" != "$wanted" ] || return 0; done
+  return 1
+}
+
+report() { echo "    $1: $(stat -c %s "$1") bytes"; }
+say() { echo "==> $*"; }
+die() { echo "build.sh: $*" >&2; exit 1; }
+
+main "$@"

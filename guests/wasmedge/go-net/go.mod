@@ -1,0 +1,3 @@
+module anyport/guests/wasmedge/go-net
+
+go 1.21
