@@ -30,6 +30,8 @@ pub(crate) struct Socket {
     /// Microseconds; 0 waits for ever, as `SO_RCVTIMEO` has it.
     receive_timeout: AtomicU64,
     send_timeout: AtomicU64,
+    /// The guest has shut down a direction.
+    pub(crate) was_shut_down: AtomicBool,
     /// Accepted from a listener, for the rights that `WasmEdge` shows.
     pub(crate) accepted: bool,
     /// Readiness told to an edge-triggered wait and not used since: reading, writing.
@@ -49,6 +51,7 @@ impl Socket {
             nonblocking: AtomicBool::new(false),
             receive_timeout: AtomicU64::new(0),
             send_timeout: AtomicU64::new(0),
+            was_shut_down: AtomicBool::new(false),
             accepted: false,
             edges: Default::default(),
         }

@@ -6,6 +6,7 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use wasmtime_wasi::p1::WasiP1Ctx;
@@ -32,13 +33,23 @@ pub(crate) struct Guest {
     pub(crate) limits: Arc<Limits>,
     pub(crate) growth: Growth,
     pub(crate) started: Instant,
-    /// Speaks the enums of `WasmEdge` before 0.10: its first `sock_open` said so.
-    pub(crate) legacy_enums: bool,
+    pub(crate) generation: Generation,
     network: Network,
     published: Arc<Published>,
     gate: Arc<Gate>,
     /// One clone for each accepted connection that is open.
     connections: Permit,
+}
+
+/// Which generation of `WasmEdge`'s sockets a guest speaks: the enums were renumbered in 0.10.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Generation {
+    /// None: it imports none of them.
+    NotWasmEdge,
+    Since0_10,
+    /// It imports nothing that came with 0.10: its first `sock_open` tells.
+    Untold,
+    Before0_10,
 }
 
 /// Why a verb did not do what was asked: an errno for the guest, or memory it does not have.
@@ -77,6 +88,7 @@ pub(crate) struct Setup {
     pub(crate) stdio: [Stdio; 3],
     pub(crate) files: WasiP1Ctx,
     pub(crate) directories: u32,
+    pub(crate) generation: Generation,
     pub(crate) listeners: Vec<(Endpoint, SocketAddr)>,
     pub(crate) limits: Arc<Limits>,
     pub(crate) network: Network,
@@ -111,7 +123,7 @@ impl Guest {
             growth: Growth::new(&setup.limits),
             limits: setup.limits,
             started: Instant::now(),
-            legacy_enums: false,
+            generation: setup.generation,
             network: setup.network,
             published: setup.published,
             gate: setup.gate,
@@ -149,7 +161,6 @@ impl Guest {
             SocketKind::Tcp(tcp) if !tcp.is_fresh() => Err(Errno::Invalid),
             SocketKind::Tcp(tcp) => match self.gate.bind(address, Transport::Tcp)? {
                 Some(index) => tcp.adopt(self.published.claim(index)?, address),
-                // Its port is the host's choice, and reachable from this machine alone.
                 None => tcp.bind(address),
             },
             SocketKind::Udp(udp) => match self.gate.bind(address, Transport::Udp)? {
@@ -159,12 +170,12 @@ impl Guest {
         }
     }
 
-    /// Listens; only a published port may.
+    /// Listens on a published port, or on what the policy lets the guest reach by itself.
     pub(crate) fn listen(&self, fd: u32, backlog: u32) -> Result<(), Errno> {
         let socket = self.descriptors.socket(fd)?;
         let tcp = socket.tcp()?;
-        if !tcp.is_published() {
-            return Err(self.gate.deny_listen().into());
+        if let Some(unpublished) = tcp.unpublished_address()? {
+            self.gate.listen_unpublished(unpublished)?;
         }
         tcp.listen(backlog)
     }
@@ -293,7 +304,7 @@ impl Guest {
     }
 
     /// Receives one datagram into a buffer of the host's.
-    pub(crate) async fn receive_from(&mut self, socket: &Socket, buffer: &mut [u8], flags: ReceiveFlags) -> Result<Datagram, Errno> {
+    async fn receive_from(&mut self, socket: &Socket, buffer: &mut [u8], flags: ReceiveFlags) -> Result<Datagram, Errno> {
         let endpoint = socket.stream()?;
         loop {
             match endpoint.receive_from(buffer, flags) {
@@ -306,6 +317,20 @@ impl Guest {
                 }
             }
         }
+    }
+
+    /// Receives one datagram into the guest's buffers.
+    pub(crate) async fn receive_datagram(
+        &mut self,
+        socket: &Socket,
+        memory: &mut Memory<'_>,
+        buffers: &Buffers,
+        flags: ReceiveFlags,
+    ) -> Result<Datagram, Failure> {
+        let mut bytes = vec![0; buffers.total()];
+        let datagram = self.receive_from(socket, &mut bytes, flags).await?;
+        memory.fill(buffers, &bytes[..datagram.length])?;
+        Ok(datagram)
     }
 
     /// Sends one datagram.
@@ -330,7 +355,14 @@ impl Guest {
 
     pub(crate) fn shutdown(&self, fd: u32, how: Shutdown) -> Result<(), Errno> {
         let socket = self.descriptors.socket(fd)?;
-        Ok(socket.tcp()?.stream()?.shutdown(how)?)
+        let outcome = socket.tcp()?.stream()?.shutdown(how).map_err(Errno::from);
+        let first = !socket.was_shut_down.swap(true, Ordering::Relaxed);
+        match outcome {
+            // The peer has reset the connection: it is shut down already. Servers built with
+            // wasmedge_wasi_socket 0.4 end themselves on an error here, so on every port scan.
+            Err(Errno::NotConnected) if first => Ok(()),
+            outcome => outcome,
+        }
     }
 
     /// The addresses of a name that the guest may reach.

@@ -7,7 +7,6 @@ use crate::artifact::{Artifact, ArtifactKind};
 use crate::dialect::Dialect;
 use crate::error::Error;
 use crate::link::{self, Import};
-use crate::runtime::takes_listeners;
 
 /// What can be said of a file without running it.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -211,7 +210,7 @@ impl Contents {
         let mut wants = Vec::new();
         let mut want = |wanted: bool, want: Want| if wanted { wants.push(want) };
         want(self.imports("sock_listen"), Want::Listen);
-        want(takes_listeners(&self.imports), Want::AcceptPreopened);
+        want(link::takes_listeners(&self.imports), Want::AcceptPreopened);
         want(self.imports("sock_connect"), Want::Connect);
         want(self.imports("sock_getaddrinfo"), Want::LookUpNames);
         want(self.imports("sock_send_to") || self.imports("sock_recv_from"), Want::Datagrams);
@@ -224,7 +223,7 @@ impl Contents {
         let of = |dialect| self.imports.iter().any(|import| import.dialect() == Some(dialect));
         let unknown = self.imports.iter().find(|import| import.dialect().is_none());
         let wasix = self.imports.iter().any(|import| import.module.starts_with("wasix_"));
-        let accepts = takes_listeners(&self.imports);
+        let accepts = link::takes_listeners(&self.imports);
         let verdict = |runtime, runs, why: &str| Verdict { runtime, runs, why: why.to_owned() };
         let preview1_only = |runtime, without_listeners: &str| {
             if let Some(import) = unknown {

@@ -112,7 +112,7 @@ impl wasmtime::ResourceLimiter for Growth {
         } else {
             tracing::warn!(
                 "the guest may not have {} MiB of memory, its limit is {} MiB; to allow more, add `--memory SIZE`",
-                total >> 20, self.memory_most >> 20,
+                total.div_ceil(1 << 20), self.memory_most >> 20,
             );
         }
         Ok(allowed)

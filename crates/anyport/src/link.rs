@@ -8,10 +8,10 @@ use std::fmt;
 use wasmtime::{Extern, ExternType, Instance, Module, Store};
 
 use crate::dialect::hostcall::{Row, Table, signature_of};
-use crate::dialect::{Dialect, TABLES};
+use crate::dialect::{Dialect, TABLES, wasmedge};
 use crate::engine::Engine;
 use crate::error::Error;
-use crate::guest::Guest;
+use crate::guest::{Generation, Guest};
 
 /// An import of a module, its type written as `(iii)i`: `i` is i32, `I` i64, `f` f32, `F` f64.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
@@ -72,6 +72,15 @@ impl fmt::Display for Import {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}::{}{}", self.module, self.name, self.signature)
     }
+}
+
+/// Which generation of `WasmEdge`'s sockets a module speaks, as far as its imports tell.
+pub(crate) fn generation_of(imports: &[Import]) -> Generation {
+    if !imports.iter().any(|import| import.dialect() == Some(Dialect::WasmEdge)) {
+        return Generation::NotWasmEdge;
+    }
+    let is_new = |import: &Import| wasmedge::is_since_0_10(&import.name, &import.signature);
+    if imports.iter().any(is_new) { Generation::Since0_10 } else { Generation::Untold }
 }
 
 /// The row for an import.
@@ -143,6 +152,12 @@ pub(crate) fn imports_of(module: &Module) -> Vec<Import> {
         };
         Import::resolve(import.module(), import.name(), signature)
     }).collect()
+}
+
+/// Whether a module waits for listeners to be handed to it: it accepts, and cannot listen.
+pub(crate) fn takes_listeners(imports: &[Import]) -> bool {
+    let has = |name: &str| imports.iter().any(|import| import.name == name && import.dialect().is_some());
+    has("sock_accept") && !has("sock_listen") && !has("sock_open")
 }
 
 /// One error for all imports that cannot be had.

@@ -132,14 +132,22 @@ impl Gate {
         }))
     }
 
-    /// Refuses to listen on a socket that is not bound to a published port.
-    pub(crate) fn deny_listen(&self) -> Denial {
-        self.deny(Denial { what: "listen on a port of its own choice".to_owned(), flag: "-p 0:0".to_owned() })
+    /// Whether the guest may listen on a port that is not published: on loopback, if it may connect
+    /// there. Programs talk to themselves that way; a rule for loopback says that they may.
+    pub(crate) fn listen_unpublished(&self, address: SocketAddr) -> Result<(), Denial> {
+        if address.ip().is_loopback() && self.reaches(address) {
+            return Ok(());
+        }
+        Err(self.deny(Denial { what: format!("listen on {address}, which is not published"), flag: "-p 0:0".to_owned() }))
+    }
+
+    fn reaches(&self, address: SocketAddr) -> bool {
+        self.policy.outbound.iter().any(|rule| self.allows(rule, address))
     }
 
     /// Whether the guest may connect or send to this address.
     pub(crate) fn connect(&self, address: SocketAddr) -> Result<(), Denial> {
-        if self.policy.outbound.iter().any(|rule| self.allows(rule, address)) {
+        if self.reaches(address) {
             return Ok(());
         }
         Err(self.deny(Denial {

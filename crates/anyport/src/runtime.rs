@@ -17,10 +17,11 @@ use crate::artifact::{Artifact, ArtifactKind};
 use crate::cache::Cache;
 use crate::engine::Engine;
 use crate::error::Error;
-use crate::guest::{Guest, Setup};
+use crate::guest::{Generation, Guest, Setup};
+use crate::inspect;
 use crate::instance::{self, Outcome};
 use crate::limits::Limits;
-use crate::link::{self, Import};
+use crate::link;
 use crate::net::published::Published;
 use crate::net::simulated::Simulated;
 use crate::net::{Endpoint, Network, SocketOption};
@@ -73,7 +74,7 @@ impl Runtime {
     /// # Errors
     /// It is not a module, not a valid one, or needs what no dialect has; the message says which.
     pub fn load(&self, artifact: &Artifact) -> Result<Server, Error> {
-        crate::inspect::must_run(artifact)?;
+        inspect::must_run(artifact)?;
         let module = self.engine.compile(artifact)?;
         self.serve(artifact, module)
     }
@@ -97,7 +98,7 @@ impl Runtime {
         match artifact.kind() {
             ArtifactKind::Precompiled => Err(Error::not_runnable(format!("`{artifact}` is compiled already"))),
             _ => {
-                crate::inspect::must_run(artifact)?;
+                inspect::must_run(artifact)?;
                 self.engine.precompile(artifact)
             }
         }
@@ -110,7 +111,8 @@ impl Runtime {
             engine: Arc::clone(&self.engine),
             module,
             name: artifact.name().to_owned(),
-            takes_listeners: takes_listeners(&imports),
+            takes_listeners: link::takes_listeners(&imports),
+            generation: link::generation_of(&imports),
             args: vec![artifact.name().to_owned()],
             env: Vec::new(),
             directories: Vec::new(),
@@ -123,18 +125,13 @@ impl Runtime {
     }
 }
 
-/// Whether a module waits for listeners to be handed to it: it accepts, and cannot listen.
-pub(crate) fn takes_listeners(imports: &[Import]) -> bool {
-    let has = |name: &str| imports.iter().any(|import| import.name == name && import.dialect().is_some());
-    has("sock_accept") && !has("sock_listen") && !has("sock_open")
-}
-
 /// A module with all it will run with. Denies by default: no files, no network, no environment.
 pub struct Server {
     engine: Arc<Engine>,
     module: Module,
     name: String,
     takes_listeners: bool,
+    generation: Generation,
     args: Vec<String>,
     env: Vec<(String, String)>,
     directories: Vec<Directory>,
@@ -253,6 +250,7 @@ impl Server {
             stdio,
             files: self.files()?,
             directories,
+            generation: self.generation,
             listeners: listeners.into_iter().map(|listener| (listener.endpoint, listener.local)).collect(),
             limits: Arc::new(self.limits),
             network: self.network,

@@ -25,6 +25,8 @@ pub(crate) struct Endpoint {
     /// Registered when it can first become ready: a TCP socket that is neither listening nor
     /// connecting reports a hang-up that tokio would never forget.
     poller: OnceLock<AsyncFd<Arc<OwnedFd>>>,
+    /// The guest has shut down a direction: a hang-up may be news that the poller does not have yet.
+    closing: AtomicBool,
     /// The last read or accept may have taken all there was: readable must be asked of the kernel.
     doubtful: AtomicBool,
     /// An `EAGAIN` was answered from the cache; the next one asks the kernel, so that a guest that
@@ -42,7 +44,7 @@ enum After {
 
 impl From<OwnedFd> for Endpoint {
     fn from(fd: OwnedFd) -> Self {
-        Self { fd: Arc::new(fd), poller: OnceLock::new(), doubtful: AtomicBool::new(false), again: Default::default() }
+        Self { fd: Arc::new(fd), poller: OnceLock::new(), closing: AtomicBool::new(false), doubtful: AtomicBool::new(false), again: Default::default() }
     }
 }
 
@@ -149,6 +151,7 @@ impl Endpoint {
             Shutdown::Write => rustix::net::Shutdown::Write,
             Shutdown::Both => rustix::net::Shutdown::Both,
         };
+        self.closing.store(true, Ordering::Relaxed);
         Ok(rustix::net::shutdown(&self.fd, how)?)
     }
 
@@ -191,7 +194,8 @@ impl Endpoint {
     pub(super) fn poll_ready(&self, context: &mut Context<'_>, interest: Interest) -> Poll<io::Result<Ready>> {
         loop {
             let mut guard = ready!(self.poll_cached(context, interest))?;
-            let ready = Ready { hangup: guard.ready().is_write_closed() && self.hung_up() };
+            let suspect = guard.ready().is_write_closed() || self.closing.load(Ordering::Relaxed);
+            let ready = Ready { hangup: suspect && self.hung_up() };
             if interest == Interest::Write || !self.doubtful.load(Ordering::Relaxed) || ready.hangup {
                 return Poll::Ready(Ok(ready));
             }

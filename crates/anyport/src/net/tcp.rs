@@ -85,6 +85,8 @@ impl Tcp {
         let mut inner = self.lock();
         inner.must_be_fresh()?;
         copy_options(&inner.endpoint, &bound)?;
+        // Published as port 0: the guest asks for a free port, and is told the host's.
+        let local = if local.port() == 0 { bound.local_address()? } else { local };
         *inner = Inner { endpoint: Arc::new(bound), stage: Stage::Bound { local, published: true } };
         Ok(())
     }
@@ -93,9 +95,13 @@ impl Tcp {
         matches!(self.lock().stage, Stage::Fresh)
     }
 
-    /// Whether it is bound to a published port: only those may listen.
-    pub(crate) fn is_published(&self) -> bool {
-        matches!(self.lock().stage, Stage::Bound { published: true, .. } | Stage::Listening { .. })
+    /// The address it is bound to, where that is no published port.
+    pub(crate) fn unpublished_address(&self) -> Result<Option<SocketAddr>, Errno> {
+        match self.lock().stage {
+            Stage::Bound { local, published: false } => Ok(Some(local)),
+            Stage::Bound { published: true, .. } | Stage::Listening { .. } => Ok(None),
+            _ => Err(Errno::Invalid),
+        }
     }
 
     pub(crate) fn is_listening(&self) -> bool {
@@ -105,7 +111,7 @@ impl Tcp {
     pub(crate) fn listen(&self, backlog: u32) -> Result<(), Errno> {
         let mut inner = self.lock();
         match inner.stage {
-            Stage::Bound { local, published: true } => {
+            Stage::Bound { local, .. } => {
                 inner.endpoint.listen(backlog)?;
                 inner.stage = Stage::Listening { local };
                 Ok(())

@@ -43,8 +43,8 @@ impl Udp {
     pub(crate) fn adopt(&self, bound: Endpoint, local: SocketAddr) -> Result<(), Errno> {
         let mut inner = self.lock();
         inner.must_be_unbound()?;
+        inner.local = Some(if local.port() == 0 { bound.local_address()? } else { local });
         inner.endpoint = Arc::new(bound);
-        inner.local = Some(local);
         Ok(())
     }
 

@@ -65,7 +65,7 @@ pub(super) async fn write(guest: &mut Guest, memory: &mut Memory<'_>, fd: u32, i
     write_size(memory, ro_nwritten, written)
 }
 
-pub(super) fn write_size(memory: &mut Memory<'_>, pointer: u32, size: usize) -> Hostcall {
+pub(crate) fn write_size(memory: &mut Memory<'_>, pointer: u32, size: usize) -> Hostcall {
     let size = u32::try_from(size).map_err(|_| Errno::Overflow)?;
     Ok(memory.write(pointer, size)?)
 }

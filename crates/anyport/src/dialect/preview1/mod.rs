@@ -2,7 +2,7 @@
 //! <https://github.com/WebAssembly/WASI/blob/wasi-0.1/preview1/docs.md#modules>
 
 mod clock;
-mod fd;
+pub(crate) mod fd;
 mod host_files;
 pub(crate) mod poll;
 pub(crate) mod process;

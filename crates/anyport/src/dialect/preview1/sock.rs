@@ -1,9 +1,10 @@
 //! Sockets of preview1: accept, receive, send, shut down. `WasmEdge` shares the last three.
 //! <https://github.com/WebAssembly/WASI/blob/wasi-0.1/preview1/docs.md#sock_accept>
 
+use crate::descriptor::SocketKind;
 use crate::dialect::hostcall::Hostcall;
 use crate::errno::Errno;
-use crate::guest::Guest;
+use crate::guest::{Generation, Guest};
 use crate::memory::Memory;
 use crate::net::{ReceiveFlags, Shutdown};
 
@@ -11,20 +12,31 @@ use super::{NONBLOCK, fd};
 
 /// All of `fdflags`; a socket keeps `nonblock` of them.
 const FDFLAGS: u32 = 0x1f;
+/// Where servers look for the listener they are handed.
+const FIRST_LISTENER: u32 = 3;
 /// `riflags`.
 const RECV_PEEK: u32 = 1;
 const RECV_WAITALL: u32 = 2;
+/// `roflags`.
+const RECV_DATA_TRUNCATED: u16 = 1;
 
 /// `sock_accept(fd, flags) -> fd`. In `WasmEdge` 0.8.2 the second parameter was a port, to ignore.
 pub(crate) async fn accept(guest: &mut Guest, memory: &mut Memory<'_>, fd: u32, flags: u32, ro_fd: u32) -> Hostcall {
-    let flags = if guest.legacy_enums { 0 } else { flags };
+    let flags = if guest.generation == Generation::Before0_10 { 0 } else { flags };
     if flags & !FDFLAGS != 0 {
         return Err(Errno::Invalid.into());
     }
-    let accepted = guest.accept(fd, flags & NONBLOCK != 0).await?;
+    let accepted = guest.accept(fd, flags & NONBLOCK != 0).await.inspect_err(|errno| explain(fd, *errno))?;
     memory.write(ro_fd, accepted.fd())?;
     accepted.keep();
     Ok(())
+}
+
+/// Tells the person of a guest that waits for a listener which nobody handed to it.
+fn explain(fd: u32, errno: Errno) {
+    if errno == Errno::BadDescriptor && fd == FIRST_LISTENER {
+        tracing::warn!("the guest waits for a listener at descriptor 3, and has none; to hand it one, add `-p 8080:8080`");
+    }
 }
 
 /// `sock_recv(fd, ri_data, ri_flags) -> (size, roflags)`
@@ -35,9 +47,15 @@ pub(crate) async fn recv(
     let flags = receive_flags(ri_flags)?;
     let socket = guest.descriptors.socket(fd)?;
     let buffers = guest.buffers(memory, ri_data, ri_data_len)?;
-    let received = guest.receive(&socket, memory, buffers, flags).await?;
-    // Nothing is ever cut off a stream. Only 16 bits: what follows them is the guest's.
-    memory.write(ro_flags, 0_u16)?;
+    let (received, truncated) = match &socket.kind {
+        // Nothing is ever cut off a stream.
+        SocketKind::Tcp(_) => (guest.receive(&socket, memory, buffers, flags).await?, false),
+        SocketKind::Udp(_) => {
+            let datagram = guest.receive_datagram(&socket, memory, &buffers, flags).await?;
+            (datagram.length, datagram.truncated)
+        }
+    };
+    write_roflags(memory, ro_flags, truncated)?;
     fd::write_size(memory, ro_datalen, received)
 }
 
@@ -58,12 +76,19 @@ pub(crate) async fn send(
 /// `sock_shutdown(fd, how)`: 1 receiving, 2 sending, 3 both.
 pub(crate) fn shutdown(guest: &mut Guest, _: &mut Memory<'_>, fd: u32, how: u32) -> Hostcall {
     let how = match how {
+        // `WasiSockShutdownV1`'s default.
+        0 if guest.generation != Generation::NotWasmEdge => Shutdown::Read,
         1 => Shutdown::Read,
         2 => Shutdown::Write,
         3 => Shutdown::Both,
         _ => return Err(Errno::Invalid.into()),
     };
     Ok(guest.shutdown(fd, how)?)
+}
+
+/// Writes `roflags`: 16 bits only, what follows them is the guest's.
+pub(crate) fn write_roflags(memory: &mut Memory<'_>, pointer: u32, truncated: bool) -> Hostcall {
+    Ok(memory.write(pointer, if truncated { RECV_DATA_TRUNCATED } else { 0 })?)
 }
 
 pub(crate) fn receive_flags(flags: u32) -> Result<ReceiveFlags, Errno> {

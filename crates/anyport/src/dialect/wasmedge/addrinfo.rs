@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::dialect::hostcall::{Fault, Hostcall};
 use crate::errno::Errno;
-use crate::guest::Guest;
+use crate::guest::{Generation, Guest};
 use crate::limits::{LOOKUP_RESULTS, NAME_BYTES};
 use crate::memory::Memory;
 
@@ -40,7 +40,7 @@ pub(super) async fn get(
     if node.is_empty() && service.is_empty() {
         return Err(Errno::LookupNoName.into());
     }
-    let hints = Hints::read(memory, hints, guest.legacy_enums)?;
+    let hints = Hints::read(memory, hints, guest.generation == Generation::Before0_10)?;
     let port = port(&service);
     let mut addresses = addresses(guest, &node, &hints).await?;
     addresses.retain(|address| match hints.family {

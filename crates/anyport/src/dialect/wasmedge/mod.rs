@@ -46,6 +46,15 @@ pub(crate) const ROWS: &[Row] = &[
     row!("sock_getpeeraddr_v2"(fd: u32, address: u32, ro_port: u32) = sock::peer_address),
 ];
 
+/// Whether a hostcall came with `WasmEdge` 0.10 or later: who imports it speaks the new enums.
+pub(crate) fn is_since_0_10(name: &str, signature: &str) -> bool {
+    match name {
+        "epoll_oneoff" | "sock_recv_from" | "sock_send_to" => true,
+        "sock_getlocaladdr" | "sock_getpeeraddr" => signature == "(iii)i",
+        name => name.ends_with("_v2"),
+    }
+}
+
 /// `WasmEdge`'s answer to a bad pointer is an errno: 4 when misaligned, 21 when outside of memory.
 pub(super) fn errno_on_bad_pointer(error: GuestError) -> Fault {
     match error {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::descriptor::{Socket, SocketKind};
 use crate::dialect::hostcall::{Fault, Hostcall};
 use crate::errno::Errno;
-use crate::guest::Guest;
+use crate::guest::{Generation, Guest};
 use crate::memory::Memory;
 use crate::net::{OptionName, SocketOption};
 
@@ -42,7 +42,7 @@ pub(super) fn get(guest: &mut Guest, memory: &mut Memory<'_>, fd: u32, level: u3
     must_be_socket_level(level, name)?;
     let by_value = len < LOWEST_POINTER;
     let room: u32 = if by_value { len } else { memory.read(len)? };
-    let bytes = encode(&socket, name, guest.legacy_enums)?;
+    let bytes = encode(&socket, name, guest.generation == Generation::Before0_10)?;
     let length = u32::try_from(bytes.len()).expect("an option is short");
     if room < length {
         return Err(Errno::Invalid.into());

@@ -7,29 +7,31 @@ use std::net::SocketAddr;
 use crate::address::{Family, Transport};
 use crate::descriptor::SocketKind;
 use crate::dialect::hostcall::{Fault, Hostcall};
-use crate::dialect::preview1::sock::receive_flags;
+use crate::dialect::preview1::fd::write_size;
+use crate::dialect::preview1::sock::{receive_flags, write_roflags};
 use crate::errno::Errno;
-use crate::guest::Guest;
+use crate::guest::{Generation, Guest};
 use crate::memory::Memory;
 use crate::net::{Datagram, ReceiveFlags};
 
 use super::address::Slot;
-
-/// `roflags.recv_data_truncated`.
-const TRUNCATED: u16 = 1;
 
 /// The family as the first shape of `sock_get*addr` tells it: 4 and 6, which every crate takes
 /// (those up to 0.5.0 take nothing else).
 const V1_INET4: u32 = 4;
 const V1_INET6: u32 = 6;
 
+/// What crates up to 0.3.3 open, and all they open: INET4 and STREAM before 0.10, never valid since.
+const LEGACY_STREAM: (u32, u32) = (0, 1);
+
 /// `sock_open(family, type) -> fd`: `WasiSockOpenV1`.
 pub(super) fn open(guest: &mut Guest, memory: &mut Memory<'_>, family: u32, kind: u32, ro_fd: u32) -> Hostcall {
-    if family == 0 {
-        // INET4 before 0.10; never valid since. Those guests' streams are 1, datagrams 0.
-        guest.legacy_enums = true;
+    if guest.generation == Generation::Untold {
+        let legacy = (family, kind) == LEGACY_STREAM;
+        guest.generation = if legacy { Generation::Before0_10 } else { Generation::Since0_10 };
     }
-    let opened = match (guest.legacy_enums, family, kind) {
+    let legacy = guest.generation == Generation::Before0_10;
+    let opened = match (legacy, family, kind) {
         (true, 0, 1) | (false, 1, 2) => guest.open(Family::Inet4, Transport::Tcp)?,
         (true, 1, 1) | (false, 2, 2) => guest.open(Family::Inet6, Transport::Tcp)?,
         (true, 0, 0) | (false, 1, 1) => guest.open(Family::Inet4, Transport::Udp)?,
@@ -108,16 +110,12 @@ async fn receive(guest: &mut Guest, memory: &mut Memory<'_>, fd: u32, data: (u32
         let length = guest.receive(&socket, memory, buffers, flags).await?;
         return Ok(Datagram { length, truncated: false, from });
     }
-    let mut bytes = vec![0; buffers.total()];
-    let datagram = guest.receive_from(&socket, &mut bytes, flags).await?;
-    memory.fill(&buffers, &bytes[..datagram.length])?;
-    Ok(datagram)
+    Ok(guest.receive_datagram(&socket, memory, &buffers, flags).await?)
 }
 
 fn write_outcome(memory: &mut Memory<'_>, datagram: &Datagram, ro_datalen: u32, ro_flags: u32) -> Hostcall {
-    memory.write(ro_flags, if datagram.truncated { TRUNCATED } else { 0 })?;
-    let length = u32::try_from(datagram.length).map_err(|_| Errno::Overflow)?;
-    Ok(memory.write(ro_datalen, length)?)
+    write_roflags(memory, ro_flags, datagram.truncated)?;
+    write_size(memory, ro_datalen, datagram.length)
 }
 
 /// `sock_send_to(fd, data, address, port, flags) -> size`: `WasiSockSendToV1` and `V2`.
@@ -133,7 +131,7 @@ pub(super) async fn send_to(
     let buffers = guest.buffers(memory, si_data, si_data_len)?;
     let bytes = memory.gather(&buffers, |slices| slices.iter().flat_map(|slice| slice.iter().copied()).collect::<Vec<u8>>())?;
     let sent = guest.send_to(&socket, &bytes, to).await?;
-    Ok(memory.write(so_datalen, u32::try_from(sent).map_err(|_| Errno::Overflow)?)?)
+    write_size(memory, so_datalen, sent)
 }
 
 /// `sock_getlocaladdr` with 4 parameters: `WasiSockGetLocalAddrV1`.
