@@ -34,8 +34,8 @@ pub(crate) struct Socket {
     pub(crate) was_shut_down: AtomicBool,
     /// Accepted from a listener, for the rights that `WasmEdge` shows.
     pub(crate) accepted: bool,
-    /// Readiness told to an edge-triggered wait and not used since: reading, writing.
-    pub(crate) edges: [AtomicBool; 2],
+    /// Readiness that the guest was told of and has not used since: reading, writing.
+    told: [AtomicBool; 2],
 }
 
 #[derive(Debug)]
@@ -53,7 +53,7 @@ impl Socket {
             send_timeout: AtomicU64::new(0),
             was_shut_down: AtomicBool::new(false),
             accepted: false,
-            edges: Default::default(),
+            told: Default::default(),
         }
     }
 
@@ -83,9 +83,19 @@ impl Socket {
         }
     }
 
-    /// A call went through in this direction: an edge-triggered wait tells of it anew.
+    /// The guest has tried this direction: when it is ready again, that is news.
     pub(crate) fn used(&self, interest: Interest) {
-        self.edges[usize::from(interest == Interest::Write)].store(false, Ordering::Relaxed);
+        self.told[usize::from(interest == Interest::Write)].store(false, Ordering::Relaxed);
+    }
+
+    /// The guest is told that this direction is ready.
+    pub(crate) fn tell(&self, interest: Interest) {
+        self.told[usize::from(interest == Interest::Write)].store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the guest was told of this direction and has not tried it since.
+    pub(crate) fn was_told(&self, interest: Interest) -> bool {
+        self.told[usize::from(interest == Interest::Write)].load(Ordering::Relaxed)
     }
 
     pub(crate) fn endpoint(&self) -> Arc<Endpoint> {

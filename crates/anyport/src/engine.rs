@@ -56,6 +56,7 @@ impl Engine {
         let Some(cache) = &self.cache else { return self.compile_anew(artifact) };
         let key = self.key(artifact);
         if let Some(module) = cache.find(&key).and_then(|path| self.load_cached(&path)) {
+            tracing::debug!("`{artifact}` is taken from the cache");
             return Ok(module);
         }
         let module = self.compile_anew(artifact)?;
@@ -94,6 +95,7 @@ impl Engine {
     }
 
     fn compile_anew(&self, artifact: &Artifact) -> Result<Module, Error> {
+        tracing::debug!("`{artifact}` is compiled");
         Module::new(&self.wasmtime, artifact.bytes()).map_err(|error| invalid(artifact, &error))
     }
 
@@ -104,8 +106,19 @@ impl Engine {
     }
 }
 
+/// Fails where a module would not compile, its functions' bodies included.
+pub(crate) fn validate(artifact: &Artifact) -> Result<(), Error> {
+    Module::validate(&wasmtime::Engine::default(), artifact.bytes()).map_err(|error| invalid(artifact, &error))
+}
+
 fn invalid(artifact: &Artifact, error: &wasmtime::Error) -> Error {
-    Error::not_runnable(format!("`{artifact}` is not a valid module: {}", error.root_cause()))
+    let why = error.root_cause().to_string();
+    // The compiler has the offset in front, in decimal; the parser behind, in hexadecimal.
+    let why = why.strip_prefix("Invalid input WebAssembly code at offset ")
+        .and_then(|rest| rest.split_once(": "))
+        .and_then(|(offset, message)| Some(format!("{message} (at offset {:#x})", offset.parse::<u64>().ok()?)))
+        .unwrap_or(why);
+    Error::not_runnable(format!("`{artifact}` is not a valid module: {why}"))
         .with_hint("build or download it again: it is damaged, or uses a proposal that is not supported")
 }
 

@@ -21,7 +21,7 @@ use crate::net::tcp::{Permit, Tcp};
 use crate::net::udp::Udp;
 use crate::net::{Datagram, Endpoint, Interest, Network, ReceiveFlags, Shutdown};
 use crate::policy::{Denial, Gate};
-use crate::readiness::{self, Source};
+use crate::readiness::{self, Pacing, Source};
 use crate::stdio::Stdio;
 
 /// The state of one guest: the `T` of its `Store<T>`.
@@ -33,6 +33,7 @@ pub(crate) struct Guest {
     pub(crate) limits: Arc<Limits>,
     pub(crate) growth: Growth,
     pub(crate) started: Instant,
+    pub(crate) pacing: Pacing,
     pub(crate) generation: Generation,
     network: Network,
     published: Arc<Published>,
@@ -123,6 +124,7 @@ impl Guest {
             growth: Growth::new(&setup.limits),
             limits: setup.limits,
             started: Instant::now(),
+            pacing: Pacing::default(),
             generation: setup.generation,
             network: setup.network,
             published: setup.published,
@@ -246,6 +248,7 @@ impl Guest {
         flags: ReceiveFlags,
     ) -> Result<usize, Failure> {
         let mut total = 0;
+        socket.used(Interest::Read);
         if buffers.is_empty() {
             return Ok(0);
         }
@@ -261,7 +264,6 @@ impl Guest {
                 Err(_) if total > 0 => return Ok(total),
                 Err(error) => return Err(error.into()),
                 Ok(received) => {
-                    socket.used(Interest::Read);
                     total += received;
                     let full = buffers.advance(received);
                     if received == 0 || full || !flags.wait_all || flags.peek {
@@ -275,6 +277,7 @@ impl Guest {
     /// Sends the buffers: all of them if the socket blocks, else what goes at once.
     pub(crate) async fn send(&mut self, socket: &Socket, memory: &Memory<'_>, mut buffers: Buffers) -> Result<usize, Failure> {
         let mut total = 0;
+        socket.used(Interest::Write);
         let endpoint = socket.stream()?;
         if buffers.is_empty() {
             return Ok(0);
@@ -293,7 +296,6 @@ impl Guest {
                 Err(_) if total > 0 => return Ok(total),
                 Err(error) => return Err(error.into()),
                 Ok(sent) => {
-                    socket.used(Interest::Write);
                     total += sent;
                     if buffers.advance(sent) || socket.is_nonblocking() {
                         return Ok(total);
@@ -305,16 +307,14 @@ impl Guest {
 
     /// Receives one datagram into a buffer of the host's.
     async fn receive_from(&mut self, socket: &Socket, buffer: &mut [u8], flags: ReceiveFlags) -> Result<Datagram, Errno> {
+        socket.used(Interest::Read);
         let endpoint = socket.stream()?;
         loop {
             match endpoint.receive_from(buffer, flags) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock && !socket.is_nonblocking() => {
                     readiness::ready(&endpoint, Interest::Read, socket.receive_timeout()).await?;
                 }
-                outcome => {
-                    socket.used(Interest::Read);
-                    return Ok(outcome?);
-                }
+                outcome => return Ok(outcome?),
             }
         }
     }
@@ -339,16 +339,14 @@ impl Guest {
             return Err(Errno::AddressFamilyNotSupported);
         }
         self.gate.connect(to)?;
+        socket.used(Interest::Write);
         let endpoint = socket.stream()?;
         loop {
             match endpoint.send_to(bytes, to) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock && !socket.is_nonblocking() => {
                     readiness::ready(&endpoint, Interest::Write, socket.send_timeout()).await?;
                 }
-                outcome => {
-                    socket.used(Interest::Write);
-                    return Ok(outcome?);
-                }
+                outcome => return Ok(outcome?),
             }
         }
     }

@@ -5,6 +5,7 @@ use wasmparser::{Parser, ValType, ValidPayload, Validator, WasmFeatures};
 
 use crate::artifact::{Artifact, ArtifactKind};
 use crate::dialect::Dialect;
+use crate::engine;
 use crate::error::Error;
 use crate::link::{self, Import};
 
@@ -79,7 +80,7 @@ pub struct Verdict {
 pub fn inspect(artifact: &Artifact) -> Inspection {
     let (contents, problem) = match read(artifact) {
         Ok(contents) => {
-            let problem = contents.check(artifact).err();
+            let problem = contents.check(artifact).and_then(|()| engine::validate(artifact)).err();
             (contents, problem)
         }
         Err(problem) => (Contents::default(), Some(problem)),
@@ -88,12 +89,13 @@ pub fn inspect(artifact: &Artifact) -> Inspection {
     dialects.sort();
     dialects.dedup();
     let wants = contents.wants();
-    let runnable = contents.is_command() && artifact.kind() == ArtifactKind::Module;
+    // A file that is damaged is so for every runtime.
+    let judged = contents.is_command() && (problem.is_none() || contents.imports.iter().any(|import| import.dialect().is_none()));
     Inspection {
         name: artifact.name().to_owned(),
         bytes: artifact.bytes().len(),
         kind: artifact.kind(),
-        runtimes: if runnable { contents.verdicts(problem.is_none()) } else { Vec::new() },
+        runtimes: if judged { contents.verdicts(problem.is_none()) } else { Vec::new() },
         run: problem.is_none().then(|| run_line(artifact, &wants)),
         hint: problem.as_ref().and_then(|problem| problem.hint().map(str::to_owned)),
         problem: problem.map(|problem| problem.to_string()),
@@ -136,7 +138,7 @@ fn parse(artifact: &Artifact) -> Result<Contents, Error> {
         let what = if error.message().contains("unexpected end") {
             format!("`{artifact}` is cut off: it ends within a section, at byte {}", artifact.bytes().len())
         } else {
-            format!("`{artifact}` is not a valid module: {} (at byte {})", error.message(), error.offset())
+            format!("`{artifact}` is not a valid module: {error}")
         };
         Error::not_runnable(what).with_hint("build or download it again: it is damaged, or uses a proposal that is not supported")
     })
@@ -223,9 +225,14 @@ impl Contents {
         let of = |dialect| self.imports.iter().any(|import| import.dialect() == Some(dialect));
         let unknown = self.imports.iter().find(|import| import.dialect().is_none());
         let wasix = self.imports.iter().any(|import| import.module.starts_with("wasix_"));
+        let preview0 = unknown.is_some()
+            && self.imports.iter().all(|import| import.dialect().is_some() || import.module == "wasi_unstable");
         let accepts = link::takes_listeners(&self.imports);
         let verdict = |runtime, runs, why: &str| Verdict { runtime, runs, why: why.to_owned() };
         let preview1_only = |runtime, without_listeners: &str| {
+            if preview0 {
+                return verdict(runtime, true, "has preview0 too");
+            }
             if let Some(import) = unknown {
                 return Verdict { runtime, runs: false, why: format!("has no {import}") };
             }

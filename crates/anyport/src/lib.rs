@@ -45,6 +45,8 @@ pub use address::{Publish, Transport, parse_listen_address};
 pub use artifact::{Artifact, ArtifactKind};
 pub use cache::{CACHE_BYTES, Cache};
 pub use dialect::Dialect;
+#[doc(hidden)]
+pub use dialect::document::dialects_markdown;
 pub use error::{Error, ErrorKind};
 pub use inspect::{Export, Inspection, Verdict, Want, inspect};
 pub use instance::Outcome;

@@ -95,11 +95,21 @@ pub(crate) struct Growth {
     table_most: usize,
     memory: usize,
     table: usize,
+    told: bool,
 }
 
 impl Growth {
     pub(crate) fn new(limits: &Limits) -> Self {
-        Self { memory_most: limits.memory_bytes, table_most: limits.table_elements, memory: 0, table: 0 }
+        Self { memory_most: limits.memory_bytes, table_most: limits.table_elements, memory: 0, table: 0, told: false }
+    }
+}
+
+impl Growth {
+    /// Tells the person once: a guest may ask again and again.
+    fn refuse(&mut self, most: String, flag: String) {
+        if !std::mem::replace(&mut self.told, true) {
+            tracing::warn!("the guest may not have more than {most}; to allow more, add `{flag}`");
+        }
     }
 }
 
@@ -110,10 +120,12 @@ impl wasmtime::ResourceLimiter for Growth {
         if allowed {
             self.memory = total;
         } else {
-            tracing::warn!(
-                "the guest may not have {} MiB of memory, its limit is {} MiB; to allow more, add `--memory SIZE`",
-                total.div_ceil(1 << 20), self.memory_most >> 20,
-            );
+            let mebibytes = total.div_ceil(1 << 20).next_power_of_two();
+            let most = match self.memory_most {
+                whole if whole.is_multiple_of(1 << 20) => format!("{} MiB", whole >> 20),
+                bytes => format!("{bytes} bytes"),
+            };
+            self.refuse(format!("{most} of memory"), format!("--memory {mebibytes}m"));
         }
         Ok(allowed)
     }
@@ -124,10 +136,7 @@ impl wasmtime::ResourceLimiter for Growth {
         if allowed {
             self.table = total;
         } else {
-            tracing::warn!(
-                "the guest may not have {total} table elements, its limit is {}; to allow more, add `--limit table-elements=N`",
-                self.table_most,
-            );
+            self.refuse(format!("{} elements in its tables", self.table_most), format!("--limit table-elements={total}"));
         }
         Ok(allowed)
     }

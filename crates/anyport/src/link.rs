@@ -115,10 +115,10 @@ const OWNERS: &[(&str, &str)] = &[
     ("wasi_ephemeral_nn", "wasi-nn (the plugin of WasmEdge)"),
     ("wasmedge_", "a plugin of WasmEdge"),
     ("rustls_client", "the TLS client plugin of WasmEdge 0.13 and 0.14"),
-    ("wbg", "wasm-bindgen, for browsers"),
-    ("__wbindgen", "wasm-bindgen, for browsers"),
-    ("gojs", "Go for browsers (`GOOS=js`)"),
-    ("go", "Go for browsers (`GOOS=js`)"),
+    ("wbg", "browsers (wasm-bindgen)"),
+    ("__wbindgen", "browsers (wasm-bindgen)"),
+    ("gojs", "browsers (Go's `GOOS=js`)"),
+    ("go", "browsers (Go's `GOOS=js`)"),
     ("fastly_", "Fastly Compute"),
     ("spin", "Spin 1"),
     ("wasi_experimental_http", "Spin 1 and WAGI"),
@@ -165,19 +165,36 @@ pub(crate) fn check(name: &str, imports: &[Import]) -> Result<(), Error> {
     let missing: Vec<&Import> = imports.iter().filter(|import| import.dialect().is_none()).collect();
     let Some(first) = missing.first() else { return Ok(()) };
     let what = match missing.len() {
-        1 => "a function that is not there".to_owned(),
-        many => format!("{many} functions that are not there"),
+        1 => "an import that is not there".to_owned(),
+        many => format!("{many} imports that are not there"),
     };
-    let mut lines = vec![format!("`{name}` needs {what}:")];
-    lines.extend(missing.iter().take(MISSES_TOLD).map(|import| format!("  {}", describe_miss(import))));
+    let owner = owner_of_all(&missing);
+    let mut lines = vec![match owner {
+        Some(owner) => format!("`{name}` was built for {owner}, and needs {what}:"),
+        None => format!("`{name}` needs {what}:"),
+    }];
+    lines.extend(missing.iter().take(MISSES_TOLD).map(|import| match owner {
+        Some(_) => format!("  {import}"),
+        None => format!("  {}", describe_miss(import)),
+    }));
     if missing.len() > MISSES_TOLD {
         lines.push(format!("  and {} more", missing.len() - MISSES_TOLD));
     }
-    Err(Error::not_runnable(lines.join("\n")).with_hint(hint_for(first, name)))
+    Err(Error::not_runnable(lines.join("\n")).with_hint(hint_for(first)))
 }
 
 /// Misses beyond these say nothing new.
 const MISSES_TOLD: usize = 8;
+
+/// Whose all of them are, if they are of one.
+fn owner_of_all<'i>(missing: &[&'i Import]) -> Option<&'i str> {
+    let owner = |import: &&'i Import| match &import.status {
+        ImportStatus::Missing { owner } => owner.as_deref(),
+        _ => None,
+    };
+    let first = missing.first().and_then(owner)?;
+    missing.iter().all(|import| owner(import) == Some(first)).then_some(first)
+}
 
 fn describe_miss(import: &Import) -> String {
     match &import.status {
@@ -187,12 +204,18 @@ fn describe_miss(import: &Import) -> String {
     }
 }
 
-fn hint_for(import: &Import, name: &str) -> String {
-    match import.module.as_str() {
-        "wasi_unstable" => "rebuild it with a toolchain of after 2020, for `wasm32-wasip1`".to_owned(),
-        "wbg" | "gojs" | "go" => "it was built for a browser; rebuild it for `wasm32-wasip1` (Go: `GOOS=wasip1`)".to_owned(),
-        module if module.starts_with("__wbindgen") => "it was built for a browser; rebuild it for `wasm32-wasip1`".to_owned(),
-        _ => format!("`anyport inspect {name}` shows every import and which runtimes have it"),
+fn hint_for(import: &Import) -> String {
+    match (import.module.as_str(), &import.status) {
+        ("wasi_unstable", _) => "rebuild it with a toolchain of after 2020, for `wasm32-wasip1`".to_owned(),
+        ("wbg" | "gojs" | "go", _) => "rebuild it for `wasm32-wasip1` (Go: `GOOS=wasip1`)".to_owned(),
+        (module, _) if module.starts_with("__wbindgen") => "rebuild it for `wasm32-wasip1`".to_owned(),
+        (_, ImportStatus::OtherShape { .. }) => {
+            format!("rebuild it with a toolchain or library whose `{}` is one of these", import.name)
+        }
+        (_, ImportStatus::Missing { owner: Some(_) }) => {
+            "run it with what it was built for, or rebuild it for `wasm32-wasip1`".to_owned()
+        }
+        _ => "rebuild it for `wasm32-wasip1`: no runtime that is known here has that import".to_owned(),
     }
 }
 

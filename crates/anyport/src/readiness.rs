@@ -2,7 +2,6 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -36,63 +35,131 @@ pub(crate) enum Source {
 pub(crate) struct Watch {
     pub(crate) source: Source,
     pub(crate) interest: Interest,
+    /// The guest was told of this readiness already and did not use it.
+    pub(crate) stale: bool,
     pub(crate) outcome: Option<Result<Ready, Errno>>,
 }
 
 impl Watch {
     pub(crate) fn new(source: Source, interest: Interest) -> Self {
-        Self { source, interest, outcome: None }
+        Self { source, interest, stale: false, outcome: None }
     }
 
-    /// Polls once; true when there is an outcome.
-    fn poll(&mut self, context: &mut Context<'_>) -> bool {
+    /// Polls once.
+    fn poll(&mut self, context: &mut Context<'_>) -> News {
         let polled = match &self.source {
             Source::Socket(endpoint) => endpoint.poll_ready(context, self.interest),
             Source::Stdio(stdio) => stdio.poll_ready(context, self.interest),
             Source::File => Poll::Ready(Ok(Ready::default())),
             Source::Never => Poll::Pending,
         };
-        if let Poll::Ready(outcome) = polled {
-            self.outcome = Some(outcome.map_err(Errno::from));
+        match polled {
+            Poll::Pending => News::None,
+            Poll::Ready(outcome) => {
+                // A hang-up is news, however often writability was told.
+                let stale = self.stale && outcome.as_ref().is_ok_and(|ready| !ready.hangup);
+                self.outcome = Some(outcome.map_err(Errno::from));
+                if stale { News::Stale } else { News::Fresh }
+            }
         }
-        self.outcome.is_some()
     }
 }
 
-/// Waits until one watch has an outcome or patience ends; every watch that is ready by then has its
-/// outcome. What is known to be ready costs no syscall.
-pub(crate) async fn any(watches: &mut [Watch], patience: Patience) {
-    let mut poll_all = |context: &mut Context<'_>| {
-        let mut some = false;
-        for watch in watches.iter_mut() {
-            some |= watch.poll(context);
-        }
-        some
-    };
-    let deadline = match patience {
-        Patience::None => {
-            poll_fn(|context| Poll::Ready(poll_all(context))).await;
+/// What a look at the watches brought, in rising order.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum News {
+    None,
+    Stale,
+    Fresh,
+}
+
+/// Keeps a guest that polls in a loop from burning its core or starving its sockets.
+///
+/// mio on preview1 subscribes to writability for as long as a connection is open, and tokio never
+/// uses it up: on a level-triggered `poll_oneoff` every server built so spins while a client is
+/// connected. So what was told and not used is told again only after a pause, which anything new
+/// ends at once.
+#[derive(Debug, Default)]
+pub(crate) struct Pacing {
+    /// Pauses in a row that nothing new has ended.
+    pauses: u32,
+    /// Answers in a row for which the poller was not asked.
+    unasked: u32,
+}
+
+/// The first pause, and how often it may double: 1 to 64 ms. A guest that depends on being told
+/// the same again gets it; more than that would be felt.
+const PAUSE: Duration = Duration::from_millis(1);
+const PAUSE_DOUBLINGS: u32 = 6;
+
+/// Answers from known readiness after which the poller is asked all the same: one connection that
+/// always has data must not hide the others.
+const UNASKED_MOST: u32 = 16;
+
+impl Pacing {
+    /// Waits until one watch has news or patience ends; every watch that is ready by then has its
+    /// outcome. What is known to be ready costs no syscall.
+    pub(crate) async fn any(&mut self, watches: &mut [Watch], patience: Patience) {
+        if patience == Patience::None {
+            look(watches).await;
             return;
         }
-        Patience::Forever => None,
-        Patience::Until(deadline) => Some(deadline),
-    };
-    let ready = poll_fn(|context| if poll_all(context) { Poll::Ready(()) } else { Poll::Pending });
-    match deadline {
-        None => ready.await,
-        Some(deadline) if deadline <= Instant::now() => {
-            let mut ready = pin!(ready);
-            if !poll_fn(|context| Poll::Ready(ready.as_mut().poll(context).is_ready())).await {
-                // Lets the poller look once: a guest may spin on a zero timeout.
-                tokio::task::yield_now().await;
-                poll_fn(|context| Poll::Ready(ready.as_mut().poll(context).is_ready())).await;
-            }
+        if self.unasked >= UNASKED_MOST {
+            self.unasked = 0;
+            tokio::task::yield_now().await;
         }
-        Some(deadline) => {
-            // An error is the end of the time, which is what was asked for.
-            let _ = tokio::time::timeout_at(deadline.into(), ready).await;
+        let mut deadline = match patience {
+            Patience::Until(deadline) => Some(deadline),
+            Patience::Forever | Patience::None => None,
+        };
+        match look(watches).await {
+            News::Fresh => {
+                self.unasked += 1;
+                self.pauses = 0;
+                return;
+            }
+            News::Stale => {
+                let pause = Instant::now() + PAUSE * (1 << self.pauses.min(PAUSE_DOUBLINGS));
+                deadline = Some(deadline.map_or(pause, |deadline| deadline.min(pause)));
+                self.pauses += 1;
+            }
+            News::None => {}
+        }
+        self.unasked = 0;
+        if until(watches, deadline).await {
+            self.pauses = 0;
         }
     }
+}
+
+/// Polls every watch once, without waiting.
+async fn look(watches: &mut [Watch]) -> News {
+    poll_fn(|context| Poll::Ready(poll_all(watches, context))).await
+}
+
+/// Waits for fresh news; false when the deadline came first.
+async fn until(watches: &mut [Watch], deadline: Option<Instant>) -> bool {
+    let fresh = poll_fn(|context| match poll_all(watches, context) {
+        News::Fresh => Poll::Ready(()),
+        News::Stale | News::None => Poll::Pending,
+    });
+    match deadline {
+        None => {
+            fresh.await;
+            true
+        }
+        Some(deadline) if deadline <= Instant::now() => {
+            drop(fresh);
+            // Lets the poller look once: a guest may spin on a zero timeout.
+            tokio::task::yield_now().await;
+            look(watches).await == News::Fresh
+        }
+        Some(deadline) => tokio::time::timeout_at(deadline.into(), fresh).await.is_ok(),
+    }
+}
+
+fn poll_all(watches: &mut [Watch], context: &mut Context<'_>) -> News {
+    watches.iter_mut().map(|watch| watch.poll(context)).max().unwrap_or(News::None)
 }
 
 /// Waits for one direction of a socket. [`Errno::Again`] says that the timeout passed, as

@@ -1,5 +1,6 @@
 //! The dialects: thin tables of hostcalls over the verbs of `guest.rs`.
 
+pub(crate) mod document;
 pub(crate) mod hostcall;
 pub(crate) mod preview1;
 pub(crate) mod wasmedge;

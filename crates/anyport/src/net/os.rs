@@ -194,7 +194,8 @@ impl Endpoint {
     pub(super) fn poll_ready(&self, context: &mut Context<'_>, interest: Interest) -> Poll<io::Result<Ready>> {
         loop {
             let mut guard = ready!(self.poll_cached(context, interest))?;
-            let suspect = guard.ready().is_write_closed() || self.closing.load(Ordering::Relaxed);
+            let seen = guard.ready();
+            let suspect = seen.is_read_closed() || seen.is_write_closed() || self.closing.load(Ordering::Relaxed);
             let ready = Ready { hangup: suspect && self.hung_up() };
             if interest == Interest::Write || !self.doubtful.load(Ordering::Relaxed) || ready.hangup {
                 return Poll::Ready(Ok(ready));

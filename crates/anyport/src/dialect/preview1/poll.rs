@@ -4,16 +4,15 @@
 //! listener polled for writing neither fires nor fails, hang-up only when both directions are closed.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::descriptor::Descriptor;
+use crate::descriptor::Socket;
 use crate::dialect::hostcall::{Fault, Hostcall};
 use crate::errno::Errno;
 use crate::guest::Guest;
 use crate::memory::Memory;
 use crate::net::{Interest, Ready};
-use crate::readiness::{self, Patience, Source, Watch};
+use crate::readiness::{Patience, Source, Watch};
 
 use super::clock;
 
@@ -52,22 +51,10 @@ struct Subscription {
 struct Wait {
     subscriptions: Vec<Subscription>,
     watches: Vec<Watch>,
-    /// For an edge-triggered wait, beside each watch: whether its readiness was told before.
-    edges: Vec<Option<Edge>>,
+    /// Beside each watch, the socket that remembers what its guest was told.
+    sockets: Vec<Option<Arc<Socket>>>,
     soonest: Option<Instant>,
     failed: bool,
-}
-
-/// Where a socket remembers that its readiness was told.
-struct Edge {
-    socket: Arc<crate::descriptor::Socket>,
-    interest: Interest,
-}
-
-impl Edge {
-    fn told(&self) -> &AtomicBool {
-        &self.socket.edges[usize::from(self.interest == Interest::Write)]
-    }
 }
 
 /// `poll_oneoff(in, out, nsubscriptions) -> size`
@@ -94,7 +81,7 @@ async fn poll(guest: &mut Guest, memory: &mut Memory<'_>, subscriptions: u32, ev
     // Nothing to wait for is nothing to tell, as on WasmEdge; mio passes no subscription at times.
     if count > 0 {
         let patience = wait.patience();
-        readiness::any(&mut wait.watches, patience).await;
+        guest.pacing.any(&mut wait.watches, patience).await;
     }
     let told = wait.write_events(memory, events)?;
     Ok(memory.write(ro_nevents, told)?)
@@ -136,15 +123,14 @@ impl Wait {
             Ok(source) => source,
             Err(errno) => return Wanted::Failed(errno),
         };
-        let edge = match guest.descriptors.get(fd) {
-            Ok(Descriptor::Socket(socket)) if edge => Some(Edge { socket, interest }),
-            _ => None,
-        };
-        if edge.as_ref().is_some_and(|edge| edge.told().load(Ordering::Relaxed)) {
+        let socket = guest.descriptors.socket(fd).ok();
+        let told = socket.as_ref().is_some_and(|socket| socket.was_told(interest));
+        if told && edge {
             source = Source::Never;
         }
-        self.watches.push(Watch::new(source, interest));
-        self.edges.push(edge);
+        let stale = told && interest == Interest::Write;
+        self.watches.push(Watch { stale, ..Watch::new(source, interest) });
+        self.sockets.push(socket);
         Wanted::Watch(self.watches.len() - 1)
     }
 
@@ -168,8 +154,8 @@ impl Wait {
                 Wanted::Watch(index) => match self.watches[*index].outcome {
                     None => continue,
                     Some(outcome) => {
-                        if let Some(edge) = &self.edges[*index] {
-                            edge.told().store(true, Ordering::Relaxed);
+                        if let Some(socket) = &self.sockets[*index] {
+                            socket.tell(self.watches[*index].interest);
                         }
                         outcome
                     }

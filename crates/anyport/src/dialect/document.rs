@@ -1,0 +1,40 @@
+//! The tables as a page for people: DIALECTS.md, which `tests/dialects.rs` keeps true.
+
+use super::TABLES;
+use super::hostcall::{Row, Table};
+
+/// The text of DIALECTS.md.
+pub fn dialects_markdown() -> String {
+    let mut page = OPENING.to_owned();
+    for table in TABLES {
+        page.push_str(&section(table));
+    }
+    page
+}
+
+fn section(table: &Table) -> String {
+    let rows: String = table.rows.iter().map(line).collect();
+    format!(
+        "\n## {}\n\nModule `{}`, {} functions.\n\n| function | type | parameters |\n|---|---|---|\n{rows}",
+        table.dialect,
+        table.module,
+        table.rows.len(),
+    )
+}
+
+fn line(row: &Row) -> String {
+    let params: Vec<&str> = row.params.iter().map(|param| param.name).collect();
+    let params = if params.is_empty() { String::new() } else { format!("`{}`", params.join(", ")) };
+    format!("| `{}` | `{}` | {params} |\n", row.name, row.signature())
+}
+
+const OPENING: &str = "\
+# Dialects
+
+Every function that a guest can import, by dialect. Made from the tables in `crates/anyport/src/dialect`
+by `just dialects`; a test fails when it is stale.
+
+An import is found by its module, its name *and* its type, so one module may mix dialects, and may import
+one name with two types. In a type, `i` is an i32 and `I` an i64. The result is an errno; a function without
+one does not return. A parameter that begins with `ro_` points to where a result is written.
+";
