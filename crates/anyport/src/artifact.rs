@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::path::Path;
+use std::sync::OnceLock;
 
 use crate::error::{Error, ErrorKind};
 
@@ -10,6 +11,7 @@ use crate::error::{Error, ErrorKind};
 pub struct Artifact {
     name: String,
     bytes: Vec<u8>,
+    digest: OnceLock<blake3::Hash>,
 }
 
 /// What the first bytes of a file say it is.
@@ -42,7 +44,7 @@ impl Artifact {
         let path = path.as_ref();
         let name = path.display().to_string();
         match std::fs::read(path) {
-            Ok(bytes) => Ok(Self { name, bytes }),
+            Ok(bytes) => Ok(Self::from_bytes(name, bytes)),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 Err(Error::new(ErrorKind::NotFound, format!("there is no file `{name}`")))
             }
@@ -56,7 +58,7 @@ impl Artifact {
 
     /// Bytes that are at hand already, under a name for messages.
     pub fn from_bytes(name: impl Into<String>, bytes: impl Into<Vec<u8>>) -> Self {
-        Self { name: name.into(), bytes: bytes.into() }
+        Self { name: name.into(), bytes: bytes.into(), digest: OnceLock::new() }
     }
 
     /// The name for messages: the path, for a file.
@@ -67,6 +69,11 @@ impl Artifact {
     /// The bytes as they were read.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
+    }
+
+    /// The digest of the bytes: what the compile cache knows it by.
+    pub(crate) fn digest(&self) -> &blake3::Hash {
+        self.digest.get_or_init(|| blake3::hash(&self.bytes))
     }
 
     /// What it is, by its first bytes.

@@ -81,6 +81,11 @@ impl Cache {
         Ok(entries.len())
     }
 
+    /// Whether there seems to be an entry: [`Cache::find`] may still refuse it.
+    pub(crate) fn contains(&self, key: &str) -> bool {
+        self.sum_path(key).exists()
+    }
+
     /// The file of an entry that is whole, marked as used now.
     pub(crate) fn find(&self, key: &str) -> Option<PathBuf> {
         let path = self.module_path(key);
@@ -97,15 +102,17 @@ impl Cache {
         Some(path)
     }
 
-    /// Writes an entry and makes room for it.
+    /// Writes an entry and makes room for it; the file it is in.
     ///
     /// # Errors
     /// The disk is full or read-only: the caller goes on without.
-    pub(crate) fn store(&self, key: &str, compiled: &[u8]) -> io::Result<()> {
+    pub(crate) fn store(&self, key: &str, compiled: &[u8]) -> io::Result<PathBuf> {
         self.evict(u64::try_from(compiled.len()).unwrap_or(u64::MAX))?;
         // The sum last: without it the module is no entry.
-        self.write(&self.module_path(key), compiled)?;
-        self.write(&self.sum_path(key), blake3::hash(compiled).to_hex().as_bytes())
+        let path = self.module_path(key);
+        self.write(&path, compiled)?;
+        self.write(&self.sum_path(key), blake3::hash(compiled).to_hex().as_bytes())?;
+        Ok(path)
     }
 
     /// Writes beside, then renames: a reader sees all or nothing.

@@ -48,7 +48,7 @@ impl Engine {
 
     /// Whether a compiled copy is at hand.
     pub(crate) fn is_cached(&self, artifact: &Artifact) -> bool {
-        self.cache.as_ref().is_some_and(|cache| cache.find(&self.key(artifact)).is_some())
+        self.cache.as_ref().is_some_and(|cache| cache.contains(&self.key(artifact)))
     }
 
     /// The module, compiled or from the cache.
@@ -59,12 +59,18 @@ impl Engine {
             tracing::debug!("`{artifact}` is taken from the cache");
             return Ok(module);
         }
-        let module = self.compile_anew(artifact)?;
-        let stored = module.serialize().map_err(std::io::Error::other).and_then(|compiled| cache.store(&key, &compiled));
-        if let Err(error) = stored {
-            tracing::warn!("the compiled module is not kept: {error}");
+        let compiled = self.precompile(artifact)?;
+        match cache.store(&key, &compiled) {
+            // Mapped from the file as at every later start, so that the compiler's memory is given back.
+            Ok(path) => {
+                if let Some(module) = self.load_cached(&path) {
+                    return Ok(module);
+                }
+            }
+            Err(error) => tracing::warn!("the compiled module is not kept: {error}"),
         }
-        Ok(module)
+        // SAFETY: this engine made these bytes just now.
+        unsafe { Module::deserialize(&self.wasmtime, &compiled) }.map_err(|error| invalid(artifact, &error))
     }
 
     /// Machine code for this machine, to be loaded with [`Engine::load_trusted`].
@@ -102,7 +108,7 @@ impl Engine {
     fn key(&self, artifact: &Artifact) -> String {
         let mut hasher = DefaultHasher::new();
         self.wasmtime.precompile_compatibility_hash().hash(&mut hasher);
-        format!("{}-{:016x}", blake3::hash(artifact.bytes()).to_hex(), hasher.finish())
+        format!("{}-{:016x}", artifact.digest().to_hex(), hasher.finish())
     }
 }
 

@@ -386,3 +386,28 @@ impl Guest {
         })
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::policy::Policy;
+    use crate::stdio::StdioTarget;
+
+    /// A guest with nothing but null streams.
+    pub(crate) fn guest() -> Guest {
+        let stdio = || Stdio::new(StdioTarget::Null, 0).expect("null is always there");
+        let Ok(published) = Published::reserve(Network::Os, &[]) else { panic!("nothing to reserve") };
+        let setup = Setup {
+            stdio: [stdio(), stdio(), stdio()],
+            files: wasmtime_wasi::WasiCtxBuilder::new().build_p1(),
+            directories: 0,
+            generation: Generation::NotWasmEdge,
+            listeners: Vec::new(),
+            limits: Arc::default(),
+            network: Network::Os,
+            published: Arc::new(published),
+            gate: Arc::new(Gate::new(Policy::default())),
+        };
+        Guest::new(setup).expect("room for three")
+    }
+}

@@ -29,8 +29,9 @@ pub(crate) struct Endpoint {
     closing: AtomicBool,
     /// The last read or accept may have taken all there was: readable must be asked of the kernel.
     doubtful: AtomicBool,
-    /// An `EAGAIN` was answered from the cache; the next one asks the kernel, so that a guest that
-    /// retries without ever waiting still makes progress.
+    /// An `EAGAIN` was answered from the cache: the next call asks the kernel, so that a guest that
+    /// retries without ever waiting still makes progress. So does the first call of all, since a
+    /// new connection often brings its first bytes along.
     again: [AtomicBool; 2],
 }
 
@@ -44,7 +45,7 @@ enum After {
 
 impl From<OwnedFd> for Endpoint {
     fn from(fd: OwnedFd) -> Self {
-        Self { fd: Arc::new(fd), poller: OnceLock::new(), closing: AtomicBool::new(false), doubtful: AtomicBool::new(false), again: Default::default() }
+        Self { fd: Arc::new(fd), poller: OnceLock::new(), closing: AtomicBool::new(false), doubtful: AtomicBool::new(false), again: [AtomicBool::new(true), AtomicBool::new(true)] }
     }
 }
 
@@ -224,9 +225,8 @@ impl Endpoint {
                     again.store(false, Ordering::Relaxed);
                     match (after, guard.as_mut()) {
                         (After::Exhausted, Some(guard)) => guard.clear_ready(),
-                        (After::Unknown, _) if interest == Interest::Read => {
-                            self.doubtful.store(true, Ordering::Relaxed);
-                        }
+                        // Even if nothing is left, the poller may be about to tell of what was there.
+                        _ if interest == Interest::Read => self.doubtful.store(true, Ordering::Relaxed),
                         _ => {}
                     }
                     return Ok(value);
