@@ -1,4 +1,5 @@
 //! Serves a module inside another Rust program: `cargo run --example serve -- FILE PORT`.
+#![allow(clippy::print_stderr, reason = "an example tells what it does")]
 
 use anyport::{Artifact, Policy, Publish, Runtime, StdioTarget};
 

@@ -49,8 +49,7 @@ impl Artifact {
                 Err(Error::new(ErrorKind::NotFound, format!("there is no file `{name}`")))
             }
             Err(error) if error.kind() == std::io::ErrorKind::IsADirectory => {
-                Err(Error::not_runnable(format!("`{name}` is a directory"))
-                    .with_hint("name the .wasm file in it"))
+                Err(Error::not_runnable(format!("`{name}` is a directory")).with_hint("name the .wasm file in it"))
             }
             Err(error) => Err(Error::not_runnable(format!("`{name}` cannot be read: {error}"))),
         }

@@ -160,7 +160,9 @@ impl Cache {
         for file in fs::read_dir(&self.folder)? {
             let file = file?;
             let path = file.path();
-            let Some(key) = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(".cwasm")) else {
+            let Some(key) =
+                path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(".cwasm"))
+            else {
                 continue;
             };
             // Another process may have removed it meanwhile.

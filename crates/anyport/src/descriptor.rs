@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use crate::address::Family;
 use crate::errno::Errno;
-use crate::net::{Endpoint, Interest};
 use crate::net::tcp::Tcp;
 use crate::net::udp::Udp;
+use crate::net::{Endpoint, Interest};
 use crate::stdio::Stdio;
 
 /// One open descriptor. Cheap to clone: take it out of the table, then wait.
@@ -30,6 +30,8 @@ pub(crate) struct Socket {
     /// Microseconds; 0 waits for ever, as `SO_RCVTIMEO` has it.
     receive_timeout: AtomicU64,
     send_timeout: AtomicU64,
+    /// Its guest sends twice in a row, as head and body of an answer: worth one packet.
+    pub(crate) sends_in_pairs: AtomicBool,
     /// The guest has shut down a direction.
     pub(crate) was_shut_down: AtomicBool,
     /// Accepted from a listener, for the rights that `WasmEdge` shows.
@@ -51,6 +53,7 @@ impl Socket {
             nonblocking: AtomicBool::new(false),
             receive_timeout: AtomicU64::new(0),
             send_timeout: AtomicU64::new(0),
+            sends_in_pairs: AtomicBool::new(false),
             was_shut_down: AtomicBool::new(false),
             accepted: false,
             told: Default::default(),

@@ -120,7 +120,8 @@ pub(crate) fn validate(artifact: &Artifact) -> Result<(), Error> {
 fn invalid(artifact: &Artifact, error: &wasmtime::Error) -> Error {
     let why = error.root_cause().to_string();
     // The compiler has the offset in front, in decimal; the parser behind, in hexadecimal.
-    let why = why.strip_prefix("Invalid input WebAssembly code at offset ")
+    let why = why
+        .strip_prefix("Invalid input WebAssembly code at offset ")
         .and_then(|rest| rest.split_once(": "))
         .and_then(|(offset, message)| Some(format!("{message} (at offset {:#x})", offset.parse::<u64>().ok()?)))
         .unwrap_or(why);

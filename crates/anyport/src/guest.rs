@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use wasmtime_wasi::p1::WasiP1Ctx;
 
-use crate::address::{Family, Transport};
+use crate::address::{Family, Publish, Transport};
 use crate::descriptor::{Descriptor, Descriptors, Opened, Socket, SocketKind};
 use crate::errno::Errno;
 use crate::limits::{Growth, Limits};
@@ -38,6 +38,10 @@ pub(crate) struct Guest {
     network: Network,
     published: Arc<Published>,
     gate: Arc<Gate>,
+    on_listen: Option<OnListen>,
+    /// The socket that the guest sent on last, if it has made no other hostcall since; and whether
+    /// those bytes are held back for the next send.
+    sent: Option<(Arc<Socket>, bool)>,
     /// One clone for each accepted connection that is open.
     connections: Permit,
 }
@@ -84,6 +88,9 @@ impl From<Denial> for Errno {
     }
 }
 
+/// Told when a published port begins to be served: what it is published as, its address on the host.
+pub(crate) type OnListen = Arc<dyn Fn(Publish, SocketAddr) + Send + Sync>;
+
 /// What a guest starts with.
 pub(crate) struct Setup {
     pub(crate) stdio: [Stdio; 3],
@@ -95,6 +102,7 @@ pub(crate) struct Setup {
     pub(crate) network: Network,
     pub(crate) published: Arc<Published>,
     pub(crate) gate: Arc<Gate>,
+    pub(crate) on_listen: Option<OnListen>,
 }
 
 /// The first directory in wasmtime-wasi's own table, after its standard streams.
@@ -129,6 +137,8 @@ impl Guest {
             network: setup.network,
             published: setup.published,
             gate: setup.gate,
+            on_listen: setup.on_listen,
+            sent: None,
             connections: Permit::default(),
         })
     }
@@ -166,9 +176,21 @@ impl Guest {
                 None => tcp.bind(address),
             },
             SocketKind::Udp(udp) => match self.gate.bind(address, Transport::Udp)? {
-                Some(index) => udp.adopt(self.published.claim(index)?, address),
+                Some(index) => {
+                    udp.adopt(self.published.claim(index)?, address)?;
+                    self.tell_of_port(Transport::Udp, socket.endpoint().local_address()?);
+                    Ok(())
+                }
                 None => udp.bind(address),
             },
+        }
+    }
+
+    /// Tells the embedder that a published port is served from now on.
+    fn tell_of_port(&self, transport: Transport, host: SocketAddr) {
+        let is_it = |(publish, address): &(Publish, SocketAddr)| publish.transport == transport && *address == host;
+        if let (Some(tell), Some((publish, address))) = (&self.on_listen, self.published.addresses().find(is_it)) {
+            tell(publish, address);
         }
     }
 
@@ -179,7 +201,12 @@ impl Guest {
         if let Some(unpublished) = tcp.unpublished_address()? {
             self.gate.listen_unpublished(unpublished)?;
         }
-        tcp.listen(backlog)
+        if tcp.is_listening() {
+            return Ok(());
+        }
+        tcp.listen(backlog)?;
+        self.tell_of_port(Transport::Tcp, tcp.endpoint().local_address()?);
+        Ok(())
     }
 
     /// The next connection of a listener; waits if the listener blocks.
@@ -214,7 +241,10 @@ impl Guest {
     fn is_crowded(&self) -> bool {
         let crowded = Arc::strong_count(&self.connections) > self.limits.connections;
         if crowded {
-            tracing::debug!("the guest holds {} connections, its most; add `--limit connections=N`", self.limits.connections);
+            tracing::debug!(
+                "the guest holds {} connections, its most; add `--limit connections=N`",
+                self.limits.connections
+            );
         }
         crowded
     }
@@ -241,11 +271,7 @@ impl Guest {
 
     /// Receives into the buffers; 0 is the end of the stream. Waits if the socket blocks.
     pub(crate) async fn receive(
-        &mut self,
-        socket: &Socket,
-        memory: &mut Memory<'_>,
-        mut buffers: Buffers,
-        flags: ReceiveFlags,
+        &mut self, socket: &Socket, memory: &mut Memory<'_>, mut buffers: Buffers, flags: ReceiveFlags,
     ) -> Result<usize, Failure> {
         let mut total = 0;
         socket.used(Interest::Read);
@@ -275,15 +301,18 @@ impl Guest {
     }
 
     /// Sends the buffers: all of them if the socket blocks, else what goes at once.
-    pub(crate) async fn send(&mut self, socket: &Socket, memory: &Memory<'_>, mut buffers: Buffers) -> Result<usize, Failure> {
+    pub(crate) async fn send(
+        &mut self, socket: &Arc<Socket>, memory: &Memory<'_>, mut buffers: Buffers,
+    ) -> Result<usize, Failure> {
         let mut total = 0;
         socket.used(Interest::Write);
+        let more = self.expect_more(socket);
         let endpoint = socket.stream()?;
         if buffers.is_empty() {
             return Ok(0);
         }
         loop {
-            match memory.gather(&buffers, |slices| endpoint.send(slices))? {
+            match memory.gather(&buffers, |slices| endpoint.send(slices, more))? {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     if socket.is_nonblocking() {
                         return if total > 0 { Ok(total) } else { Err(Errno::Again.into()) };
@@ -305,8 +334,40 @@ impl Guest {
         }
     }
 
+    /// Whether to hold a send back, since the guest will send again at once: hyper 0.14 and others
+    /// send head and body apart, which would be two packets and two wake-ups of the client.
+    fn expect_more(&mut self, socket: &Arc<Socket>) -> bool {
+        let second = match &self.sent {
+            Some((last, held)) if Arc::ptr_eq(last, socket) => {
+                // Held: this send takes it along. Not held: a pair, so hold back the next time.
+                socket.sends_in_pairs.fetch_or(!held, Ordering::Relaxed);
+                true
+            }
+            Some(_) => {
+                self.push_sent();
+                false
+            }
+            None => false,
+        };
+        let streams = matches!(socket.kind, SocketKind::Tcp(_));
+        let more = streams && !second && socket.sends_in_pairs.load(Ordering::Relaxed);
+        self.sent = Some((Arc::clone(socket), more));
+        more
+    }
+
+    /// Sends what was held back: the guest does something else first. Called at every other hostcall
+    /// and at every tick, so that nothing waits longer.
+    pub(crate) fn push_sent(&mut self) {
+        if let Some((socket, true)) = self.sent.take() {
+            socket.sends_in_pairs.store(false, Ordering::Relaxed);
+            socket.endpoint().push();
+        }
+    }
+
     /// Receives one datagram into a buffer of the host's.
-    async fn receive_from(&mut self, socket: &Socket, buffer: &mut [u8], flags: ReceiveFlags) -> Result<Datagram, Errno> {
+    async fn receive_from(
+        &mut self, socket: &Socket, buffer: &mut [u8], flags: ReceiveFlags,
+    ) -> Result<Datagram, Errno> {
         socket.used(Interest::Read);
         let endpoint = socket.stream()?;
         loop {
@@ -321,11 +382,7 @@ impl Guest {
 
     /// Receives one datagram into the guest's buffers.
     pub(crate) async fn receive_datagram(
-        &mut self,
-        socket: &Socket,
-        memory: &mut Memory<'_>,
-        buffers: &Buffers,
-        flags: ReceiveFlags,
+        &mut self, socket: &Socket, memory: &mut Memory<'_>, buffers: &Buffers, flags: ReceiveFlags,
     ) -> Result<Datagram, Failure> {
         let mut bytes = vec![0; buffers.total()];
         let datagram = self.receive_from(socket, &mut bytes, flags).await?;
@@ -380,7 +437,9 @@ impl Guest {
             Descriptor::Stdio(stdio) => Source::Stdio(stdio),
             Descriptor::Socket(socket) => match &socket.kind {
                 // tokio polls listeners for writing too: that must neither fire nor fail.
-                SocketKind::Tcp(tcp) if tcp.is_listening() && (interest == Interest::Write || self.is_crowded()) => Source::Never,
+                SocketKind::Tcp(tcp) if tcp.is_listening() && (interest == Interest::Write || self.is_crowded()) => {
+                    Source::Never
+                }
                 _ => Source::Socket(socket.endpoint()),
             },
         })
@@ -407,6 +466,7 @@ pub(crate) mod tests {
             network: Network::Os,
             published: Arc::new(published),
             gate: Arc::new(Gate::new(Policy::default())),
+            on_listen: None,
         };
         Guest::new(setup).expect("room for three")
     }

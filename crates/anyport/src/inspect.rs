@@ -90,7 +90,8 @@ pub fn inspect(artifact: &Artifact) -> Inspection {
     dialects.dedup();
     let wants = contents.wants();
     // A file that is damaged is so for every runtime.
-    let judged = contents.is_command() && (problem.is_none() || contents.imports.iter().any(|import| import.dialect().is_none()));
+    let judged = contents.is_command()
+        && (problem.is_none() || contents.imports.iter().any(|import| import.dialect().is_none()));
     Inspection {
         name: artifact.name().to_owned(),
         bytes: artifact.bytes().len(),
@@ -123,8 +124,10 @@ fn read(artifact: &Artifact) -> Result<Contents, Error> {
         ArtifactKind::Module => parse(artifact),
         ArtifactKind::NotWasm => Err(artifact.not_wasm()),
         ArtifactKind::Component => Err(component(artifact)),
-        ArtifactKind::Precompiled => Err(Error::not_runnable(format!("`{artifact}` is machine code, compiled ahead of time, which cannot be checked"))
-            .with_hint("if you made it with `anyport compile`, say so: `anyport run --allow-precompiled`")),
+        ArtifactKind::Precompiled => Err(Error::not_runnable(format!(
+            "`{artifact}` is machine code, compiled ahead of time, which cannot be checked"
+        ))
+        .with_hint("if you made it with `anyport compile`, say so: `anyport run --allow-precompiled`")),
     }
 }
 
@@ -140,7 +143,8 @@ fn parse(artifact: &Artifact) -> Result<Contents, Error> {
         } else {
             format!("`{artifact}` is not a valid module: {error}")
         };
-        Error::not_runnable(what).with_hint("build or download it again: it is damaged, or uses a proposal that is not supported")
+        Error::not_runnable(what)
+            .with_hint("build or download it again: it is damaged, or uses a proposal that is not supported")
     })
 }
 
@@ -157,13 +161,16 @@ fn types_of(bytes: &[u8]) -> wasmparser::Result<Types> {
 
 impl Contents {
     fn of(types: TypesRef<'_>) -> Self {
-        let imports = types.core_imports().into_iter().flatten().map(|(module, name, kind)| {
-            Import::resolve(module, name, describe(types, &kind))
-        });
-        let exports = types.core_exports().into_iter().flatten().map(|(name, kind)| Export {
-            name: name.to_owned(),
-            signature: describe(types, &kind),
-        });
+        let imports = types
+            .core_imports()
+            .into_iter()
+            .flatten()
+            .map(|(module, name, kind)| Import::resolve(module, name, describe(types, &kind)));
+        let exports = types
+            .core_exports()
+            .into_iter()
+            .flatten()
+            .map(|(name, kind)| Export { name: name.to_owned(), signature: describe(types, &kind) });
         Self { imports: imports.collect(), exports: exports.collect() }
     }
 
@@ -199,18 +206,34 @@ impl Contents {
                 .with_hint("rebuild it for `wasm32-wasip1`");
         }
         let (what, hint) = if self.exports("_initialize", "()") {
-            ("is a reactor: it has functions to call and nothing that runs by itself", "build it as a command (a program with `main`)")
+            (
+                "is a reactor: it has functions to call and nothing that runs by itself",
+                "build it as a command (a program with `main`)",
+            )
+        } else if let Some(start) = self.exports.iter().find(|export| export.name == "_start") {
+            return Error::not_runnable(format!(
+                "`{artifact}` exports a `_start` that cannot be called: it is {}",
+                start.signature
+            ))
+            .with_hint("build it as a command (a program with `main`) for `wasm32-wasip1`");
         } else if self.exports.is_empty() {
             ("is empty: it exports nothing", "build it as a command (a program with `main`)")
         } else {
-            ("is a library: it exports no `_start`", "build it as a command (a program with `main`) for `wasm32-wasip1`")
+            (
+                "is a library: it exports no `_start`",
+                "build it as a command (a program with `main`) for `wasm32-wasip1`",
+            )
         };
         Error::not_runnable(format!("`{artifact}` {what}")).with_hint(hint)
     }
 
     fn wants(&self) -> Vec<Want> {
         let mut wants = Vec::new();
-        let mut want = |wanted: bool, want: Want| if wanted { wants.push(want) };
+        let mut want = |wanted: bool, want: Want| {
+            if wanted {
+                wants.push(want)
+            }
+        };
         want(self.imports("sock_listen"), Want::Listen);
         want(link::takes_listeners(&self.imports), Want::AcceptPreopened);
         want(self.imports("sock_connect"), Want::Connect);
@@ -243,7 +266,9 @@ impl Contents {
             }
         };
         let wasmtime36 = match preview1_only("Wasmtime 36 to 46", "") {
-            Verdict { runs: false, why, .. } if why.is_empty() => verdict("Wasmtime 36 to 46", true, "with `-S preview2=n -S tcplisten=ADDR`"),
+            Verdict { runs: false, why, .. } if why.is_empty() => {
+                verdict("Wasmtime 36 to 46", true, "with `-S preview2=n -S tcplisten=ADDR`")
+            }
             other => other,
         };
         let wasmedge = match unknown {

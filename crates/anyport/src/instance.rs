@@ -5,6 +5,7 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use wasmtime::{Module, Store, Trap, UpdateDeadline, WasmBacktrace};
+use wiggle::GuestError;
 
 use crate::dialect::preview1::process::Exit;
 use crate::engine::Engine;
@@ -34,13 +35,17 @@ pub(crate) async fn run(engine: Arc<Engine>, module: Module, guest: Guest) -> Ou
     store.limiter(|guest| &mut guest.growth);
     store.set_epoch_deadline(1);
     // tokio's own yield, so that the poller is asked too and timers fire.
-    store.epoch_deadline_callback(|_| Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now()))));
+    store.epoch_deadline_callback(|mut store| {
+        store.data_mut().push_sent();
+        Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())))
+    });
     let ended = {
         let mut started = pin!(start(&engine, &mut store, &module));
         poll_fn(|context| {
             let _running = engine.ticker.run();
             started.as_mut().poll(context)
-        }).await
+        })
+        .await
     };
     match ended {
         Ok(()) => Outcome::Exited(0),
@@ -62,7 +67,15 @@ fn outcome_of(error: &wasmtime::Error) -> Outcome {
     let reason = match error.downcast_ref::<Trap>() {
         Some(Trap::StackOverflow) => "its stack is full: a recursion without end".to_owned(),
         Some(trap) => trap.to_string().trim_start_matches("wasm trap: ").to_owned(),
-        None => error.root_cause().to_string(),
+        None => match error.downcast_ref() {
+            Some(GuestError::PtrOutOfBounds(region)) => {
+                format!(
+                    "it called the host with a pointer outside of its memory ({:#x}, for {} bytes)",
+                    region.start, region.len
+                )
+            }
+            _ => error.root_cause().to_string(),
+        },
     };
     let backtrace = error.downcast_ref::<WasmBacktrace>().map(ToString::to_string).unwrap_or_default();
     Outcome::Trapped { reason, backtrace }

@@ -10,7 +10,8 @@
 //! let server = runtime.load(&Artifact::from_file("server.wasm")?)?;
 //! let policy = Policy { publish: vec![Publish::loopback(8080)], ..Policy::default() };
 //! let running = server.env("PORT", "8080").policy(policy).start()?;
-//! println!("{:?} says {:?}", running.ports(), running.wait());
+//! println!("{:?}", running.ports());
+//! println!("{:?}", running.wait());
 //! # Ok::<(), anyport::Error>(())
 //! ```
 //!

@@ -136,7 +136,10 @@ impl wasmtime::ResourceLimiter for Growth {
         if allowed {
             self.table = total;
         } else {
-            self.refuse(format!("{} elements in its tables", self.table_most), format!("--limit table-elements={total}"));
+            self.refuse(
+                format!("{} elements in its tables", self.table_most),
+                format!("--limit table-elements={total}"),
+            );
         }
         Ok(allowed)
     }
@@ -145,8 +148,16 @@ impl wasmtime::ResourceLimiter for Growth {
 impl Limits {
     /// The names that [`Limits::set`] takes, in the order of the fields.
     pub const NAMES: &'static [&'static str] = &[
-        "memory-bytes", "table-elements", "descriptors", "connections", "copy-bytes",
-        "held-bytes", "random-bytes", "environment-bytes", "iovecs", "subscriptions",
+        "memory-bytes",
+        "table-elements",
+        "descriptors",
+        "connections",
+        "copy-bytes",
+        "held-bytes",
+        "random-bytes",
+        "environment-bytes",
+        "iovecs",
+        "subscriptions",
     ];
 
     /// Sets the limit of this name; `false` if there is none, or the number does not fit it.

@@ -70,7 +70,12 @@ impl Import {
 
 impl fmt::Display for Import {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}::{}{}", self.module, self.name, self.signature)
+        let Self { module, name, signature, .. } = self;
+        if signature.starts_with('(') {
+            write!(f, "{module}::{name}{signature}")
+        } else {
+            write!(f, "{signature} {module}::{name}")
+        }
     }
 }
 
@@ -141,17 +146,20 @@ fn owner_of(module: &str, name: &str) -> Option<&'static str> {
 
 /// A module's imports, each resolved.
 pub(crate) fn imports_of(module: &Module) -> Vec<Import> {
-    module.imports().map(|import| {
-        let signature = match import.ty() {
-            ExternType::Func(kind) => signature_of(kind.params(), kind.results()),
-            ExternType::Memory(kind) if kind.is_shared() => "shared memory".to_owned(),
-            ExternType::Memory(_) => "memory".to_owned(),
-            ExternType::Table(_) => "table".to_owned(),
-            ExternType::Global(_) => "global".to_owned(),
-            ExternType::Tag(_) => "tag".to_owned(),
-        };
-        Import::resolve(import.module(), import.name(), signature)
-    }).collect()
+    module
+        .imports()
+        .map(|import| {
+            let signature = match import.ty() {
+                ExternType::Func(kind) => signature_of(kind.params(), kind.results()),
+                ExternType::Memory(kind) if kind.is_shared() => "shared memory".to_owned(),
+                ExternType::Memory(_) => "memory".to_owned(),
+                ExternType::Table(_) => "table".to_owned(),
+                ExternType::Global(_) => "global".to_owned(),
+                ExternType::Tag(_) => "tag".to_owned(),
+            };
+            Import::resolve(import.module(), import.name(), signature)
+        })
+        .collect()
 }
 
 /// Whether a module waits for listeners to be handed to it: it accepts, and cannot listen.
@@ -207,8 +215,10 @@ fn describe_miss(import: &Import) -> String {
 fn hint_for(import: &Import) -> String {
     match (import.module.as_str(), &import.status) {
         ("wasi_unstable", _) => "rebuild it with a toolchain of after 2020, for `wasm32-wasip1`".to_owned(),
-        ("wbg" | "gojs" | "go", _) => "rebuild it for `wasm32-wasip1` (Go: `GOOS=wasip1`)".to_owned(),
-        (module, _) if module.starts_with("__wbindgen") => "rebuild it for `wasm32-wasip1`".to_owned(),
+        ("gojs" | "go", _) => "rebuild it with `GOOS=wasip1`".to_owned(),
+        (module, _) if module == "wbg" || module.starts_with("__wbindgen") => {
+            "rebuild it for `wasm32-wasip1`".to_owned()
+        }
         (_, ImportStatus::OtherShape { .. }) => {
             format!("rebuild it with a toolchain or library whose `{}` is one of these", import.name)
         }
@@ -221,7 +231,9 @@ fn hint_for(import: &Import) -> String {
 
 /// Instantiates a module whose imports were all found: externs by position, so that two imports of
 /// one name may have two types.
-pub(crate) async fn instantiate(engine: &Engine, store: &mut Store<Guest>, module: &Module) -> wasmtime::Result<Instance> {
+pub(crate) async fn instantiate(
+    engine: &Engine, store: &mut Store<Guest>, module: &Module,
+) -> wasmtime::Result<Instance> {
     let mut externs: Vec<Extern> = Vec::with_capacity(module.imports().len());
     for import in module.imports() {
         let ExternType::Func(kind) = import.ty() else {

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::io::{IoSlice, IoSliceMut};
 
 use smallvec::SmallVec;
-use wiggle::{GuestError, GuestMemory, GuestPtr, GuestType, Region};
+use wiggle::{GuestError, GuestMemory, GuestPtr, GuestType, Pointee, Region};
 
 use crate::limits::Limits;
 
@@ -71,17 +71,13 @@ impl<'a> Memory<'a> {
         &mut self.inner
     }
 
-    pub(crate) fn read<T: GuestType>(&self, pointer: u32) -> Result<T, GuestError>
-    where
-        T: wiggle::Pointee<Pointer = u32>,
-    {
+    pub(crate) fn read<T: GuestType + Pointee<Pointer = u32>>(&self, pointer: u32) -> Result<T, GuestError> {
         self.inner.read(GuestPtr::<T>::new(pointer))
     }
 
-    pub(crate) fn write<T: GuestType>(&mut self, pointer: u32, value: T) -> Result<(), GuestError>
-    where
-        T: wiggle::Pointee<Pointer = u32>,
-    {
+    pub(crate) fn write<T: GuestType + Pointee<Pointer = u32>>(
+        &mut self, pointer: u32, value: T,
+    ) -> Result<(), GuestError> {
         self.inner.write(GuestPtr::<T>::new(pointer), value)
     }
 
@@ -103,7 +99,10 @@ impl<'a> Memory<'a> {
         for index in 0..count {
             let at = index.checked_mul(IOVEC_BYTES).and_then(|offset| pointer.checked_add(offset));
             let at = at.ok_or(GuestError::PtrOverflow)?;
-            let buffer = Buffer { pointer: self.read(at)?, length: self.read(at.checked_add(4).ok_or(GuestError::PtrOverflow)?)? };
+            let buffer = Buffer {
+                pointer: self.read(at)?,
+                length: self.read(at.checked_add(4).ok_or(GuestError::PtrOverflow)?)?,
+            };
             self.check(buffer)?;
             if buffer.length == 0 || left == 0 {
                 continue;
@@ -144,9 +143,7 @@ impl<'a> Memory<'a> {
     ///
     /// Buffers that overlap or run backwards end the list: the rest is a short read.
     pub(crate) fn scatter<E>(
-        &mut self,
-        buffers: &Buffers,
-        receive: impl FnOnce(&mut [IoSliceMut<'_>]) -> Result<usize, E>,
+        &mut self, buffers: &Buffers, receive: impl FnOnce(&mut [IoSliceMut<'_>]) -> Result<usize, E>,
     ) -> Result<Result<usize, E>, GuestError> {
         match &mut self.inner {
             GuestMemory::Unshared(bytes) => Ok(receive(&mut slices_of(bytes, &buffers.0))),
@@ -155,9 +152,7 @@ impl<'a> Memory<'a> {
     }
 
     fn scatter_through_copy<E>(
-        &mut self,
-        buffers: &Buffers,
-        receive: impl FnOnce(&mut [IoSliceMut<'_>]) -> Result<usize, E>,
+        &mut self, buffers: &Buffers, receive: impl FnOnce(&mut [IoSliceMut<'_>]) -> Result<usize, E>,
     ) -> Result<Result<usize, E>, GuestError> {
         let total = buffers.total();
         let mut copy = vec![0; total];
@@ -234,7 +229,9 @@ mod tests {
     #[test]
     fn scatter_fills_in_order_and_stops_at_overlap() {
         let mut bytes = memory_with(&[]);
-        let buffers = Buffers([(64, 4), (80, 4), (66, 4)].map(|(pointer, length)| Buffer { pointer, length }).into_iter().collect());
+        let buffers = Buffers(
+            [(64, 4), (80, 4), (66, 4)].map(|(pointer, length)| Buffer { pointer, length }).into_iter().collect(),
+        );
         let mut memory = Memory::from(GuestMemory::Unshared(&mut bytes));
         let seen = memory.scatter(&buffers, |slices| {
             for (fill, slice) in (1..).zip(slices.iter_mut()) {

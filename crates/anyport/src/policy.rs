@@ -4,7 +4,7 @@
 
 use std::collections::HashSet;
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::str::FromStr;
 use std::sync::Mutex;
 
@@ -117,9 +117,11 @@ impl Gate {
     /// Whether the guest may bind this address, and what it is published as. An unpublished port 0
     /// is allowed: it is what clients bind.
     pub(crate) fn bind(&self, address: SocketAddr, transport: Transport) -> Result<Option<usize>, Denial> {
-        let published = self.policy.publish.iter().position(|publish| {
-            publish.guest_port == address.port() && publish.transport == transport
-        });
+        let published = self
+            .policy
+            .publish
+            .iter()
+            .position(|publish| publish.guest_port == address.port() && publish.transport == transport);
         if published.is_some() || address.port() == 0 {
             return Ok(published);
         }
@@ -138,7 +140,8 @@ impl Gate {
         if address.ip().is_loopback() && self.reaches(address) {
             return Ok(());
         }
-        Err(self.deny(Denial { what: format!("listen on {address}, which is not published"), flag: "-p 0:0".to_owned() }))
+        Err(self
+            .deny(Denial { what: format!("listen on {address}, which is not published"), flag: "-p 0:0".to_owned() }))
     }
 
     fn reaches(&self, address: SocketAddr) -> bool {
@@ -150,10 +153,7 @@ impl Gate {
         if self.reaches(address) {
             return Ok(());
         }
-        Err(self.deny(Denial {
-            what: format!("connect to {address}"),
-            flag: format!("--allow-net {address}"),
-        }))
+        Err(self.deny(Denial { what: format!("connect to {address}"), flag: format!("--allow-net {address}") }))
     }
 
     /// Whether the guest may look this name up: when some rule could use the answer.
@@ -174,24 +174,30 @@ impl Gate {
     /// otherwise gains nothing.
     pub(crate) fn admit(&self, name: &str, addresses: Vec<IpAddr>) -> Vec<IpAddr> {
         let name = normalised(name);
-        let named = self.policy.outbound.iter()
+        let named = self
+            .policy
+            .outbound
+            .iter()
             .any(|rule| matches!(rule, Outbound::Host { name: allowed, .. } if *allowed == name));
         let mut looked_up = self.looked_up.lock().expect("no panic while held");
-        addresses.into_iter().filter(|address| {
-            if named && !is_metadata(*address) {
-                looked_up.insert((name.clone(), *address));
-                return true;
-            }
-            self.policy.outbound.iter().any(|rule| match rule {
-                Outbound::Network { network, .. } => network.contains(address),
-                Outbound::Host { .. } => false,
-                wide => allows_wide(wide, *address),
+        addresses
+            .into_iter()
+            .filter(|address| {
+                if named && !is_metadata(*address) {
+                    looked_up.insert((name.clone(), *address));
+                    return true;
+                }
+                self.policy.outbound.iter().any(|rule| match rule {
+                    Outbound::Network { network, .. } => network.contains(address),
+                    Outbound::Host { .. } => false,
+                    wide => allows_wide(wide, *address),
+                })
             })
-        }).collect()
+            .collect()
     }
 
     fn allows(&self, rule: &Outbound, address: SocketAddr) -> bool {
-        let ip = address.ip().to_canonical();
+        let ip = unwrapped(address.ip());
         match rule {
             Outbound::Network { network, port } => {
                 network.contains(&ip) && port.is_none_or(|port| port == address.port())
@@ -231,7 +237,7 @@ fn allows_wide(rule: &Outbound, address: IpAddr) -> bool {
 }
 
 fn is_private(address: IpAddr) -> bool {
-    match address.to_canonical() {
+    match unwrapped(address) {
         IpAddr::V4(v4) => {
             v4.is_private() || v4.is_loopback() || v4.is_link_local() || v4.is_unspecified()
                 || v4.is_broadcast() || v4.is_multicast() || v4.is_documentation()
@@ -239,18 +245,33 @@ fn is_private(address: IpAddr) -> bool {
                 || (v4.octets()[0] == 100 && v4.octets()[1] & 0xc0 == 64)
         }
         IpAddr::V6(v6) => {
-            v6.is_loopback() || v6.is_unspecified() || v6.is_unique_local()
-                || v6.is_unicast_link_local() || v6.is_multicast()
+            v6.is_loopback()
+                || v6.is_unspecified()
+                || v6.is_unique_local()
+                || v6.is_unicast_link_local()
+                || v6.is_multicast()
         }
     }
 }
 
-/// The well-known addresses of cloud metadata services: AWS, GCP, Azure and others share the
-/// first; AWS has the IPv6 one; Alibaba the last.
+/// The well-known addresses of cloud metadata services: AWS, GCP, Azure and others share the first;
+/// then those of AWS containers and Kubernetes pods (IPv4 and IPv6), and Alibaba's.
 fn is_metadata(address: IpAddr) -> bool {
+    match unwrapped(address) {
+        IpAddr::V4(v4) => matches!(v4.octets(), [169, 254, 169, 254] | [169, 254, 170, 2 | 23] | [100, 100, 100, 200]),
+        IpAddr::V6(v6) => matches!(v6.segments(), [0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254 | 0x23]),
+    }
+}
+
+/// The IPv4 address that an IPv6 one stands for: mapped, or behind the well-known NAT64 prefix
+/// `64:ff9b::/96` (RFC 6052).
+fn unwrapped(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
-        IpAddr::V4(v4) => matches!(v4.octets(), [169, 254, 169, 254] | [169, 254, 170, 2] | [100, 100, 100, 200]),
-        IpAddr::V6(v6) => v6.segments() == [0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254],
+        IpAddr::V6(v6) if v6.segments()[..6] == [0x64, 0xff9b, 0, 0, 0, 0] => {
+            let [.., a, b, c, d] = v6.octets();
+            Ipv4Addr::new(a, b, c, d).into()
+        }
+        address => address,
     }
 }
 
@@ -271,7 +292,8 @@ mod tests {
     #[test]
     fn outbound_truth_table() {
         // Columns: loopback, private, public, metadata, mapped loopback, IPv6 unique local.
-        let to = ["127.0.0.1:1", "10.0.0.1:1", "8.8.8.8:53", "169.254.169.254:80", "[::ffff:127.0.0.1]:1", "[fd00::1]:1"];
+        let to =
+            ["127.0.0.1:1", "10.0.0.1:1", "8.8.8.8:53", "169.254.169.254:80", "[::ffff:127.0.0.1]:1", "[fd00::1]:1"];
         for (rules, want) in [
             (&[][..], [false; 6]),
             (&["any"], [true, true, true, false, true, true]),
@@ -286,6 +308,21 @@ mod tests {
             let gate = gate(rules);
             assert_eq!(to.map(|to| connects(&gate, to)), want, "{rules:?}");
         }
+    }
+
+    #[test]
+    fn a_metadata_service_is_reached_by_none_of_its_names() {
+        let gate = gate(&["any"]);
+        for to in [
+            "169.254.169.254:80",
+            "169.254.170.23:80",
+            "[::ffff:a9fe:a9fe]:80",
+            "[64:ff9b::a9fe:a9fe]:80",
+            "[fd00:ec2::254]:80",
+        ] {
+            assert!(!connects(&gate, to), "{to}");
+        }
+        assert!(connects(&gate, "[64:ff9b::808:808]:80"));
     }
 
     #[test]

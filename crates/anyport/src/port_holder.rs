@@ -23,10 +23,8 @@ pub(crate) fn explain(address: SocketAddr, transport: Transport, error: &io::Err
             Error::host(format!("port {}/{transport} may be bound by root alone", address.port()))
                 .with_hint("publish a port from 1024 up: `-p 8080:PORT`")
         }
-        io::ErrorKind::AddrNotAvailable => {
-            Error::host(format!("this machine has no address {}", address.ip()))
-                .with_hint("`-p 0.0.0.0:HOST:GUEST` publishes on every address")
-        }
+        io::ErrorKind::AddrNotAvailable => Error::host(format!("this machine has no address {}", address.ip()))
+            .with_hint("`-p 0.0.0.0:HOST:GUEST` publishes on every address"),
         _ => Error::host(format!("{address}/{transport} cannot be bound: {error}")),
     }
 }

@@ -17,7 +17,7 @@ use crate::artifact::{Artifact, ArtifactKind};
 use crate::cache::Cache;
 use crate::engine::Engine;
 use crate::error::Error;
-use crate::guest::{Generation, Guest, Setup};
+use crate::guest::{Generation, Guest, OnListen, Setup};
 use crate::inspect;
 use crate::instance::{self, Outcome};
 use crate::limits::Limits;
@@ -121,6 +121,7 @@ impl Runtime {
             policy: Policy::default(),
             limits: Limits::default(),
             network: Network::Os,
+            on_listen: None,
         })
     }
 }
@@ -140,6 +141,7 @@ pub struct Server {
     policy: Policy,
     limits: Limits,
     network: Network,
+    on_listen: Option<OnListen>,
 }
 
 /// A directory of the host that a guest may use.
@@ -220,6 +222,14 @@ impl Server {
         self
     }
 
+    /// Calls this each time that a published port begins to be served, with its address on the host:
+    /// before that, clients are refused.
+    #[must_use]
+    pub fn on_listen(mut self, tell: impl Fn(Publish, SocketAddr) + Send + Sync + 'static) -> Self {
+        self.on_listen = Some(Arc::new(tell));
+        self
+    }
+
     /// Puts the guest on a simulated network instead of the operating system's.
     #[must_use]
     pub fn simulated(mut self, network: Arc<Simulated>) -> Self {
@@ -241,6 +251,7 @@ impl Server {
         let listeners = self.bind_listeners(&mut ports)?;
         let published = Published::reserve(self.network.clone(), &self.policy.publish)
             .map_err(|(publish, error)| port_holder::explain(publish.host, publish.transport, &error))?;
+        let handed = ports.len();
         ports.extend(published.addresses());
         self.announce_listeners(&listeners);
         self.check_environment()?;
@@ -256,10 +267,14 @@ impl Server {
             network: self.network,
             published: Arc::new(published),
             gate: Arc::new(Gate::new(self.policy)),
+            on_listen: self.on_listen.clone(),
         };
         let guest = Guest::new(setup).map_err(|_| {
             Error::host("the guest may not open even its first descriptors").with_hint("raise `--limit descriptors=N`")
         })?;
+        if let Some(tell) = self.on_listen {
+            ports[..handed].iter().for_each(|(publish, address)| tell(*publish, *address));
+        }
         Running::spawn(self.name, self.engine, self.module, guest, ports)
     }
 
@@ -269,28 +284,35 @@ impl Server {
         if self.listeners.is_empty() && self.takes_listeners {
             let (tcp, others) = self.policy.publish.drain(..).partition(|publish| publish.transport == Transport::Tcp);
             self.policy.publish = others;
-            return Vec::into_iter(tcp).map(|publish: Publish| {
-                let handed = self.listen(publish.host, publish.guest_port, "listener")?;
-                ports.push((publish, handed.address));
-                Ok(handed)
-            }).collect();
+            return Vec::into_iter(tcp)
+                .map(|publish: Publish| {
+                    let handed = self.listen(publish.host, publish.guest_port, "listener")?;
+                    ports.push((publish, handed.address));
+                    Ok(handed)
+                })
+                .collect();
         }
         let asked = std::mem::take(&mut self.listeners);
-        asked.into_iter().map(|listener| match listener {
-            Listener::Bind(address) => {
-                let handed = self.listen(address, address.port(), "listener")?;
-                let guest_port = handed.address.port();
-                ports.push((Publish { host: address, guest_port, transport: Transport::Tcp }, handed.address));
-                Ok(handed)
-            }
-            Listener::Inherited { socket, name } => {
-                let endpoint = Endpoint::inherit(socket)
-                    .map_err(|error| Error::host(format!("the inherited socket `{name}` cannot be used: {error}")))?;
-                let address = endpoint.local_address()
-                    .map_err(|error| Error::host(format!("the inherited socket `{name}` is not an IP listener: {error}")))?;
-                Ok(Handed { endpoint, local: address, address, name })
-            }
-        }).collect()
+        asked
+            .into_iter()
+            .map(|listener| match listener {
+                Listener::Bind(address) => {
+                    let handed = self.listen(address, address.port(), "listener")?;
+                    let guest_port = handed.address.port();
+                    ports.push((Publish { host: address, guest_port, transport: Transport::Tcp }, handed.address));
+                    Ok(handed)
+                }
+                Listener::Inherited { socket, name } => {
+                    let endpoint = Endpoint::inherit(socket).map_err(|error| {
+                        Error::host(format!("the inherited socket `{name}` cannot be used: {error}"))
+                    })?;
+                    let address = endpoint.local_address().map_err(|error| {
+                        Error::host(format!("the inherited socket `{name}` is not an IP listener: {error}"))
+                    })?;
+                    Ok(Handed { endpoint, local: address, address, name })
+                }
+            })
+            .collect()
     }
 
     fn listen(&self, address: SocketAddr, guest_port: u16, name: &str) -> Result<Handed, Error> {
@@ -327,8 +349,10 @@ impl Server {
         }
         Err(Error::host(format!(
             "the guest's arguments and environment have {} bytes, the limit is {}",
-            args + env, self.limits.environment_bytes,
-        )).with_hint("pass less, or raise `--limit environment-bytes=N`"))
+            args + env,
+            self.limits.environment_bytes,
+        ))
+        .with_hint("pass less, or raise `--limit environment-bytes=N`"))
     }
 
     fn open_stdio(&mut self) -> Result<[Stdio; 3], Error> {
@@ -346,8 +370,12 @@ impl Server {
         for directory in &self.directories {
             let permissions = if directory.read_only { FsPerms::ReadOnly } else { FsPerms::ReadWrite };
             wasi.preopened_dir(&directory.host, &directory.guest, permissions).map_err(|error| {
-                Error::host(format!("the directory `{}` cannot be opened: {}", directory.host.display(), error.root_cause()))
-                    .with_hint("it is the part before the colon: `--dir HOST:GUEST`")
+                Error::host(format!(
+                    "the directory `{}` cannot be opened: {}",
+                    directory.host.display(),
+                    error.root_cause()
+                ))
+                .with_hint("it is the part before the colon: `--dir HOST:GUEST`")
             })?;
         }
         Ok(wasi.build_p1())
@@ -374,7 +402,9 @@ pub struct Running {
 }
 
 impl Running {
-    fn spawn(name: String, engine: Arc<Engine>, module: Module, guest: Guest, ports: Vec<(Publish, SocketAddr)>) -> Result<Self, Error> {
+    fn spawn(
+        name: String, engine: Arc<Engine>, module: Module, guest: Guest, ports: Vec<(Publish, SocketAddr)>,
+    ) -> Result<Self, Error> {
         let (stop, stopped) = oneshot::channel();
         let (end, ended) = oneshot::channel::<()>();
         let runtime = tokio::runtime::Builder::new_current_thread()

@@ -9,6 +9,9 @@ use crate::errno::Errno;
 use crate::guest::{Failure, Guest};
 use crate::memory::Memory;
 
+/// The store, as a hostcall of a guest sees it.
+pub(crate) type Call<'a> = Caller<'a, Guest>;
+
 /// What a shim answers: nothing, or why not.
 pub(crate) type Hostcall = Result<(), Fault>;
 
@@ -76,6 +79,11 @@ impl Row {
         format!("({params}){}", if self.result { "i" } else { "" })
     }
 
+    /// Whether it sends: any other hostcall ends a row of sends.
+    pub(crate) fn sends(&self) -> bool {
+        self.name == "fd_write" || self.name.starts_with("sock_send")
+    }
+
     /// What the linker knows it by: real guests import one name with two types.
     pub(crate) fn key(&self) -> String {
         format!("{}{}", self.name, self.signature())
@@ -119,8 +127,10 @@ macro_rules! row {
             params: &[$($crate::dialect::hostcall::row!(@param $param $kind)),*],
             result: true,
             define: |linker, row, table, key| {
-                linker.func_wrap(table.module, key, move |mut caller: wasmtime::Caller<'_, $crate::guest::Guest>, $($param: $kind),*| {
-                    let (guest, mut memory) = $crate::dialect::hostcall::enter(&mut caller)?;
+                let sends = row.sends();
+                use $crate::dialect::hostcall::Call;
+                linker.func_wrap(table.module, key, move |mut caller: Call<'_>, $($param: $kind),*| {
+                    let (guest, mut memory) = $crate::dialect::hostcall::enter(&mut caller, sends)?;
                     let outcome = $shim(guest, &mut memory, $($param),*);
                     $crate::dialect::hostcall::leave(row, table, &[$(u64::from($param)),*], outcome)
                 })?;
@@ -134,9 +144,11 @@ macro_rules! row {
             params: &[$($crate::dialect::hostcall::row!(@param $param $kind)),*],
             result: true,
             define: |linker, row, table, key| {
-                linker.func_wrap_async(table.module, key, move |mut caller: wasmtime::Caller<'_, $crate::guest::Guest>, ($($param,)*): ($($kind,)*)| {
+                let sends = row.sends();
+                use $crate::dialect::hostcall::Call;
+                linker.func_wrap_async(table.module, key, move |mut caller: Call<'_>, ($($param,)*): ($($kind,)*)| {
                     Box::new(async move {
-                        let (guest, mut memory) = $crate::dialect::hostcall::enter(&mut caller)?;
+                        let (guest, mut memory) = $crate::dialect::hostcall::enter(&mut caller, sends)?;
                         let outcome = $shim(guest, &mut memory, $($param),*).await;
                         $crate::dialect::hostcall::leave(row, table, &[$(u64::from($param)),*], outcome)
                     })
@@ -155,7 +167,9 @@ macro_rules! row {
 pub(crate) use row;
 
 /// The guest and its memory for one hostcall.
-pub(crate) fn enter<'a>(caller: &'a mut Caller<'_, Guest>) -> wasmtime::Result<(&'a mut Guest, Memory<'a>)> {
+pub(crate) fn enter<'a>(
+    caller: &'a mut Caller<'_, Guest>, sends: bool,
+) -> wasmtime::Result<(&'a mut Guest, Memory<'a>)> {
     let memory = match caller.data().memory {
         Some(memory) => memory,
         // During the start function: the instance, and so its memory, is not handed out yet.
@@ -165,6 +179,9 @@ pub(crate) fn enter<'a>(caller: &'a mut Caller<'_, Guest>) -> wasmtime::Result<(
         },
     };
     let (bytes, guest) = memory.data_and_store_mut(caller);
+    if !sends {
+        guest.push_sent();
+    }
     Ok((guest, Memory::from(GuestMemory::Unshared(bytes))))
 }
 
@@ -186,7 +203,8 @@ pub(crate) fn leave(row: &Row, table: &Table, params: &[u64], outcome: Result<()
 }
 
 fn trace(row: &Row, params: &[u64], outcome: &Result<(), Fault>) {
-    let params: Vec<String> = row.params.iter().zip(params).map(|(param, value)| format!("{}={value}", param.name)).collect();
+    let params: Vec<String> =
+        row.params.iter().zip(params).map(|(param, value)| format!("{}={value}", param.name)).collect();
     let result = match outcome {
         Ok(()) => "success",
         Err(Fault::Errno(errno)) => errno.name(),

@@ -108,7 +108,6 @@ impl Network {
     }
 }
 
-
 /// Forwards to the socket that this endpoint is.
 macro_rules! on_either {
     ($self:ident, $endpoint:ident => $call:expr) => {
@@ -161,9 +160,21 @@ impl Endpoint {
         on_either!(self, endpoint => endpoint.receive_from(buffer, flags))
     }
 
-    /// Sends to the connected peer.
-    pub(crate) fn send(&self, buffers: &[IoSlice<'_>]) -> io::Result<usize> {
-        on_either!(self, endpoint => endpoint.send(buffers))
+    /// Sends to the connected peer. With `more`, a stream may hold the bytes back until the next
+    /// send without it, or [`Endpoint::push`].
+    pub(crate) fn send(&self, buffers: &[IoSlice<'_>], more: bool) -> io::Result<usize> {
+        match self {
+            Self::Os(endpoint) => endpoint.send(buffers, more),
+            Self::Simulated(endpoint) => endpoint.send(buffers),
+        }
+    }
+
+    /// Sends what was held back.
+    pub(crate) fn push(&self) {
+        match self {
+            Self::Os(endpoint) => endpoint.push(),
+            Self::Simulated(_) => {}
+        }
     }
 
     pub(crate) fn send_to(&self, buffer: &[u8], to: SocketAddr) -> io::Result<usize> {

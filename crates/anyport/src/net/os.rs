@@ -13,10 +13,12 @@ use std::task::{Context, Poll, Waker, ready};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::net::sockopt;
-use rustix::net::{AddressFamily, RecvAncillaryBuffer, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendFlags, SocketFlags, SocketType};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendFlags, SocketFlags, SocketType,
+};
 use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
 
-use super::{poller, Datagram, Interest, OptionName, Ready, ReceiveFlags, Shutdown, SocketOption};
+use super::{Datagram, Interest, OptionName, Ready, ReceiveFlags, Shutdown, SocketOption, poller};
 use crate::address::{Family, Transport};
 
 #[derive(Debug)]
@@ -45,7 +47,13 @@ enum After {
 
 impl From<OwnedFd> for Endpoint {
     fn from(fd: OwnedFd) -> Self {
-        Self { fd: Arc::new(fd), poller: OnceLock::new(), closing: AtomicBool::new(false), doubtful: AtomicBool::new(false), again: [AtomicBool::new(true), AtomicBool::new(true)] }
+        Self {
+            fd: Arc::new(fd),
+            poller: OnceLock::new(),
+            closing: AtomicBool::new(false),
+            doubtful: AtomicBool::new(false),
+            again: [AtomicBool::new(true), AtomicBool::new(true)],
+        }
     }
 }
 
@@ -92,9 +100,8 @@ impl Endpoint {
 
     pub(super) fn accept(&self) -> io::Result<(Self, SocketAddr)> {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-        let (fd, peer) = self.attempt(Interest::Read, |fd| {
-            Ok((rustix::net::acceptfrom_with(fd, flags)?, After::Unknown))
-        })?;
+        let (fd, peer) =
+            self.attempt(Interest::Read, |fd| Ok((rustix::net::acceptfrom_with(fd, flags)?, After::Unknown)))?;
         let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok()).unwrap_or_else(|| Family::Inet4.unspecified());
         Ok((Self::from(fd), peer))
     }
@@ -129,15 +136,22 @@ impl Endpoint {
         })
     }
 
-    pub(super) fn send(&self, buffers: &[IoSlice<'_>]) -> io::Result<usize> {
+    pub(super) fn send(&self, buffers: &[IoSlice<'_>], more: bool) -> io::Result<usize> {
+        let flags = if more { SendFlags::NOSIGNAL | SendFlags::MORE } else { SendFlags::NOSIGNAL };
         let offered: usize = buffers.iter().map(|buffer| buffer.len()).sum();
         self.attempt(Interest::Write, |fd| {
             let sent = match buffers {
-                [one] => rustix::net::send(fd, one, SendFlags::NOSIGNAL)?,
-                many => rustix::net::sendmsg(fd, many, &mut SendAncillaryBuffer::default(), SendFlags::NOSIGNAL)?,
+                [one] => rustix::net::send(fd, one, flags)?,
+                many => rustix::net::sendmsg(fd, many, &mut SendAncillaryBuffer::default(), flags)?,
             };
             Ok((sent, if sent < offered { After::Exhausted } else { After::Unknown }))
         })
+    }
+
+    pub(super) fn push(&self) {
+        // Setting the option, even to what it is, sends what waits (tcp(7), TCP_NODELAY). A socket
+        // that refuses it has nothing left to send to.
+        let _ = sockopt::set_tcp_nodelay(&self.fd, true);
     }
 
     pub(super) fn send_to(&self, buffer: &[u8], to: SocketAddr) -> io::Result<usize> {
@@ -211,7 +225,9 @@ impl Endpoint {
     }
 
     /// Makes the syscall if the direction is not known to refuse it, and learns from the outcome.
-    fn attempt<R>(&self, interest: Interest, mut call: impl FnMut(BorrowedFd<'_>) -> rustix::io::Result<(R, After)>) -> io::Result<R> {
+    fn attempt<R>(
+        &self, interest: Interest, mut call: impl FnMut(BorrowedFd<'_>) -> rustix::io::Result<(R, After)>,
+    ) -> io::Result<R> {
         let again = &self.again[usize::from(interest == Interest::Write)];
         let mut nobody = Context::from_waker(Waker::noop());
         let mut guard = match self.poll_cached(&mut nobody, interest) {
@@ -243,7 +259,9 @@ impl Endpoint {
         }
     }
 
-    fn poll_cached(&self, context: &mut Context<'_>, interest: Interest) -> Poll<io::Result<AsyncFdReadyGuard<'_, Arc<OwnedFd>>>> {
+    fn poll_cached(
+        &self, context: &mut Context<'_>, interest: Interest,
+    ) -> Poll<io::Result<AsyncFdReadyGuard<'_, Arc<OwnedFd>>>> {
         let poller = match self.poller.get() {
             Some(poller) => poller,
             None => {
@@ -276,4 +294,3 @@ impl Endpoint {
 fn receive_flags(flags: ReceiveFlags) -> RecvFlags {
     if flags.peek { RecvFlags::PEEK } else { RecvFlags::empty() }
 }
-

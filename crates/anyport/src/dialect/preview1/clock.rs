@@ -28,7 +28,9 @@ pub(super) fn res_get(_: &mut Guest, memory: &mut Memory<'_>, id: u32, ro_resolu
 
 /// `clock_time_get(id, precision) -> timestamp`, in nanoseconds.
 /// <https://github.com/WebAssembly/WASI/blob/wasi-0.1/preview1/docs.md#clock_time_get>
-pub(super) fn time_get(guest: &mut Guest, memory: &mut Memory<'_>, id: u32, _precision: u64, ro_timestamp: u32) -> Hostcall {
+pub(super) fn time_get(
+    guest: &mut Guest, memory: &mut Memory<'_>, id: u32, _precision: u64, ro_timestamp: u32,
+) -> Hostcall {
     let now = match id {
         REALTIME => SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
         MONOTONIC => guest.started.elapsed() + MONOTONIC_START,

@@ -40,7 +40,9 @@ pub(super) async fn renumber(guest: &mut Guest, memory: &mut Memory<'_>, fd: u32
 }
 
 /// `fd_read(fd, iovs) -> size`
-pub(super) async fn read(guest: &mut Guest, memory: &mut Memory<'_>, fd: u32, iovs: u32, iovs_len: u32, ro_nread: u32) -> Hostcall {
+pub(super) async fn read(
+    guest: &mut Guest, memory: &mut Memory<'_>, fd: u32, iovs: u32, iovs_len: u32, ro_nread: u32,
+) -> Hostcall {
     let received = match guest.descriptors.get(fd)? {
         Descriptor::Host(_) => return host_files::fd_read(guest, memory, fd, iovs, iovs_len, ro_nread).await,
         Descriptor::Stdio(stdio) => read_stdio(&stdio, memory, &guest.buffers(memory, iovs, iovs_len)?).await?,
@@ -53,7 +55,9 @@ pub(super) async fn read(guest: &mut Guest, memory: &mut Memory<'_>, fd: u32, io
 }
 
 /// `fd_write(fd, iovs) -> size`
-pub(super) async fn write(guest: &mut Guest, memory: &mut Memory<'_>, fd: u32, iovs: u32, iovs_len: u32, ro_nwritten: u32) -> Hostcall {
+pub(super) async fn write(
+    guest: &mut Guest, memory: &mut Memory<'_>, fd: u32, iovs: u32, iovs_len: u32, ro_nwritten: u32,
+) -> Hostcall {
     let written = match guest.descriptors.get(fd)? {
         Descriptor::Host(_) => return host_files::fd_write(guest, memory, fd, iovs, iovs_len, ro_nwritten).await,
         Descriptor::Stdio(stdio) => write_stdio(&stdio, memory, &guest.buffers(memory, iovs, iovs_len)?).await?,
@@ -152,9 +156,7 @@ pub(super) async fn filestat_get(guest: &mut Guest, memory: &mut Memory<'_>, fd:
 /// `fd_prestat_get(fd) -> prestat`
 pub(super) fn prestat_get(guest: &mut Guest, memory: &mut Memory<'_>, fd: u32, ro_prestat: u32) -> Hostcall {
     match guest.descriptors.get(fd)? {
-        Descriptor::Socket(_) => {
-            Ok(memory.write_bytes(ro_prestat, &[PRESTAT_NOT_A_DIRECTORY, 0, 0, 0, 0, 0, 0, 0])?)
-        }
+        Descriptor::Socket(_) => Ok(memory.write_bytes(ro_prestat, &[PRESTAT_NOT_A_DIRECTORY, 0, 0, 0, 0, 0, 0, 0])?),
         _ => host_files::fd_prestat_get(guest, memory, fd, ro_prestat),
     }
 }

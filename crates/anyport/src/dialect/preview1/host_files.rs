@@ -119,7 +119,9 @@ on_file_async! {
     fd_write(fd, iovs: u32, iovs_len: u32, ro_nwritten: u32) else BadDescriptor;
     path_create_directory(fd, path: u32, path_len: u32) else NotDirectory;
     path_filestat_get(fd, flags: u32, path: u32, path_len: u32, ro_stat: u32) else NotDirectory;
-    path_filestat_set_times(fd, flags: u32, path: u32, path_len: u32, atim: u64, mtim: u64, fst_flags: u32) else NotDirectory;
+    path_filestat_set_times(
+        fd, flags: u32, path: u32, path_len: u32, atim: u64, mtim: u64, fst_flags: u32
+    ) else NotDirectory;
     path_readlink(fd, path: u32, path_len: u32, buf: u32, buf_len: u32, ro_bufused: u32) else NotDirectory;
     path_remove_directory(fd, path: u32, path_len: u32) else NotDirectory;
     path_unlink_file(fd, path: u32, path_len: u32) else NotDirectory;
@@ -128,68 +130,99 @@ on_file_async! {
 /// Closes what a descriptor was, once it is out of the table.
 pub(super) async fn close(guest: &mut Guest, memory: &mut Memory<'_>, descriptor: Descriptor) -> Hostcall {
     match descriptor {
-        Descriptor::Host(number) => {
-            outcome(host::fd_close(files(guest), memory.wiggle(), number.cast_signed()).await)
-        }
+        Descriptor::Host(number) => outcome(host::fd_close(files(guest), memory.wiggle(), number.cast_signed()).await),
         // Closed when the last holder is done with it.
         Descriptor::Stdio(_) | Descriptor::Socket(_) => Ok(()),
     }
 }
 
 pub(super) async fn path_link(
-    guest: &mut Guest, memory: &mut Memory<'_>,
-    old_fd: u32, old_flags: u32, old_path: u32, old_path_len: u32,
+    guest: &mut Guest, memory: &mut Memory<'_>, old_fd: u32, old_flags: u32, old_path: u32, old_path_len: u32,
     new_fd: u32, new_path: u32, new_path_len: u32,
 ) -> Hostcall {
     let old_fd = host_number(guest, old_fd, Errno::NotDirectory)?;
     let new_fd = host_number(guest, new_fd, Errno::NotDirectory)?;
-    outcome(host::path_link(
-        files(guest), memory.wiggle(),
-        old_fd, old_flags.signed(), old_path.signed(), old_path_len.signed(),
-        new_fd, new_path.signed(), new_path_len.signed(),
-    ).await)
+    outcome(
+        host::path_link(
+            files(guest),
+            memory.wiggle(),
+            old_fd,
+            old_flags.signed(),
+            old_path.signed(),
+            old_path_len.signed(),
+            new_fd,
+            new_path.signed(),
+            new_path_len.signed(),
+        )
+        .await,
+    )
 }
 
 pub(super) async fn path_rename(
-    guest: &mut Guest, memory: &mut Memory<'_>,
-    old_fd: u32, old_path: u32, old_path_len: u32,
-    new_fd: u32, new_path: u32, new_path_len: u32,
+    guest: &mut Guest, memory: &mut Memory<'_>, old_fd: u32, old_path: u32, old_path_len: u32, new_fd: u32,
+    new_path: u32, new_path_len: u32,
 ) -> Hostcall {
     let old_fd = host_number(guest, old_fd, Errno::NotDirectory)?;
     let new_fd = host_number(guest, new_fd, Errno::NotDirectory)?;
-    outcome(host::path_rename(
-        files(guest), memory.wiggle(),
-        old_fd, old_path.signed(), old_path_len.signed(),
-        new_fd, new_path.signed(), new_path_len.signed(),
-    ).await)
+    outcome(
+        host::path_rename(
+            files(guest),
+            memory.wiggle(),
+            old_fd,
+            old_path.signed(),
+            old_path_len.signed(),
+            new_fd,
+            new_path.signed(),
+            new_path_len.signed(),
+        )
+        .await,
+    )
 }
 
 pub(super) async fn path_symlink(
-    guest: &mut Guest, memory: &mut Memory<'_>,
-    old_path: u32, old_path_len: u32, fd: u32, new_path: u32, new_path_len: u32,
+    guest: &mut Guest, memory: &mut Memory<'_>, old_path: u32, old_path_len: u32, fd: u32, new_path: u32,
+    new_path_len: u32,
 ) -> Hostcall {
     let fd = host_number(guest, fd, Errno::NotDirectory)?;
-    outcome(host::path_symlink(
-        files(guest), memory.wiggle(),
-        old_path.signed(), old_path_len.signed(), fd, new_path.signed(), new_path_len.signed(),
-    ).await)
+    outcome(
+        host::path_symlink(
+            files(guest),
+            memory.wiggle(),
+            old_path.signed(),
+            old_path_len.signed(),
+            fd,
+            new_path.signed(),
+            new_path_len.signed(),
+        )
+        .await,
+    )
 }
 
 /// Opens a path; the number that wasmtime-wasi gives is replaced by one of our table.
 pub(super) async fn path_open(
-    guest: &mut Guest, memory: &mut Memory<'_>,
-    fd: u32, dirflags: u32, path: u32, path_len: u32, oflags: u32,
+    guest: &mut Guest, memory: &mut Memory<'_>, fd: u32, dirflags: u32, path: u32, path_len: u32, oflags: u32,
     rights_base: u64, rights_inheriting: u64, fdflags: u32, ro_fd: u32,
 ) -> Hostcall {
     let fd = host_number(guest, fd, Errno::NotDirectory)?;
     if guest.descriptors.is_full() {
         return Err(Errno::TooManyOpen.into());
     }
-    outcome(host::path_open(
-        files(guest), memory.wiggle(),
-        fd, dirflags.signed(), path.signed(), path_len.signed(), oflags.signed(),
-        rights_base.signed(), rights_inheriting.signed(), fdflags.signed(), ro_fd.signed(),
-    ).await)?;
+    outcome(
+        host::path_open(
+            files(guest),
+            memory.wiggle(),
+            fd,
+            dirflags.signed(),
+            path.signed(),
+            path_len.signed(),
+            oflags.signed(),
+            rights_base.signed(),
+            rights_inheriting.signed(),
+            fdflags.signed(),
+            ro_fd.signed(),
+        )
+        .await,
+    )?;
     let opened = Opened::new(&guest.descriptors, Descriptor::Host(memory.read(ro_fd)?))?;
     memory.write(ro_fd, opened.fd())?;
     opened.keep();

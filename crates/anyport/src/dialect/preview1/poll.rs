@@ -59,17 +59,24 @@ struct Wait {
 
 /// `poll_oneoff(in, out, nsubscriptions) -> size`
 /// <https://github.com/WebAssembly/WASI/blob/wasi-0.1/preview1/docs.md#poll_oneoff>
-pub(super) async fn oneoff(guest: &mut Guest, memory: &mut Memory<'_>, subscriptions: u32, events: u32, count: u32, ro_nevents: u32) -> Hostcall {
+pub(super) async fn oneoff(
+    guest: &mut Guest, memory: &mut Memory<'_>, subscriptions: u32, events: u32, count: u32, ro_nevents: u32,
+) -> Hostcall {
     poll(guest, memory, subscriptions, events, count, ro_nevents, false).await
 }
 
 /// `epoll_oneoff`: tells of a readiness once, until the socket was used.
 /// `WasmEdge` `WasiEpollOneoff`, since 0.11.2.
-pub(crate) async fn epoll_oneoff(guest: &mut Guest, memory: &mut Memory<'_>, subscriptions: u32, events: u32, count: u32, ro_nevents: u32) -> Hostcall {
+pub(crate) async fn epoll_oneoff(
+    guest: &mut Guest, memory: &mut Memory<'_>, subscriptions: u32, events: u32, count: u32, ro_nevents: u32,
+) -> Hostcall {
     poll(guest, memory, subscriptions, events, count, ro_nevents, true).await
 }
 
-async fn poll(guest: &mut Guest, memory: &mut Memory<'_>, subscriptions: u32, events: u32, count: u32, ro_nevents: u32, edge: bool) -> Hostcall {
+async fn poll(
+    guest: &mut Guest, memory: &mut Memory<'_>, subscriptions: u32, events: u32, count: u32, ro_nevents: u32,
+    edge: bool,
+) -> Hostcall {
     if count > guest.limits.subscriptions {
         return Err(Errno::Invalid.into());
     }
@@ -168,7 +175,9 @@ impl Wait {
     }
 }
 
-fn write_event(memory: &mut Memory<'_>, at: u32, subscription: &Subscription, outcome: Result<Ready, Errno>) -> Hostcall {
+fn write_event(
+    memory: &mut Memory<'_>, at: u32, subscription: &Subscription, outcome: Result<Ready, Errno>,
+) -> Hostcall {
     memory.write_bytes(at, &[0; EVENT_BYTES as usize])?;
     memory.write(at, subscription.userdata)?;
     memory.write(at + 10, subscription.kind)?;

@@ -23,7 +23,9 @@ impl std::error::Error for Exit {}
 
 /// `proc_exit(rval)`: does not return, so it is no ordinary row.
 /// <https://github.com/WebAssembly/WASI/blob/wasi-0.1/preview1/docs.md#proc_exit>
-pub(super) fn define_exit(linker: &mut Linker<Guest>, _: &'static Row, table: &'static Table, key: &str) -> wasmtime::Result<()> {
+pub(super) fn define_exit(
+    linker: &mut Linker<Guest>, _: &'static Row, table: &'static Table, key: &str,
+) -> wasmtime::Result<()> {
     linker.func_wrap(table.module, key, |_: Caller<'_, Guest>, code: u32| -> wasmtime::Result<()> {
         tracing::trace!(target: "anyport::hostcall", "proc_exit(rval={code})");
         Err(Exit(code).into())

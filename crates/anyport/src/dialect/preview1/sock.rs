@@ -35,14 +35,16 @@ pub(crate) async fn accept(guest: &mut Guest, memory: &mut Memory<'_>, fd: u32, 
 /// Tells the person of a guest that waits for a listener which nobody handed to it.
 fn explain(fd: u32, errno: Errno) {
     if errno == Errno::BadDescriptor && fd == FIRST_LISTENER {
-        tracing::warn!("the guest waits for a listener at descriptor 3, and has none; to hand it one, add `-p 8080:8080`");
+        tracing::warn!(
+            "the guest waits for a listener at descriptor 3, and has none; to hand it one, add `-p 8080:8080`"
+        );
     }
 }
 
 /// `sock_recv(fd, ri_data, ri_flags) -> (size, roflags)`
 pub(crate) async fn recv(
-    guest: &mut Guest, memory: &mut Memory<'_>,
-    fd: u32, ri_data: u32, ri_data_len: u32, ri_flags: u32, ro_datalen: u32, ro_flags: u32,
+    guest: &mut Guest, memory: &mut Memory<'_>, fd: u32, ri_data: u32, ri_data_len: u32, ri_flags: u32,
+    ro_datalen: u32, ro_flags: u32,
 ) -> Hostcall {
     let flags = receive_flags(ri_flags)?;
     let socket = guest.descriptors.socket(fd)?;
@@ -61,8 +63,7 @@ pub(crate) async fn recv(
 
 /// `sock_send(fd, si_data, si_flags) -> size`; no flag is defined.
 pub(crate) async fn send(
-    guest: &mut Guest, memory: &mut Memory<'_>,
-    fd: u32, si_data: u32, si_data_len: u32, si_flags: u32, so_datalen: u32,
+    guest: &mut Guest, memory: &mut Memory<'_>, fd: u32, si_data: u32, si_data_len: u32, si_flags: u32, so_datalen: u32,
 ) -> Hostcall {
     if si_flags != 0 {
         return Err(Errno::Invalid.into());

@@ -2,8 +2,8 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use crate::errno::Errno;
 use crate::dialect::hostcall::Fault;
+use crate::errno::Errno;
 use crate::memory::Memory;
 
 /// Bytes of the second shape's buffer: a family, then the address; never the port.

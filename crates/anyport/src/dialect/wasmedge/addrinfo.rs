@@ -28,8 +28,8 @@ struct Hints {
 
 /// `sock_getaddrinfo(node, service, hints, *res, max) -> count`: `WasiGetAddrinfo`.
 pub(super) async fn get(
-    guest: &mut Guest, memory: &mut Memory<'_>,
-    node: u32, node_len: u32, service: u32, service_len: u32, hints: u32, ro_res: u32, max: u32, ro_count: u32,
+    guest: &mut Guest, memory: &mut Memory<'_>, node: u32, node_len: u32, service: u32, service_len: u32, hints: u32,
+    ro_res: u32, max: u32, ro_count: u32,
 ) -> Hostcall {
     memory.write(ro_count, 0_u32)?;
     if max == 0 {
@@ -78,23 +78,7 @@ fn fill(memory: &mut Memory<'_>, first: u32, addresses: &[IpAddr], port: u16, hi
     let mut node = first;
     let mut count = 0;
     for address in addresses {
-        let sockaddr = memory.read(field(node, 12)?)?;
-        let data: u32 = memory.read(field(sockaddr, 8)?)?;
-        let (family, bytes) = match address {
-            IpAddr::V4(ip) => (INET4, [&port.to_be_bytes()[..], &ip.octets(), &[0; 8]].concat()),
-            // Flow information between, scope behind; both nothing.
-            IpAddr::V6(ip) => (INET6, [&port.to_be_bytes()[..], &[0; 4], &ip.octets(), &[0; 4]].concat()),
-        };
-        let length = u32::try_from(bytes.len()).expect("an address is short");
-        memory.write_bytes(data, &bytes)?;
-        memory.write(sockaddr, family)?;
-        memory.write(field(sockaddr, 4)?, length)?;
-        memory.write(node, hints.flags)?;
-        memory.write(field(node, 2)?, family)?;
-        memory.write(field(node, 3)?, hints.kind)?;
-        memory.write(field(node, 4)?, hints.protocol)?;
-        // `sizeof(struct sockaddr_in)`, and of its IPv6 sister as WasmEdge counts it.
-        memory.write(field(node, 8)?, length + 2)?;
+        fill_node(memory, node, *address, port, hints)?;
         count += 1;
         node = memory.read(field(node, 24)?)?;
         if node == 0 {
@@ -104,6 +88,27 @@ fn fill(memory: &mut Memory<'_>, first: u32, addresses: &[IpAddr], port: u16, hi
     Ok(count)
 }
 
+/// Fills one `addrinfo` and the sockaddr it points to.
+fn fill_node(memory: &mut Memory<'_>, node: u32, address: IpAddr, port: u16, hints: &Hints) -> Result<(), Fault> {
+    let sockaddr = memory.read(field(node, 12)?)?;
+    let data: u32 = memory.read(field(sockaddr, 8)?)?;
+    let (family, bytes) = match address {
+        IpAddr::V4(ip) => (INET4, [&port.to_be_bytes()[..], &ip.octets(), &[0; 8]].concat()),
+        // Flow information between, scope behind; both nothing.
+        IpAddr::V6(ip) => (INET6, [&port.to_be_bytes()[..], &[0; 4], &ip.octets(), &[0; 4]].concat()),
+    };
+    let length = u32::try_from(bytes.len()).expect("an address is short");
+    memory.write_bytes(data, &bytes)?;
+    memory.write(sockaddr, family)?;
+    memory.write(field(sockaddr, 4)?, length)?;
+    memory.write(node, hints.flags)?;
+    memory.write(field(node, 2)?, family)?;
+    memory.write(field(node, 3)?, hints.kind)?;
+    memory.write(field(node, 4)?, hints.protocol)?;
+    // `sizeof(struct sockaddr_in)`, and of its IPv6 sister as WasmEdge counts it.
+    Ok(memory.write(field(node, 8)?, length + 2)?)
+}
+
 fn field(base: u32, offset: u32) -> Result<u32, Fault> {
     Ok(base.checked_add(offset).ok_or(wiggle::GuestError::PtrOverflow)?)
 }
@@ -111,11 +116,16 @@ fn field(base: u32, offset: u32) -> Result<u32, Fault> {
 impl Hints {
     fn read(memory: &Memory<'_>, at: u32, legacy: bool) -> Result<Self, Fault> {
         let flags = memory.read(at)?;
-        let [family, kind, protocol]: [u8; 3] = [memory.read(field(at, 2)?)?, memory.read(field(at, 3)?)?, memory.read(field(at, 4)?)?];
+        let [family, kind, protocol]: [u8; 3] =
+            [memory.read(field(at, 2)?)?, memory.read(field(at, 3)?)?, memory.read(field(at, 4)?)?];
         if flags & !AI_FLAGS != 0 {
             return Err(Errno::LookupBadFlags.into());
         }
-        let (family, kind, protocol) = if legacy { (family.saturating_add(1), kind.saturating_add(1), protocol.saturating_add(1)) } else { (family, kind, protocol) };
+        let (family, kind, protocol) = if legacy {
+            (family.saturating_add(1), kind.saturating_add(1), protocol.saturating_add(1))
+        } else {
+            (family, kind, protocol)
+        };
         match (family, kind, protocol) {
             (UNSPEC..=INET6, 0..=2, 0..=2) => Ok(Self { flags, family, kind, protocol }),
             (UNSPEC..=INET6, ..) => Err(Errno::NoSystemCall.into()),

@@ -37,7 +37,9 @@ const LOWEST_POINTER: u32 = 1024;
 const VALUE_BYTES: u32 = 16;
 
 /// `sock_getsockopt(fd, level, name, value, len)`: `WasiSockGetOpt`.
-pub(super) fn get(guest: &mut Guest, memory: &mut Memory<'_>, fd: u32, level: u32, name: u32, value: u32, len: u32) -> Hostcall {
+pub(super) fn get(
+    guest: &mut Guest, memory: &mut Memory<'_>, fd: u32, level: u32, name: u32, value: u32, len: u32,
+) -> Hostcall {
     let socket = guest.descriptors.socket(fd)?;
     must_be_socket_level(level, name)?;
     let by_value = len < LOWEST_POINTER;
@@ -55,7 +57,9 @@ pub(super) fn get(guest: &mut Guest, memory: &mut Memory<'_>, fd: u32, level: u3
 }
 
 /// `sock_setsockopt(fd, level, name, value, len)`: `WasiSockSetOpt`.
-pub(super) fn set(guest: &mut Guest, memory: &mut Memory<'_>, fd: u32, level: u32, name: u32, value: u32, len: u32) -> Hostcall {
+pub(super) fn set(
+    guest: &mut Guest, memory: &mut Memory<'_>, fd: u32, level: u32, name: u32, value: u32, len: u32,
+) -> Hostcall {
     let socket = guest.descriptors.socket(fd)?;
     must_be_socket_level(level, name)?;
     if name == BINDTODEVICE {
@@ -118,10 +122,13 @@ fn option_name(name: u32) -> Result<OptionName, Errno> {
 
 fn encode_option(option: SocketOption) -> Vec<u8> {
     match option {
-        SocketOption::ReuseAddress(on) | SocketOption::Broadcast(on) | SocketOption::KeepAlive(on) | SocketOption::OobInline(on) => {
-            int(i32::from(on))
+        SocketOption::ReuseAddress(on)
+        | SocketOption::Broadcast(on)
+        | SocketOption::KeepAlive(on)
+        | SocketOption::OobInline(on) => int(i32::from(on)),
+        SocketOption::SendBuffer(bytes) | SocketOption::ReceiveBuffer(bytes) => {
+            int(i32::try_from(bytes).unwrap_or(i32::MAX))
         }
-        SocketOption::SendBuffer(bytes) | SocketOption::ReceiveBuffer(bytes) => int(i32::try_from(bytes).unwrap_or(i32::MAX)),
         SocketOption::Linger(time) => {
             let seconds = time.map_or(0, |time| i32::try_from(time.as_secs()).unwrap_or(i32::MAX));
             [i32::from(time.is_some()).to_le_bytes(), seconds.to_le_bytes()].concat()
@@ -130,32 +137,34 @@ fn encode_option(option: SocketOption) -> Vec<u8> {
 }
 
 fn apply(socket: &Socket, name: u32, value: &[u8]) -> Hostcall {
-    let option = match name {
+    match name {
         TYPE | ACCEPTCONN | ERROR => return Err(Errno::NoProtocolOption.into()),
-        RCVTIMEO => return Ok(socket.set_receive_timeout(parse_timeval(value)?)),
-        SNDTIMEO => return Ok(socket.set_send_timeout(parse_timeval(value)?)),
-        LINGER => {
-            let (on, seconds) = (parse_int(value, 0)?, parse_int(value, 4)?);
-            let seconds = u64::try_from(seconds).map_err(|_| Errno::Invalid)?;
-            SocketOption::Linger((on != 0).then(|| Duration::from_secs(seconds)))
+        RCVTIMEO => socket.set_receive_timeout(parse_timeval(value)?),
+        SNDTIMEO => socket.set_send_timeout(parse_timeval(value)?),
+        // Routing and low-water marks change nothing that a guest could see here.
+        DONTROUTE | RCVLOWAT => {
+            parse_int(value, 0)?;
         }
-        name => {
-            let number = parse_int(value, 0)?;
-            match name {
-                REUSEADDR => SocketOption::ReuseAddress(number != 0),
-                BROADCAST => SocketOption::Broadcast(number != 0),
-                KEEPALIVE => SocketOption::KeepAlive(number != 0),
-                OOBINLINE => SocketOption::OobInline(number != 0),
-                SNDBUF => SocketOption::SendBuffer(size(number)?),
-                RCVBUF => SocketOption::ReceiveBuffer(size(number)?),
-                // Routing and low-water marks change nothing that a guest could see here.
-                DONTROUTE | RCVLOWAT => return Ok(()),
-                _ => return Err(Errno::Invalid.into()),
-            }
-        }
-    };
-    socket.endpoint().set_option(option).map_err(Errno::from)?;
+        name => socket.endpoint().set_option(decode(name, value)?).map_err(Errno::from)?,
+    }
     Ok(())
+}
+
+fn decode(name: u32, value: &[u8]) -> Result<SocketOption, Errno> {
+    let number = parse_int(value, 0)?;
+    Ok(match name {
+        REUSEADDR => SocketOption::ReuseAddress(number != 0),
+        BROADCAST => SocketOption::Broadcast(number != 0),
+        KEEPALIVE => SocketOption::KeepAlive(number != 0),
+        OOBINLINE => SocketOption::OobInline(number != 0),
+        SNDBUF => SocketOption::SendBuffer(size(number)?),
+        RCVBUF => SocketOption::ReceiveBuffer(size(number)?),
+        LINGER => {
+            let seconds = u64::try_from(parse_int(value, 4)?).map_err(|_| Errno::Invalid)?;
+            SocketOption::Linger((number != 0).then(|| Duration::from_secs(seconds)))
+        }
+        _ => return Err(Errno::Invalid),
+    })
 }
 
 fn size(number: i32) -> Result<usize, Errno> {

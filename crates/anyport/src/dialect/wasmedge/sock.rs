@@ -73,8 +73,8 @@ pub(super) async fn connect(guest: &mut Guest, memory: &mut Memory<'_>, fd: u32,
 /// `sock_recv_from` with 7 parameters: `WasiSockRecvFromV1`. Only crates 0.4 and 0.5.0 to 0.5.3 use
 /// it, and read the sender as `WasmEdge` 0.10 wrote it.
 pub(super) async fn recv_from_v1(
-    guest: &mut Guest, memory: &mut Memory<'_>,
-    fd: u32, ri_data: u32, ri_data_len: u32, address: u32, ri_flags: u32, ro_datalen: u32, ro_flags: u32,
+    guest: &mut Guest, memory: &mut Memory<'_>, fd: u32, ri_data: u32, ri_data_len: u32, address: u32, ri_flags: u32,
+    ro_datalen: u32, ro_flags: u32,
 ) -> Hostcall {
     let slot = Slot::read(memory, address)?;
     let datagram = receive(guest, memory, fd, (ri_data, ri_data_len), receive_flags(ri_flags)?).await?;
@@ -85,8 +85,8 @@ pub(super) async fn recv_from_v1(
 /// `sock_recv_from` with 8 parameters: `WasiSockRecvFromV2`. The port is written in host order and
 /// whole: `WasmEdge` writes two bytes in network order, which no guest expects.
 pub(super) async fn recv_from(
-    guest: &mut Guest, memory: &mut Memory<'_>,
-    fd: u32, ri_data: u32, ri_data_len: u32, address: u32, ri_flags: u32, ro_port: u32, ro_datalen: u32, ro_flags: u32,
+    guest: &mut Guest, memory: &mut Memory<'_>, fd: u32, ri_data: u32, ri_data_len: u32, address: u32, ri_flags: u32,
+    ro_port: u32, ro_datalen: u32, ro_flags: u32,
 ) -> Hostcall {
     let slot = Slot::read(memory, address)?;
     if !matches!(slot.length, 4 | 16 | 128) {
@@ -102,7 +102,9 @@ pub(super) async fn recv_from(
 }
 
 /// Receives a datagram, or from a stream its next bytes with the peer as the sender.
-async fn receive(guest: &mut Guest, memory: &mut Memory<'_>, fd: u32, data: (u32, u32), flags: ReceiveFlags) -> Result<Datagram, Fault> {
+async fn receive(
+    guest: &mut Guest, memory: &mut Memory<'_>, fd: u32, data: (u32, u32), flags: ReceiveFlags,
+) -> Result<Datagram, Fault> {
     let socket = guest.descriptors.socket(fd)?;
     let buffers = guest.buffers(memory, data.0, data.1)?;
     if let SocketKind::Tcp(tcp) = &socket.kind {
@@ -120,8 +122,8 @@ fn write_outcome(memory: &mut Memory<'_>, datagram: &Datagram, ro_datalen: u32, 
 
 /// `sock_send_to(fd, data, address, port, flags) -> size`: `WasiSockSendToV1` and `V2`.
 pub(super) async fn send_to(
-    guest: &mut Guest, memory: &mut Memory<'_>,
-    fd: u32, si_data: u32, si_data_len: u32, address: u32, port: u32, si_flags: u32, so_datalen: u32,
+    guest: &mut Guest, memory: &mut Memory<'_>, fd: u32, si_data: u32, si_data_len: u32, address: u32, port: u32,
+    si_flags: u32, so_datalen: u32,
 ) -> Hostcall {
     if si_flags != 0 {
         return Err(Errno::Invalid.into());
@@ -129,31 +131,40 @@ pub(super) async fn send_to(
     let socket = guest.descriptors.socket(fd)?;
     let to = Slot::read(memory, address)?.decode(memory, port)?;
     let buffers = guest.buffers(memory, si_data, si_data_len)?;
-    let bytes = memory.gather(&buffers, |slices| slices.iter().flat_map(|slice| slice.iter().copied()).collect::<Vec<u8>>())?;
+    let bytes =
+        memory.gather(&buffers, |slices| slices.iter().flat_map(|slice| slice.iter().copied()).collect::<Vec<u8>>())?;
     let sent = guest.send_to(&socket, &bytes, to).await?;
     write_size(memory, so_datalen, sent)
 }
 
 /// `sock_getlocaladdr` with 4 parameters: `WasiSockGetLocalAddrV1`.
-pub(super) fn local_address_v1(guest: &mut Guest, memory: &mut Memory<'_>, fd: u32, address: u32, ro_type: u32, ro_port: u32) -> Hostcall {
+pub(super) fn local_address_v1(
+    guest: &mut Guest, memory: &mut Memory<'_>, fd: u32, address: u32, ro_type: u32, ro_port: u32,
+) -> Hostcall {
     let local = guest.descriptors.socket(fd)?.local_address()?;
     write_address_v1(memory, local, address, ro_type, ro_port)
 }
 
 /// `sock_getpeeraddr` with 4 parameters: `WasiSockGetPeerAddrV1`.
-pub(super) fn peer_address_v1(guest: &mut Guest, memory: &mut Memory<'_>, fd: u32, address: u32, ro_type: u32, ro_port: u32) -> Hostcall {
+pub(super) fn peer_address_v1(
+    guest: &mut Guest, memory: &mut Memory<'_>, fd: u32, address: u32, ro_type: u32, ro_port: u32,
+) -> Hostcall {
     let peer = guest.descriptors.socket(fd)?.peer_address()?;
     write_address_v1(memory, peer, address, ro_type, ro_port)
 }
 
 /// `sock_getlocaladdr` with 3 parameters: `WasiSockGetLocalAddrV2`.
-pub(super) fn local_address(guest: &mut Guest, memory: &mut Memory<'_>, fd: u32, address: u32, ro_port: u32) -> Hostcall {
+pub(super) fn local_address(
+    guest: &mut Guest, memory: &mut Memory<'_>, fd: u32, address: u32, ro_port: u32,
+) -> Hostcall {
     let local = guest.descriptors.socket(fd)?.local_address()?;
     write_address(memory, local, address, ro_port)
 }
 
 /// `sock_getpeeraddr` with 3 parameters: `WasiSockGetPeerAddrV2`.
-pub(super) fn peer_address(guest: &mut Guest, memory: &mut Memory<'_>, fd: u32, address: u32, ro_port: u32) -> Hostcall {
+pub(super) fn peer_address(
+    guest: &mut Guest, memory: &mut Memory<'_>, fd: u32, address: u32, ro_port: u32,
+) -> Hostcall {
     let peer = guest.descriptors.socket(fd)?.peer_address()?;
     write_address(memory, peer, address, ro_port)
 }

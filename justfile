@@ -1,0 +1,39 @@
+# Short names for what one does here; `just` lists them (`cargo install just --locked`).
+
+_list:
+    @just --list --unsorted
+
+# Serves an example: curl -d 'Bob Morane' -X POST http://127.0.0.1:8080/hello
+run *ARGS='-p 8080:8080 -e PORT=8080 guests/wasmedge/hello/server.wasm':
+    cargo build --release --locked
+    target/release/anyport run {{ ARGS }}
+
+# Runs the tests
+test *ARGS:
+    cargo test --workspace --locked {{ ARGS }}
+
+# Checks the layout of the code, and lints it
+lint:
+    bash .ci/run fmt clippy
+
+# Checks licences, duplicates and origins of the dependencies, and known vulnerabilities
+deny:
+    bash .ci/run deny
+
+# Does all that must pass before a change lands
+ci:
+    bash .ci/run
+
+# Writes DIALECTS.md anew, from the tables
+dialects:
+    UPDATE_DIALECTS=1 cargo test --workspace --locked --test dialects
+
+# Builds the guests anew (all, or those named), and guests/MANIFEST
+guests *NAMES:
+    bash guests/build.sh {{ NAMES }}
+
+# Measures against WasmEdge and native servers
+bench *ARGS:
+    [ -d bench/.peers ] || sh bench/setup.sh
+    cargo build --release --locked
+    python3 bench/run.py {{ ARGS }}
