@@ -24,16 +24,15 @@ use crate::address::{Family, Transport};
 #[derive(Debug)]
 pub(crate) struct Endpoint {
     fd: Arc<OwnedFd>,
-    /// Registered when it can first become ready: a TCP socket that is neither listening nor
-    /// connecting reports a hang-up that tokio would never forget.
+    /// Registered when it is first waited for. Not before: a TCP socket that is neither listening
+    /// nor connecting reports a hang-up that tokio would never forget.
     poller: OnceLock<AsyncFd<Arc<OwnedFd>>>,
     /// The guest has shut down a direction: a hang-up may be news that the poller does not have yet.
     closing: AtomicBool,
     /// The last read or accept may have taken all there was: readable must be asked of the kernel.
     doubtful: AtomicBool,
     /// An `EAGAIN` was answered from the cache: the next call asks the kernel, so that a guest that
-    /// retries without ever waiting still makes progress. So does the first call of all, since a
-    /// new connection often brings its first bytes along.
+    /// retries without ever waiting still makes progress.
     again: [AtomicBool; 2],
 }
 
@@ -52,7 +51,7 @@ impl From<OwnedFd> for Endpoint {
             poller: OnceLock::new(),
             closing: AtomicBool::new(false),
             doubtful: AtomicBool::new(false),
-            again: [AtomicBool::new(true), AtomicBool::new(true)],
+            again: Default::default(),
         }
     }
 }
@@ -208,7 +207,7 @@ impl Endpoint {
 
     pub(super) fn poll_ready(&self, context: &mut Context<'_>, interest: Interest) -> Poll<io::Result<Ready>> {
         loop {
-            let mut guard = ready!(self.poll_cached(context, interest))?;
+            let mut guard = ready!(cached(self.poller()?, context, interest))?;
             let seen = guard.ready();
             let suspect = seen.is_read_closed() || seen.is_write_closed() || self.closing.load(Ordering::Relaxed);
             let ready = Ready { hangup: suspect && self.hung_up() };
@@ -229,11 +228,15 @@ impl Endpoint {
         &self, interest: Interest, mut call: impl FnMut(BorrowedFd<'_>) -> rustix::io::Result<(R, After)>,
     ) -> io::Result<R> {
         let again = &self.again[usize::from(interest == Interest::Write)];
-        let mut nobody = Context::from_waker(Waker::noop());
-        let mut guard = match self.poll_cached(&mut nobody, interest) {
-            Poll::Ready(guard) => Some(guard?),
-            Poll::Pending if again.swap(true, Ordering::Relaxed) => None,
-            Poll::Pending => return Err(io::ErrorKind::WouldBlock.into()),
+        // A socket that nobody has waited for is not registered: connections that are answered at
+        // once never are.
+        let mut guard = match self.poller.get() {
+            None => None,
+            Some(poller) => match cached(poller, &mut Context::from_waker(Waker::noop()), interest) {
+                Poll::Ready(guard) => Some(guard?),
+                Poll::Pending if again.swap(true, Ordering::Relaxed) => None,
+                Poll::Pending => return Err(io::ErrorKind::WouldBlock.into()),
+            },
         };
         loop {
             match call(self.fd.as_fd()) {
@@ -242,7 +245,9 @@ impl Endpoint {
                     match (after, guard.as_mut()) {
                         (After::Exhausted, Some(guard)) => guard.clear_ready(),
                         // Even if nothing is left, the poller may be about to tell of what was there.
-                        _ if interest == Interest::Read => self.doubtful.store(true, Ordering::Relaxed),
+                        _ if interest == Interest::Read => {
+                            self.doubtful.store(self.poller.get().is_some(), Ordering::Relaxed);
+                        }
                         _ => {}
                     }
                     return Ok(value);
@@ -259,19 +264,13 @@ impl Endpoint {
         }
     }
 
-    fn poll_cached(
-        &self, context: &mut Context<'_>, interest: Interest,
-    ) -> Poll<io::Result<AsyncFdReadyGuard<'_, Arc<OwnedFd>>>> {
-        let poller = match self.poller.get() {
-            Some(poller) => poller,
+    fn poller(&self) -> io::Result<&AsyncFd<Arc<OwnedFd>>> {
+        match self.poller.get() {
+            Some(poller) => Ok(poller),
             None => {
                 let poller = poller::register(&self.fd)?;
-                self.poller.get_or_init(|| poller)
+                Ok(self.poller.get_or_init(|| poller))
             }
-        };
-        match interest {
-            Interest::Read => poller.poll_read_ready(context),
-            Interest::Write => poller.poll_write_ready(context),
         }
     }
 
@@ -288,6 +287,16 @@ impl Endpoint {
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
         rustix::io::retry_on_intr(|| rustix::event::poll(&mut fds, Some(&now)))?;
         Ok(fds[0].revents())
+    }
+}
+
+/// Whether the direction is known to be ready; else the task is woken when it is.
+fn cached<'p>(
+    poller: &'p AsyncFd<Arc<OwnedFd>>, context: &mut Context<'_>, interest: Interest,
+) -> Poll<io::Result<AsyncFdReadyGuard<'p, Arc<OwnedFd>>>> {
+    match interest {
+        Interest::Read => poller.poll_read_ready(context),
+        Interest::Write => poller.poll_write_ready(context),
     }
 }
 
