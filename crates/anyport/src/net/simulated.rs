@@ -467,7 +467,7 @@ mod tests {
     }
 
     fn send(socket: &Socket, bytes: &[u8]) -> io::Result<usize> {
-        socket.send(&[IoSlice::new(bytes)])
+        socket.send(&[IoSlice::new(bytes)], false)
     }
 
     async fn sent(socket: &Socket, bytes: &[u8]) {
@@ -645,7 +645,7 @@ mod tests {
         on_both(async |network| {
             let (client, server) = pair(&network).await;
             let offered = [IoSlice::new(b"one "), IoSlice::new(b""), IoSlice::new(b"two")];
-            assert_eq!(until(&client, Interest::Write, || client.send(&offered)).await.expect("it is sent"), 7);
+            assert_eq!(until(&client, Interest::Write, || client.send(&offered, false)).await.expect("it is sent"), 7);
             ready(&server, Interest::Read).await;
             let (mut head, mut tail) = ([0; 2], [0; 9]);
             let count = until(&server, Interest::Read, || {
