@@ -1,10 +1,14 @@
 //! What is to be run: its bytes, where they come from, and what they are at first sight.
 
 use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::sync::OnceLock;
 
 use crate::error::{Error, ErrorKind};
+use crate::limits::MODULE_BYTES;
 
 /// A wasm file, with its name for messages.
 #[derive(Clone, Debug)]
@@ -43,13 +47,16 @@ impl Artifact {
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self, Error> {
         let path = path.as_ref();
         let name = path.display().to_string();
-        match std::fs::read(path) {
+        match read(path) {
             Ok(bytes) => Ok(Self::from_bytes(name, bytes)),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 Err(Error::new(ErrorKind::NotFound, format!("there is no file `{name}`")))
             }
-            Err(error) if error.kind() == std::io::ErrorKind::IsADirectory => {
+            Err(error) if error.kind() == io::ErrorKind::IsADirectory => {
                 Err(Error::not_runnable(format!("`{name}` is a directory")).with_hint("name the .wasm file in it"))
+            }
+            Err(error) if error.kind() == io::ErrorKind::FileTooLarge => {
+                Err(Error::not_runnable(format!("`{name}` is larger than a module can be: {} MiB", MODULE_BYTES >> 20)))
             }
             Err(error) => Err(Error::not_runnable(format!("`{name}` cannot be read: {error}"))),
         }
@@ -101,6 +108,24 @@ impl fmt::Display for Artifact {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.name)
     }
+}
+
+/// The whole file. A device may have no end, and a sparse file more bytes than there is memory.
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let file = File::open(path)?;
+    let metadata = file.metadata()?;
+    if metadata.file_type().is_char_device() || metadata.file_type().is_block_device() {
+        return Err(io::Error::other("it is a device"));
+    }
+    let mut bytes = Vec::new();
+    if metadata.len() <= MODULE_BYTES {
+        bytes.reserve(usize::try_from(metadata.len()).unwrap_or(0));
+        file.take(MODULE_BYTES + 1).read_to_end(&mut bytes)?;
+    }
+    if metadata.len().max(bytes.len() as u64) > MODULE_BYTES {
+        return Err(io::ErrorKind::FileTooLarge.into());
+    }
+    Ok(bytes)
 }
 
 fn describe(bytes: &[u8]) -> (String, &'static str) {

@@ -4,6 +4,7 @@
 //! compatibility hash, the sum is the entry's own digest. An entry that does not match its sum is
 //! as good as none. The folder must be its owner's alone: who can write there can run code here.
 
+use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -69,7 +70,7 @@ impl Cache {
         Ok((entries.iter().map(|entry| entry.bytes).sum(), entries.len()))
     }
 
-    /// Removes every entry; how many there were.
+    /// Removes every entry, and what interrupted writes have left; how many entries there were.
     ///
     /// # Errors
     /// The folder cannot be read, or an entry cannot be removed.
@@ -78,12 +79,12 @@ impl Cache {
         for entry in &entries {
             self.remove(&entry.key)?;
         }
+        for path in self.files()? {
+            if matches!(path.extension().and_then(OsStr::to_str), Some("sum" | "tmp")) {
+                fs::remove_file(path)?;
+            }
+        }
         Ok(entries.len())
-    }
-
-    /// Whether there seems to be an entry: [`Cache::find`] may still refuse it.
-    pub(crate) fn contains(&self, key: &str) -> bool {
-        self.sum_path(key).exists()
     }
 
     /// The file of an entry that is whole, marked as used now.
@@ -157,20 +158,22 @@ impl Cache {
 
     fn entries(&self) -> io::Result<Vec<Entry>> {
         let mut entries = Vec::new();
-        for file in fs::read_dir(&self.folder)? {
-            let file = file?;
-            let path = file.path();
+        for path in self.files()? {
             let Some(key) =
                 path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(".cwasm"))
             else {
                 continue;
             };
             // Another process may have removed it meanwhile.
-            let Ok(metadata) = file.metadata() else { continue };
+            let Ok(metadata) = fs::metadata(&path) else { continue };
             let used = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
             entries.push(Entry { key: key.to_owned(), bytes: metadata.len(), used });
         }
         Ok(entries)
+    }
+
+    fn files(&self) -> io::Result<Vec<PathBuf>> {
+        fs::read_dir(&self.folder)?.map(|file| Ok(file?.path())).collect()
     }
 
     fn module_path(&self, key: &str) -> PathBuf {

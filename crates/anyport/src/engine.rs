@@ -1,6 +1,6 @@
 //! From bytes to machine code: wasmtime's settings, the compile cache, the epoch ticks.
 //!
-//! The one module with `unsafe`: machine code that is read from a file cannot be checked, so whoever
+//! `unsafe` here: machine code that is read from a file cannot be checked, so whoever
 //! hands it over has to vouch for it.
 #![allow(unsafe_code, reason = "loading machine code is unsafe; each block says why it may")]
 
@@ -14,13 +14,13 @@ use std::time::Duration;
 
 use wasmtime::{Config, Linker, Module};
 
-use crate::artifact::Artifact;
+use crate::artifact::{Artifact, ArtifactKind};
 use crate::cache::Cache;
 use crate::dialect::{TABLES, hostcall};
 use crate::error::Error;
 use crate::guest::Guest;
 
-/// How long a guest computes before others get their turn. Twice per the 20 ms that people notice.
+/// How long a guest computes before the poller, its timers and its end get their turn.
 const TICK: Duration = Duration::from_millis(10);
 
 /// Ticks without any guest at work after which the ticking rests: an idle server uses no CPU.
@@ -44,11 +44,6 @@ impl Engine {
             .map_err(|error| Error::host(format!("the hostcalls cannot be defined: {error:#}")))?;
         let ticker = Ticker::start(engine.weak())?;
         Ok(Self { wasmtime: engine, linker, cache, ticker })
-    }
-
-    /// Whether a compiled copy is at hand.
-    pub(crate) fn is_cached(&self, artifact: &Artifact) -> bool {
-        self.cache.as_ref().is_some_and(|cache| cache.contains(&self.key(artifact)))
     }
 
     /// The module, compiled or from the cache.
@@ -75,11 +70,16 @@ impl Engine {
 
     /// Machine code for this machine, to be loaded with [`Engine::load_trusted`].
     pub(crate) fn precompile(&self, artifact: &Artifact) -> Result<Vec<u8>, Error> {
+        tracing::debug!("`{artifact}` is compiled");
         self.wasmtime.precompile_module(artifact.bytes()).map_err(|error| invalid(artifact, &error))
     }
 
     /// An ahead-of-time artifact, which the person said to trust.
     pub(crate) fn load_trusted(&self, artifact: &Artifact) -> Result<Module, Error> {
+        if artifact.kind() != ArtifactKind::Precompiled {
+            let what = format!("`{artifact}` is not what `anyport compile` makes, or it is damaged");
+            return Err(Error::not_runnable(what).with_hint("compile it again, with `anyport compile`"));
+        }
         // SAFETY: the person vouched for this file by an explicit flag (`--allow-precompiled`);
         // wasmtime checks that it is for this engine and version.
         unsafe { Module::deserialize(&self.wasmtime, artifact.bytes()) }.map_err(|error| {

@@ -216,6 +216,7 @@ impl Guest {
         if !tcp.is_listening() {
             return Err(Errno::Invalid);
         }
+        listener.used(Interest::Read);
         if self.descriptors.is_full() {
             return Err(Errno::TooManyOpen);
         }
@@ -255,15 +256,19 @@ impl Guest {
         if Family::of(&to) != socket.family() {
             return Err(Errno::AddressFamilyNotSupported);
         }
-        self.gate.connect(to)?;
+        self.may_reach(&socket, to)?;
+        socket.used(Interest::Write);
         let tcp = match &socket.kind {
             SocketKind::Tcp(tcp) => tcp,
             SocketKind::Udp(udp) => return udp.connect(to),
         };
         match tcp.connect(to) {
             Err(Errno::InProgress) if !socket.is_nonblocking() => {
-                readiness::ready(&tcp.endpoint(), Interest::Write, socket.send_timeout()).await?;
-                tcp.finish_connect()
+                while tcp.is_connecting() {
+                    readiness::ready(&tcp.endpoint(), Interest::Write, socket.send_timeout()).await?;
+                    tcp.finish_connect()?;
+                }
+                Ok(())
             }
             outcome => outcome,
         }
@@ -273,6 +278,9 @@ impl Guest {
     pub(crate) async fn receive(
         &mut self, socket: &Socket, memory: &mut Memory<'_>, mut buffers: Buffers, flags: ReceiveFlags,
     ) -> Result<usize, Failure> {
+        if matches!(socket.kind, SocketKind::Udp(_)) {
+            return Ok(self.receive_datagram(socket, memory, &buffers, flags).await?.length);
+        }
         let mut total = 0;
         socket.used(Interest::Read);
         if buffers.is_empty() {
@@ -285,7 +293,10 @@ impl Guest {
                     if socket.is_nonblocking() {
                         return if total > 0 { Ok(total) } else { Err(Errno::Again.into()) };
                     }
-                    readiness::ready(&endpoint, Interest::Read, socket.receive_timeout()).await?;
+                    match readiness::ready(&endpoint, Interest::Read, socket.receive_timeout()).await {
+                        Err(_) if total > 0 => return Ok(total),
+                        outcome => outcome?,
+                    }
                 }
                 Err(_) if total > 0 => return Ok(total),
                 Err(error) => return Err(error.into()),
@@ -364,6 +375,23 @@ impl Guest {
         }
     }
 
+    /// Whether a socket may send to this address: a rule says so, or it is who has asked.
+    fn may_reach(&self, socket: &Socket, to: SocketAddr) -> Result<(), Errno> {
+        match &socket.kind {
+            SocketKind::Udp(udp) if udp.was_asked_by(to) => Ok(()),
+            _ => Ok(self.gate.connect(to)?),
+        }
+    }
+
+    /// Whether a socket may receive from this address: a published port from anybody, another
+    /// only from whom it may send to.
+    fn may_hear(&self, socket: &Socket, from: SocketAddr) -> bool {
+        match &socket.kind {
+            SocketKind::Udp(udp) => udp.remember(from) || self.gate.reaches(from),
+            SocketKind::Tcp(_) => true,
+        }
+    }
+
     /// Receives one datagram into a buffer of the host's.
     async fn receive_from(
         &mut self, socket: &Socket, buffer: &mut [u8], flags: ReceiveFlags,
@@ -375,7 +403,12 @@ impl Guest {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock && !socket.is_nonblocking() => {
                     readiness::ready(&endpoint, Interest::Read, socket.receive_timeout()).await?;
                 }
-                outcome => return Ok(outcome?),
+                outcome => {
+                    let datagram = outcome?;
+                    if self.may_hear(socket, datagram.from) {
+                        return Ok(datagram);
+                    }
+                }
             }
         }
     }
@@ -395,7 +428,7 @@ impl Guest {
         if Family::of(&to) != socket.family() {
             return Err(Errno::AddressFamilyNotSupported);
         }
-        self.gate.connect(to)?;
+        self.may_reach(socket, to)?;
         socket.used(Interest::Write);
         let endpoint = socket.stream()?;
         loop {
@@ -437,6 +470,7 @@ impl Guest {
             Descriptor::Stdio(stdio) => Source::Stdio(stdio),
             Descriptor::Socket(socket) => match &socket.kind {
                 // tokio polls listeners for writing too: that must neither fire nor fail.
+                SocketKind::Tcp(tcp) if tcp.is_idle() => Source::HungUp,
                 SocketKind::Tcp(tcp) if tcp.is_listening() && (interest == Interest::Write || self.is_crowded()) => {
                     Source::Never
                 }

@@ -99,7 +99,11 @@ pub fn inspect(artifact: &Artifact) -> Inspection {
         runtimes: if judged { contents.verdicts(problem.is_none()) } else { Vec::new() },
         run: problem.is_none().then(|| run_line(artifact, &wants)),
         hint: problem.as_ref().and_then(|problem| problem.hint().map(str::to_owned)),
-        problem: problem.map(|problem| problem.to_string()),
+        // One sentence: the imports that follow it are listed already.
+        problem: problem.map(|problem| {
+            let text = problem.to_string();
+            text.lines().next().unwrap_or_default().trim_end_matches(':').to_owned()
+        }),
         imports: contents.imports,
         exports: contents.exports,
         dialects,
@@ -127,7 +131,9 @@ fn read(artifact: &Artifact) -> Result<Contents, Error> {
         ArtifactKind::Precompiled => Err(Error::not_runnable(format!(
             "`{artifact}` is machine code, compiled ahead of time, which cannot be checked"
         ))
-        .with_hint("if you made it with `anyport compile`, say so: `anyport run --allow-precompiled`")),
+        .with_hint(format!(
+            "if you made it with `anyport compile`, say so: `anyport run --allow-precompiled {artifact}`"
+        ))),
     }
 }
 
@@ -170,7 +176,7 @@ impl Contents {
             .core_exports()
             .into_iter()
             .flatten()
-            .map(|(name, kind)| Export { name: name.to_owned(), signature: describe(types, &kind) });
+            .map(|(name, kind)| Export { name: link::printable(name), signature: describe(types, &kind) });
         Self { imports: imports.collect(), exports: exports.collect() }
     }
 
@@ -245,51 +251,56 @@ impl Contents {
 
     /// Which of today's runtimes have what it imports.
     fn verdicts(&self, here: bool) -> Vec<Verdict> {
-        let of = |dialect| self.imports.iter().any(|import| import.dialect() == Some(dialect));
-        let unknown = self.imports.iter().find(|import| import.dialect().is_none());
-        let wasix = self.imports.iter().any(|import| import.module.starts_with("wasix_"));
-        let preview0 = unknown.is_some()
-            && self.imports.iter().all(|import| import.dialect().is_some() || import.module == "wasi_unstable");
+        let sockets = self.imports.iter().any(|import| import.dialect() == Some(Dialect::WasmEdge));
         let accepts = link::takes_listeners(&self.imports);
-        let verdict = |runtime, runs, why: &str| Verdict { runtime, runs, why: why.to_owned() };
-        let preview1_only = |runtime, without_listeners: &str| {
-            if preview0 {
-                return verdict(runtime, true, "has preview0 too");
-            }
-            if let Some(import) = unknown {
-                return Verdict { runtime, runs: false, why: format!("has no {import}") };
-            }
-            match (of(Dialect::WasmEdge), accepts) {
-                (true, _) => verdict(runtime, false, "has no WasmEdge sockets"),
-                (false, true) => verdict(runtime, false, without_listeners),
-                (false, false) => verdict(runtime, true, "needs preview1 alone"),
-            }
+        let no = |runtime, why: String| Verdict { runtime, runs: false, why };
+        let yes = |runtime, why: &str| Verdict { runtime, runs: true, why: why.to_owned() };
+        let preview1 = |runtime, more: &[&str], listeners: Result<&str, &str>| match self.lacks(more) {
+            Some(import) => no(runtime, format!("has no {import}")),
+            None if sockets => no(runtime, "has no WasmEdge sockets".to_owned()),
+            None if accepts => match listeners {
+                Ok(how) => yes(runtime, how),
+                Err(why) => no(runtime, why.to_owned()),
+            },
+            None => match self.lacks(&[]) {
+                Some(import) if import.module == PREVIEW0 => yes(runtime, "has preview0 too"),
+                Some(import) if import.is_of_threads() => yes(runtime, "has threads"),
+                Some(_) => yes(runtime, "has WASIX"),
+                None => yes(runtime, "needs preview1 alone"),
+            },
         };
-        let wasmtime36 = match preview1_only("Wasmtime 36 to 46", "") {
-            Verdict { runs: false, why, .. } if why.is_empty() => {
-                verdict("Wasmtime 36 to 46", true, "with `-S preview2=n -S tcplisten=ADDR`")
-            }
-            other => other,
-        };
-        let wasmedge = match unknown {
-            Some(import) => Verdict { runtime: "WasmEdge 0.17", runs: false, why: format!("has no {import}") },
-            None if accepts => verdict("WasmEdge 0.17", false, "hands over no listeners"),
-            None => verdict("WasmEdge 0.17", true, "has every import"),
-        };
-        let wasmer = if wasix {
-            verdict("Wasmer 7", true, "has WASIX")
-        } else {
-            preview1_only("Wasmer 7", "hands over no listeners")
+        let wasmedge = match self.lacks(&[]) {
+            Some(import) => no("WasmEdge 0.17", format!("has no {import}")),
+            None if accepts => no("WasmEdge 0.17", "hands over no listeners".to_owned()),
+            None => yes("WasmEdge 0.17", "has every import"),
         };
         vec![
-            verdict("anyport", here, if here { "has every import" } else { "see the problem" }),
-            preview1_only("Wasmtime 47 and later", "dropped listeners (`--tcplisten`)"),
-            wasmtime36,
+            if here { yes("anyport", "has every import") } else { no("anyport", "see the problem".to_owned()) },
+            preview1("Wasmtime 47 and later", &[PREVIEW0], Err("dropped listeners (`--tcplisten`)")),
+            preview1("Wasmtime 36 to 46", &[PREVIEW0, THREADS], Ok("with `-S preview2=n -S tcplisten=ADDR`")),
             wasmedge,
-            wasmer,
+            preview1("Wasmer 7", &["wasix_", PREVIEW0, THREADS], Err("hands over no listeners")),
         ]
     }
+
+    /// The first import that is neither to be had here, nor one of these: modules by the beginning of
+    /// their name, or [`THREADS`].
+    fn lacks(&self, others: &[&str]) -> Option<&Import> {
+        self.imports.iter().find(|import| {
+            let has = |other: &&str| match *other {
+                THREADS => import.is_of_threads(),
+                module => import.module.starts_with(module),
+            };
+            import.dialect().is_none() && !others.iter().any(has)
+        })
+    }
 }
+
+/// The module of WASI's first snapshot.
+const PREVIEW0: &str = "wasi_unstable";
+
+/// What threads need, of whichever module.
+const THREADS: &str = "threads";
 
 /// Hostcalls that pass no pointer, so that a module without memory may call them.
 const POINTERLESS: &[&str] = &["proc_exit", "proc_raise", "sched_yield"];

@@ -77,6 +77,11 @@ fn outcome_of(error: &wasmtime::Error) -> Outcome {
             _ => error.root_cause().to_string(),
         },
     };
-    let backtrace = error.downcast_ref::<WasmBacktrace>().map(ToString::to_string).unwrap_or_default();
+    let backtrace = error.downcast_ref::<WasmBacktrace>().map(printable_lines).unwrap_or_default();
     Outcome::Trapped { reason, backtrace }
+}
+
+/// The names of functions are the module's to choose: each must stay within its line.
+fn printable_lines(backtrace: &WasmBacktrace) -> String {
+    backtrace.to_string().lines().map(link::printable).collect::<Vec<_>>().join("\n")
 }

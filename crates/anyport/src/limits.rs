@@ -39,11 +39,19 @@ pub const IOVECS: u32 = 1024;
 /// Subscriptions in one `poll_oneoff`: both directions of every descriptor and some clocks.
 pub const SUBSCRIPTIONS: u32 = 2 * 20_000 + 64;
 
+/// The largest file that is taken for a module, in bytes: 1 GiB, as browsers have it. The largest
+/// servers, with an interpreter and its libraries in them, have 100 MiB.
+pub(crate) const MODULE_BYTES: u64 = 1 << 30;
+
 /// Names one lookup may ask for in bytes: DNS allows 253, services are shorter.
 pub(crate) const NAME_BYTES: u32 = 1024;
 
 /// Results one name lookup writes: more than any record set that is of use.
 pub(crate) const LOOKUP_RESULTS: usize = 64;
+
+/// Clients of a published UDP port that may be answered: those that asked last. An answer comes
+/// within a moment of its question.
+pub(crate) const DATAGRAM_CLIENTS: usize = 4096;
 
 /// The limits of one guest. [`Limits::default`] fits a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,21 +103,27 @@ pub(crate) struct Growth {
     table_most: usize,
     memory: usize,
     table: usize,
-    told: bool,
+    memory_told: bool,
+    table_told: bool,
 }
 
 impl Growth {
     pub(crate) fn new(limits: &Limits) -> Self {
-        Self { memory_most: limits.memory_bytes, table_most: limits.table_elements, memory: 0, table: 0, told: false }
+        Self {
+            memory_most: limits.memory_bytes,
+            table_most: limits.table_elements,
+            memory: 0,
+            table: 0,
+            memory_told: false,
+            table_told: false,
+        }
     }
 }
 
-impl Growth {
-    /// Tells the person once: a guest may ask again and again.
-    fn refuse(&mut self, most: String, flag: String) {
-        if !std::mem::replace(&mut self.told, true) {
-            tracing::warn!("the guest may not have more than {most}; to allow more, add `{flag}`");
-        }
+/// Tells the person once: a guest may ask again and again.
+fn refuse(told: &mut bool, most: &str, flag: &str) {
+    if !std::mem::replace(told, true) {
+        tracing::warn!("the guest may not have more than {most}; to allow more, add `{flag}`");
     }
 }
 
@@ -125,7 +139,7 @@ impl wasmtime::ResourceLimiter for Growth {
                 whole if whole.is_multiple_of(1 << 20) => format!("{} MiB", whole >> 20),
                 bytes => format!("{bytes} bytes"),
             };
-            self.refuse(format!("{most} of memory"), format!("--memory {mebibytes}m"));
+            refuse(&mut self.memory_told, &format!("{most} of memory"), &format!("--memory {mebibytes}m"));
         }
         Ok(allowed)
     }
@@ -136,10 +150,8 @@ impl wasmtime::ResourceLimiter for Growth {
         if allowed {
             self.table = total;
         } else {
-            self.refuse(
-                format!("{} elements in its tables", self.table_most),
-                format!("--limit table-elements={total}"),
-            );
+            let most = format!("{} elements in its tables", self.table_most);
+            refuse(&mut self.table_told, &most, &format!("--limit table-elements={total}"));
         }
         Ok(allowed)
     }

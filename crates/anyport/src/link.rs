@@ -56,7 +56,12 @@ impl Import {
             Some((table, _)) => ImportStatus::Found { dialect: table.dialect },
             None => miss(module, name),
         };
-        Self { module: module.to_owned(), name: name.to_owned(), signature, status }
+        Self { module: printable(module), name: printable(name), signature, status }
+    }
+
+    /// Whether every kind of threads needs it: the shared memory, and how a thread is started.
+    pub(crate) fn is_of_threads(&self) -> bool {
+        matches!((self.module.as_str(), self.name.as_str()), ("env", "memory") | ("wasi", "thread-spawn"))
     }
 
     /// The dialect that gives it, if one does.
@@ -86,6 +91,11 @@ pub(crate) fn generation_of(imports: &[Import]) -> Generation {
     }
     let is_new = |import: &Import| wasmedge::is_since_0_10(&import.name, &import.signature);
     if imports.iter().any(is_new) { Generation::Since0_10 } else { Generation::Untold }
+}
+
+/// A name out of a module, without what would move a terminal's cursor or forge a line.
+pub(crate) fn printable(name: &str) -> String {
+    name.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
 /// The row for an import.
@@ -135,6 +145,9 @@ const OWNERS: &[(&str, &str)] = &[
 ];
 
 fn owner_of(module: &str, name: &str) -> Option<&'static str> {
+    if (module, name) == ("env", "memory") {
+        return Some("threads, whose memory the host gives");
+    }
     const WAMR: &[&str] = &["sock_addr_local", "sock_addr_remote", "sock_addr_resolve", "sock_set_", "sock_get_"];
     if module == "wasi_snapshot_preview1" {
         return WAMR.iter().any(|prefix| name.starts_with(prefix)).then_some("the sockets of WAMR");
@@ -200,8 +213,10 @@ fn owner_of_all<'i>(missing: &[&'i Import]) -> Option<&'i str> {
         ImportStatus::Missing { owner } => owner.as_deref(),
         _ => None,
     };
-    let first = missing.first().and_then(owner)?;
-    missing.iter().all(|import| owner(import) == Some(first)).then_some(first)
+    // What threads need beside says nothing of whose threads they are.
+    let telling = || missing.iter().filter(|import| !import.is_of_threads());
+    let first = telling().chain(missing).next().and_then(owner)?;
+    telling().all(|import| owner(import) == Some(first)).then_some(first)
 }
 
 fn describe_miss(import: &Import) -> String {

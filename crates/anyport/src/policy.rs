@@ -144,7 +144,8 @@ impl Gate {
             .deny(Denial { what: format!("listen on {address}, which is not published"), flag: "-p 0:0".to_owned() }))
     }
 
-    fn reaches(&self, address: SocketAddr) -> bool {
+    /// Whether a rule allows to send to this address.
+    pub(crate) fn reaches(&self, address: SocketAddr) -> bool {
         self.policy.outbound.iter().any(|rule| self.allows(rule, address))
     }
 
@@ -184,11 +185,11 @@ impl Gate {
             .into_iter()
             .filter(|address| {
                 if named && !is_metadata(*address) {
-                    looked_up.insert((name.clone(), *address));
+                    looked_up.insert((name.clone(), unwrapped(*address)));
                     return true;
                 }
                 self.policy.outbound.iter().any(|rule| match rule {
-                    Outbound::Network { network, .. } => network.contains(address),
+                    Outbound::Network { network, .. } => names(network, unwrapped(*address)),
                     Outbound::Host { .. } => false,
                     wide => allows_wide(wide, *address),
                 })
@@ -199,9 +200,7 @@ impl Gate {
     fn allows(&self, rule: &Outbound, address: SocketAddr) -> bool {
         let ip = unwrapped(address.ip());
         match rule {
-            Outbound::Network { network, port } => {
-                network.contains(&ip) && port.is_none_or(|port| port == address.port())
-            }
+            Outbound::Network { network, port } => names(network, ip) && port.is_none_or(|port| port == address.port()),
             Outbound::Host { name, port } => {
                 port.is_none_or(|port| port == address.port())
                     && self.looked_up.lock().expect("no panic while held").contains(&(name.clone(), ip))
@@ -210,18 +209,29 @@ impl Gate {
         }
     }
 
-    /// Tells the person once per refusal, not per call.
+    /// Tells the person once per refusal, not per call, and not for ever: a guest may scan.
     fn deny(&self, denial: Denial) -> Denial {
-        let text = denial.to_string();
-        if self.told.lock().expect("no panic while held").insert(text.clone()) {
-            tracing::warn!("{text}");
+        let mut told = self.told.lock().expect("no panic while held");
+        if told.len() < DENIALS_TOLD && told.insert(denial.to_string()) {
+            tracing::warn!("{denial}");
+            if told.len() == DENIALS_TOLD {
+                tracing::warn!("further refusals are not told");
+            }
         }
         denial
     }
 }
 
+/// Refusals after which no other is told: enough to write every rule that a guest needs.
+const DENIALS_TOLD: usize = 100;
+
 fn normalised(name: &str) -> String {
     name.trim_end_matches('.').to_ascii_lowercase()
+}
+
+/// Whether a rule for a network means this address: a metadata service only if it is all it means.
+fn names(network: &IpNet, address: IpAddr) -> bool {
+    network.contains(&address) && (!is_metadata(address) || network.prefix_len() == network.max_prefix_len())
 }
 
 /// The rules that name no address. A metadata service hands out the machine's credentials, so it
@@ -255,11 +265,16 @@ fn is_private(address: IpAddr) -> bool {
 }
 
 /// The well-known addresses of cloud metadata services: AWS, GCP, Azure and others share the first;
-/// then those of AWS containers and Kubernetes pods (IPv4 and IPv6), and Alibaba's.
+/// then those of AWS containers and pods, Azure's wire server, Alibaba's; in IPv6 AWS's and GCP's.
 fn is_metadata(address: IpAddr) -> bool {
     match unwrapped(address) {
-        IpAddr::V4(v4) => matches!(v4.octets(), [169, 254, 169, 254] | [169, 254, 170, 2 | 23] | [100, 100, 100, 200]),
-        IpAddr::V6(v6) => matches!(v6.segments(), [0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254 | 0x23]),
+        IpAddr::V4(v4) => matches!(
+            v4.octets(),
+            [169, 254, 169, 254] | [169, 254, 170, 2 | 23] | [168, 63, 129, 16] | [100, 100, 100, 200]
+        ),
+        IpAddr::V6(v6) => {
+            matches!(v6.segments(), [0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254 | 0x23] | [0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254])
+        }
     }
 }
 
@@ -302,6 +317,7 @@ mod tests {
             (&["10.0.0.0/8"], [false, true, false, false, false, false]),
             (&["127.0.0.1:1"], [true, false, false, false, true, false]),
             (&["127.0.0.1:2"], [false; 6]),
+            (&["0.0.0.0/0"], [true, true, true, false, true, false]),
             (&["169.254.169.254"], [false, false, false, true, false, false]),
             (&["8.8.8.8:53", "[fd00::1]:1"], [false, false, true, false, false, true]),
         ] {

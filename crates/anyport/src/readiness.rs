@@ -1,4 +1,4 @@
-//! Waiting: for one descriptor, for any of many, for a deadline. The only place where a guest waits.
+//! Waiting: for one descriptor, for any of many, for a deadline.
 
 use std::future::poll_fn;
 use std::io;
@@ -26,6 +26,8 @@ pub(crate) enum Source {
     Stdio(Arc<Stdio>),
     /// Files never block.
     File,
+    /// A TCP socket that neither listens nor connects: `poll(2)` says that it hangs up.
+    HungUp,
     /// Never becomes ready: a listener that has no room for another connection.
     Never,
 }
@@ -51,6 +53,7 @@ impl Watch {
             Source::Socket(endpoint) => endpoint.poll_ready(context, self.interest),
             Source::Stdio(stdio) => stdio.poll_ready(context, self.interest),
             Source::File => Poll::Ready(Ok(Ready::default())),
+            Source::HungUp => Poll::Ready(Ok(Ready { hangup: true })),
             Source::Never => Poll::Pending,
         };
         match polled {
@@ -121,7 +124,7 @@ impl Pacing {
             News::Stale => {
                 let pause = Instant::now() + PAUSE * (1 << self.pauses.min(PAUSE_DOUBLINGS));
                 deadline = Some(deadline.map_or(pause, |deadline| deadline.min(pause)));
-                self.pauses += 1;
+                self.pauses = self.pauses.saturating_add(1);
             }
             News::None => {}
         }

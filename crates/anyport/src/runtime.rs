@@ -1,5 +1,6 @@
 //! The door of the library: a runtime loads modules; a module is served until it ends or is stopped.
 
+use std::collections::HashSet;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -62,11 +63,6 @@ impl Runtime {
     /// A builder with the defaults.
     pub fn builder() -> RuntimeBuilder {
         RuntimeBuilder::default()
-    }
-
-    /// Whether a compiled copy is in the cache; else [`Runtime::load`] takes a while.
-    pub fn is_cached(&self, artifact: &Artifact) -> bool {
-        self.engine.is_cached(artifact)
     }
 
     /// A server from an artifact: compiled, or taken from the cache, and its imports found.
@@ -249,6 +245,7 @@ impl Server {
     pub fn start(mut self) -> Result<Running, Error> {
         let mut ports = Vec::new();
         let listeners = self.bind_listeners(&mut ports)?;
+        self.refuse_twins()?;
         let published = Published::reserve(self.network.clone(), &self.policy.publish)
             .map_err(|(publish, error)| port_holder::explain(publish.host, publish.transport, &error))?;
         let handed = ports.len();
@@ -339,6 +336,18 @@ impl Server {
                 self.env.push((name.to_owned(), value));
             }
         }
+    }
+
+    /// A port that the guest binds is published once: it gets one socket.
+    fn refuse_twins(&self) -> Result<(), Error> {
+        let mut seen = HashSet::new();
+        for publish in &self.policy.publish {
+            if publish.guest_port != 0 && !seen.insert((publish.guest_port, publish.transport)) {
+                let what = format!("port {}/{} of the guest is published twice", publish.guest_port, publish.transport);
+                return Err(Error::host(what).with_hint("leave one out: the guest has one socket for it"));
+            }
+        }
+        Ok(())
     }
 
     fn check_environment(&self) -> Result<(), Error> {

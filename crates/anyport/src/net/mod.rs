@@ -124,6 +124,14 @@ impl Endpoint {
         os::Endpoint::inherit(socket).map(Self::Os)
     }
 
+    /// The same socket, unknown to the poller; nothing where the poller remembers nothing.
+    pub(crate) fn renewed(&self) -> io::Result<Option<Self>> {
+        match self {
+            Self::Os(endpoint) => Ok(Some(Self::Os(endpoint.renewed()?))),
+            Self::Simulated(_) => Ok(None),
+        }
+    }
+
     pub(crate) fn bind(&self, address: SocketAddr) -> io::Result<()> {
         on_either!(self, endpoint => endpoint.bind(address))
     }

@@ -76,6 +76,10 @@ impl Endpoint {
         Ok(Self::from(socket))
     }
 
+    pub(super) fn renewed(&self) -> io::Result<Self> {
+        Ok(Self::from(rustix::io::fcntl_dupfd_cloexec(&self.fd, 0)?))
+    }
+
     pub(super) fn bind(&self, address: SocketAddr) -> io::Result<()> {
         Ok(rustix::net::bind(&self.fd, &address)?)
     }
@@ -99,8 +103,15 @@ impl Endpoint {
 
     pub(super) fn accept(&self) -> io::Result<(Self, SocketAddr)> {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-        let (fd, peer) =
-            self.attempt(Interest::Read, |fd| Ok((rustix::net::acceptfrom_with(fd, flags)?, After::Unknown)))?;
+        let (fd, peer) = self.attempt(Interest::Read, |fd| {
+            loop {
+                match rustix::net::acceptfrom_with(fd, flags) {
+                    // The trouble of one connection, not the listener's: accept(2) says to go on.
+                    Err(error) if OF_ONE_CONNECTION.contains(&error) => {}
+                    accepted => return Ok((accepted?, After::Unknown)),
+                }
+            }
+        })?;
         let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok()).unwrap_or_else(|| Family::Inet4.unspecified());
         Ok((Self::from(fd), peer))
     }
@@ -289,6 +300,19 @@ impl Endpoint {
         Ok(fds[0].revents())
     }
 }
+
+/// Errors that accept(2) passes on from the connection that it takes.
+const OF_ONE_CONNECTION: &[Errno] = &[
+    Errno::CONNABORTED,
+    Errno::PROTO,
+    Errno::NETDOWN,
+    Errno::NOPROTOOPT,
+    Errno::HOSTDOWN,
+    Errno::NONET,
+    Errno::HOSTUNREACH,
+    Errno::OPNOTSUPP,
+    Errno::NETUNREACH,
+];
 
 /// Whether the direction is known to be ready; else the task is woken when it is.
 fn cached<'p>(

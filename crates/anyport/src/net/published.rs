@@ -24,7 +24,7 @@ struct Port {
 }
 
 impl Published {
-    /// Binds every port, so that a taken one is known before anything is compiled.
+    /// Binds every port, so that a taken one is known before the guest starts.
     ///
     /// # Errors
     /// The first port that cannot be had, and why.

@@ -91,6 +91,15 @@ impl Tcp {
         Ok(())
     }
 
+    /// Whether it neither listens nor connects: there is nothing to wait for.
+    pub(crate) fn is_idle(&self) -> bool {
+        matches!(self.lock().stage, Stage::Fresh | Stage::Bound { .. })
+    }
+
+    pub(crate) fn is_connecting(&self) -> bool {
+        matches!(self.lock().stage, Stage::Connecting)
+    }
+
     pub(crate) fn is_fresh(&self) -> bool {
         matches!(self.lock().stage, Stage::Fresh)
     }
@@ -143,7 +152,12 @@ impl Tcp {
             Stage::Connected { .. } => return Err(Errno::IsConnected),
             Stage::Listening { .. } => return Err(Errno::Invalid),
         }
-        match inner.endpoint.connect(to).map_err(Errno::from) {
+        let outcome = match inner.endpoint.connect(to).map_err(Errno::from) {
+            // Linux's second word on an earlier connect that failed; the next one is made.
+            Err(Errno::ConnectionAborted) => inner.endpoint.connect(to).map_err(Errno::from),
+            outcome => outcome,
+        };
+        match outcome {
             Ok(()) => {
                 inner.stage = Stage::Connected { peer: to, local_port: None, _permit: None };
                 Ok(())
@@ -201,6 +215,10 @@ impl Inner {
         }
         if let Err(error) = self.endpoint.take_error() {
             self.stage = Stage::Fresh;
+            // The poller has seen this one closed, and does not forget it.
+            if let Some(renewed) = self.endpoint.renewed()? {
+                self.endpoint = Arc::new(renewed);
+            }
             return Err(error.into());
         }
         if let Ok(peer) = self.endpoint.peer_address() {

@@ -1,11 +1,13 @@
 //! A UDP socket: bound or not, perhaps with a peer to send to.
 
+use std::collections::{HashSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::{Endpoint, Network};
 use crate::address::{Family, Transport};
 use crate::errno::Errno;
+use crate::limits::DATAGRAM_CLIENTS;
 
 #[derive(Debug)]
 pub(crate) struct Udp {
@@ -19,12 +21,21 @@ struct Inner {
     /// The address the guest bound, as it sees it.
     local: Option<SocketAddr>,
     peer: Option<SocketAddr>,
+    /// Of a published port: who may be answered without a rule that allows it.
+    clients: Option<Clients>,
+}
+
+/// Who has sent to a published port, as far as is remembered: the last [`DATAGRAM_CLIENTS`].
+#[derive(Debug, Default)]
+struct Clients {
+    known: HashSet<SocketAddr>,
+    in_order: VecDeque<SocketAddr>,
 }
 
 impl Udp {
     pub(crate) fn open(network: &Network, family: Family) -> Result<Self, Errno> {
         let endpoint = Arc::new(network.open(family, Transport::Udp)?);
-        Ok(Self { family, inner: Mutex::new(Inner { endpoint, local: None, peer: None }) })
+        Ok(Self { family, inner: Mutex::new(Inner { endpoint, local: None, peer: None, clients: None }) })
     }
 
     pub(crate) fn endpoint(&self) -> Arc<Endpoint> {
@@ -45,7 +56,25 @@ impl Udp {
         inner.must_be_unbound()?;
         inner.local = Some(if local.port() == 0 { bound.local_address()? } else { local });
         inner.endpoint = Arc::new(bound);
+        inner.clients = Some(Clients::default());
         Ok(())
+    }
+
+    /// A datagram of this client has come: where the port is published, which is answered, it may
+    /// be answered.
+    pub(crate) fn remember(&self, client: SocketAddr) -> bool {
+        match &mut self.lock().clients {
+            Some(clients) => {
+                clients.remember(client);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Whether this client has asked, and may be answered.
+    pub(crate) fn was_asked_by(&self, client: SocketAddr) -> bool {
+        self.lock().clients.as_ref().is_some_and(|clients| clients.known.contains(&client))
     }
 
     pub(crate) fn connect(&self, to: SocketAddr) -> Result<(), Errno> {
@@ -69,6 +98,20 @@ impl Udp {
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().expect("no panic while held")
+    }
+}
+
+impl Clients {
+    fn remember(&mut self, client: SocketAddr) {
+        if !self.known.insert(client) {
+            return;
+        }
+        self.in_order.push_back(client);
+        if self.in_order.len() > DATAGRAM_CLIENTS
+            && let Some(oldest) = self.in_order.pop_front()
+        {
+            self.known.remove(&oldest);
+        }
     }
 }
 

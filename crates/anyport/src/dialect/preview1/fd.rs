@@ -59,8 +59,14 @@ pub(super) async fn write(
     guest: &mut Guest, memory: &mut Memory<'_>, fd: u32, iovs: u32, iovs_len: u32, ro_nwritten: u32,
 ) -> Hostcall {
     let written = match guest.descriptors.get(fd)? {
-        Descriptor::Host(_) => return host_files::fd_write(guest, memory, fd, iovs, iovs_len, ro_nwritten).await,
-        Descriptor::Stdio(stdio) => write_stdio(&stdio, memory, &guest.buffers(memory, iovs, iovs_len)?).await?,
+        Descriptor::Host(_) => {
+            guest.push_sent();
+            return host_files::fd_write(guest, memory, fd, iovs, iovs_len, ro_nwritten).await;
+        }
+        Descriptor::Stdio(stdio) => {
+            guest.push_sent();
+            write_stdio(&stdio, memory, &guest.buffers(memory, iovs, iovs_len)?).await?
+        }
         Descriptor::Socket(socket) => {
             let buffers = guest.buffers(memory, iovs, iovs_len)?;
             guest.send(&socket, memory, buffers).await?

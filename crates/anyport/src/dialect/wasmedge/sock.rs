@@ -1,5 +1,5 @@
-//! `WasmEdge`'s socket calls. Enums were renumbered in 0.10; the first `sock_open` tells which a guest
-//! speaks.
+//! `WasmEdge`'s socket calls. Enums were renumbered in 0.10: where the imports leave open which a guest
+//! speaks, its first `sock_open` tells.
 //! <https://github.com/WasmEdge/WasmEdge/blob/0.17.1/lib/host/wasi/wasifunc.cpp>
 
 use std::net::SocketAddr;
