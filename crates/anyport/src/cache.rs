@@ -108,7 +108,11 @@ impl Cache {
     /// # Errors
     /// The disk is full or read-only: the caller goes on without.
     pub(crate) fn store(&self, key: &str, compiled: &[u8]) -> io::Result<PathBuf> {
-        self.evict(u64::try_from(compiled.len()).unwrap_or(u64::MAX))?;
+        let bytes = u64::try_from(compiled.len()).unwrap_or(u64::MAX);
+        if bytes > self.bytes_max {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        self.evict(bytes)?;
         // The sum last: without it the module is no entry.
         let path = self.module_path(key);
         self.write(&path, compiled)?;

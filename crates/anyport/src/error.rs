@@ -77,3 +77,9 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+/// A name that a guest or its module chose, without what would move a terminal's cursor or forge a
+/// line.
+pub(crate) fn printable(name: &str) -> String {
+    name.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
+}

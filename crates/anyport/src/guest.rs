@@ -175,7 +175,16 @@ impl Guest {
                 Some(index) => tcp.adopt(self.published.claim(index)?, address),
                 None => tcp.bind(address),
             },
+            SocketKind::Udp(udp) if udp.is_bound() => Err(Errno::Invalid),
             SocketKind::Udp(udp) => match self.gate.bind(address, Transport::Udp)? {
+                // Its datagrams could be answered by nobody.
+                Some(index) if self.published.family(index) != socket.family() => {
+                    tracing::warn!(
+                        "the guest binds port {0}/udp of another IP version than it is published on; for IPv6 use `-p [::1]:{0}:{0}/udp`",
+                        address.port(),
+                    );
+                    Err(Errno::AddressNotAvailable)
+                }
                 Some(index) => {
                     udp.adopt(self.published.claim(index)?, address)?;
                     self.tell_of_port(Transport::Udp, socket.endpoint().local_address()?);
@@ -317,14 +326,19 @@ impl Guest {
     ) -> Result<usize, Failure> {
         let mut total = 0;
         socket.used(Interest::Write);
-        let more = self.expect_more(socket);
         let endpoint = socket.stream()?;
         if buffers.is_empty() {
             return Ok(0);
         }
+        let held = self.holds(socket);
+        let more = self.expect_more(socket);
         loop {
             match memory.gather(&buffers, |slices| endpoint.send(slices, more))? {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if held {
+                        // What was held back for this send does not wait with it.
+                        endpoint.push();
+                    }
                     if socket.is_nonblocking() {
                         return if total > 0 { Ok(total) } else { Err(Errno::Again.into()) };
                     }
@@ -343,6 +357,11 @@ impl Guest {
                 }
             }
         }
+    }
+
+    /// Whether bytes that were sent on this socket are held back.
+    fn holds(&self, socket: &Arc<Socket>) -> bool {
+        matches!(&self.sent, Some((last, true)) if Arc::ptr_eq(last, socket))
     }
 
     /// Whether to hold a send back, since the guest will send again at once: hyper 0.14 and others
@@ -408,6 +427,12 @@ impl Guest {
                     if self.may_hear(socket, datagram.from) {
                         return Ok(datagram);
                     }
+                    if flags.peek {
+                        // Takes it away, so that the next look finds another.
+                        let _ = endpoint.receive_from(&mut [], ReceiveFlags::default());
+                    }
+                    // Strangers may send without end.
+                    tokio::task::yield_now().await;
                 }
             }
         }
@@ -460,7 +485,7 @@ impl Guest {
         }
         self.gate.lookup(name)?;
         let addresses = self.network.lookup(name).await.map_err(|_| Errno::LookupNoName)?;
-        Ok(self.gate.admit(name, addresses))
+        Ok(self.gate.admit(name, addresses)?)
     }
 
     /// What to wait for on behalf of a descriptor.
@@ -469,8 +494,8 @@ impl Guest {
             Descriptor::Host(_) => Source::File,
             Descriptor::Stdio(stdio) => Source::Stdio(stdio),
             Descriptor::Socket(socket) => match &socket.kind {
-                // tokio polls listeners for writing too: that must neither fire nor fail.
                 SocketKind::Tcp(tcp) if tcp.is_idle() => Source::HungUp,
+                // tokio polls listeners for writing too: that must neither fire nor fail.
                 SocketKind::Tcp(tcp) if tcp.is_listening() && (interest == Interest::Write || self.is_crowded()) => {
                     Source::Never
                 }

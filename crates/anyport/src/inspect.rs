@@ -6,7 +6,7 @@ use wasmparser::{Parser, ValType, ValidPayload, Validator, WasmFeatures};
 use crate::artifact::{Artifact, ArtifactKind};
 use crate::dialect::Dialect;
 use crate::engine;
-use crate::error::Error;
+use crate::error::{Error, printable};
 use crate::link::{self, Import};
 
 /// What can be said of a file without running it.
@@ -176,7 +176,7 @@ impl Contents {
             .core_exports()
             .into_iter()
             .flatten()
-            .map(|(name, kind)| Export { name: link::printable(name), signature: describe(types, &kind) });
+            .map(|(name, kind)| Export { name: printable(name), signature: describe(types, &kind) });
         Self { imports: imports.collect(), exports: exports.collect() }
     }
 

@@ -9,6 +9,7 @@ use wiggle::GuestError;
 
 use crate::dialect::preview1::process::Exit;
 use crate::engine::Engine;
+use crate::error::printable;
 use crate::guest::Guest;
 use crate::link;
 
@@ -83,5 +84,5 @@ fn outcome_of(error: &wasmtime::Error) -> Outcome {
 
 /// The names of functions are the module's to choose: each must stay within its line.
 fn printable_lines(backtrace: &WasmBacktrace) -> String {
-    backtrace.to_string().lines().map(link::printable).collect::<Vec<_>>().join("\n")
+    backtrace.to_string().lines().map(printable).collect::<Vec<_>>().join("\n")
 }

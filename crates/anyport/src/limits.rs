@@ -127,8 +127,16 @@ fn refuse(told: &mut bool, most: &str, flag: &str) {
     }
 }
 
+/// Whether the module's own maximum makes a growth fail, whatever is said of it: then it does not count.
+fn exceeds(desired: usize, maximum: Option<usize>) -> bool {
+    maximum.is_some_and(|maximum| desired > maximum)
+}
+
 impl wasmtime::ResourceLimiter for Growth {
-    fn memory_growing(&mut self, current: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
+    fn memory_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
+        if exceeds(desired, maximum) {
+            return Ok(true);
+        }
         let total = self.memory.saturating_add(desired.saturating_sub(current));
         let allowed = total <= self.memory_most;
         if allowed {
@@ -144,7 +152,10 @@ impl wasmtime::ResourceLimiter for Growth {
         Ok(allowed)
     }
 
-    fn table_growing(&mut self, current: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
+    fn table_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
+        if exceeds(desired, maximum) {
+            return Ok(true);
+        }
         let total = self.table.saturating_add(desired.saturating_sub(current));
         let allowed = total <= self.table_most;
         if allowed {

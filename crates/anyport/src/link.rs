@@ -10,7 +10,7 @@ use wasmtime::{Extern, ExternType, Instance, Module, Store};
 use crate::dialect::hostcall::{Row, Table, signature_of};
 use crate::dialect::{Dialect, TABLES, wasmedge};
 use crate::engine::Engine;
-use crate::error::Error;
+use crate::error::{Error, printable};
 use crate::guest::{Generation, Guest};
 
 /// An import of a module, its type written as `(iii)i`: `i` is i32, `I` i64, `f` f32, `F` f64.
@@ -91,11 +91,6 @@ pub(crate) fn generation_of(imports: &[Import]) -> Generation {
     }
     let is_new = |import: &Import| wasmedge::is_since_0_10(&import.name, &import.signature);
     if imports.iter().any(is_new) { Generation::Since0_10 } else { Generation::Untold }
-}
-
-/// A name out of a module, without what would move a terminal's cursor or forge a line.
-pub(crate) fn printable(name: &str) -> String {
-    name.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
 /// The row for an import.

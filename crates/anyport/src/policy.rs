@@ -11,6 +11,7 @@ use std::sync::Mutex;
 use ipnet::IpNet;
 
 use crate::address::{Publish, Transport};
+use crate::error::printable;
 
 /// What a guest may do on the network. [`Policy::default`] denies everything.
 #[derive(Clone, Debug, Default)]
@@ -109,6 +110,18 @@ impl fmt::Display for Denial {
     }
 }
 
+impl Denial {
+    /// Of a name that no rule allows; the name is the guest's to choose, so it is cleaned.
+    fn lookup(name: &str) -> Self {
+        let name = printable(name);
+        let flag = match name.parse() {
+            Ok(Outbound::Host { .. }) => format!("--allow-net {name}"),
+            _ => "--allow-net any".to_owned(),
+        };
+        Self { what: format!("look up `{name}`"), flag }
+    }
+}
+
 impl Gate {
     pub(crate) fn new(policy: Policy) -> Self {
         Self { policy, looked_up: Mutex::default(), told: Mutex::default() }
@@ -167,25 +180,33 @@ impl Gate {
         if allowed {
             return Ok(());
         }
-        Err(self.deny(Denial { what: format!("look up `{name}`"), flag: format!("--allow-net {name}") }))
+        Err(self.deny(Denial::lookup(name)))
     }
 
     /// Keeps of a lookup's answer what the guest may connect to on some port, and remembers it for
     /// the rules that name this host: the check is on addresses, so a name that later answers
-    /// otherwise gains nothing.
-    pub(crate) fn admit(&self, name: &str, addresses: Vec<IpAddr>) -> Vec<IpAddr> {
-        let name = normalised(name);
+    /// otherwise gains nothing. An answer of which nothing may be kept is a refusal.
+    pub(crate) fn admit(&self, name: &str, addresses: Vec<IpAddr>) -> Result<Vec<IpAddr>, Denial> {
+        let admitted = self.filter(&normalised(name), &addresses);
+        if admitted.is_empty() && !addresses.is_empty() {
+            return Err(self.deny(Denial::lookup(name)));
+        }
+        Ok(admitted)
+    }
+
+    fn filter(&self, name: &str, addresses: &[IpAddr]) -> Vec<IpAddr> {
         let named = self
             .policy
             .outbound
             .iter()
-            .any(|rule| matches!(rule, Outbound::Host { name: allowed, .. } if *allowed == name));
+            .any(|rule| matches!(rule, Outbound::Host { name: allowed, .. } if allowed == name));
         let mut looked_up = self.looked_up.lock().expect("no panic while held");
         addresses
-            .into_iter()
+            .iter()
+            .copied()
             .filter(|address| {
                 if named && !is_metadata(*address) {
-                    looked_up.insert((name.clone(), unwrapped(*address)));
+                    looked_up.insert((name.to_owned(), unwrapped(*address)));
                     return true;
                 }
                 self.policy.outbound.iter().any(|rule| match rule {
@@ -348,7 +369,7 @@ mod tests {
         assert!(gate.lookup("other.example").is_err());
         assert!(!connects(&gate, "10.1.2.3:5432"));
         let answer = vec!["10.1.2.3".parse().expect("ip"), "169.254.169.254".parse().expect("ip")];
-        assert_eq!(gate.admit("db.example", answer).len(), 1);
+        assert_eq!(gate.admit("db.example", answer).map(|kept| kept.len()), Ok(1));
         assert!(connects(&gate, "10.1.2.3:5432"));
         assert!(!connects(&gate, "10.1.2.3:22"));
         assert!(!connects(&gate, "169.254.169.254:5432"));

@@ -80,7 +80,7 @@ enum News {
 ///
 /// mio on preview1 subscribes to writability for as long as a connection is open, and tokio never
 /// uses it up: on a level-triggered `poll_oneoff` every server built so spins while a client is
-/// connected. So what was told and not used is told again only after a pause, which anything new
+/// connected. So writability that was told and not used is told again only after a pause, which anything new
 /// ends at once.
 #[derive(Debug, Default)]
 pub(crate) struct Pacing {

@@ -1,7 +1,7 @@
 //! The guest's stdin, stdout and stderr: whatever the host process has there, or a file.
 //!
 //! The descriptors may be shared with other processes (a shell's terminal), so they are not made
-//! non-blocking: the poller says when a read or a short write will not block.
+//! non-blocking: they are asked whether a read or a short write will block before each.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -117,7 +117,14 @@ impl Stdio {
             if self.is_ready_now(interest)? {
                 return Poll::Ready(Ok(Ready::default()));
             }
+            let closed = guard.ready().is_read_closed() || guard.ready().is_write_closed();
             guard.clear_ready();
+            if closed {
+                // A FIFO whose last writer left and that another has opened: tokio does not forget
+                // the first, so all there is to do is to look again.
+                context.waker().wake_by_ref();
+                return Poll::Pending;
+            }
         }
     }
 

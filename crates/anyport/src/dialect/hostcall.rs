@@ -81,7 +81,7 @@ impl Row {
 
     /// Whether it sends: any other hostcall ends a row of sends.
     pub(crate) fn sends(&self) -> bool {
-        self.name == "fd_write" || self.name.starts_with("sock_send")
+        matches!(self.name, "fd_write" | "sock_send" | "sock_send_v2")
     }
 
     /// What the linker knows it by: real guests import one name with two types.

@@ -1,7 +1,8 @@
 //! The operating system's sockets, registered with tokio's poller while they are open.
 //!
 //! Owns every socket syscall. Readiness is cached: a call that is known to fail with `EAGAIN` is
-//! not made, and a short read says that the socket is empty, so the next one is not made either.
+//! not made, and a short read says that the socket is empty (but for urgent data, which is not used),
+//! so the next one is not made either.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::SocketAddr;
@@ -310,7 +311,6 @@ const OF_ONE_CONNECTION: &[Errno] = &[
     Errno::HOSTDOWN,
     Errno::NONET,
     Errno::HOSTUNREACH,
-    Errno::OPNOTSUPP,
     Errno::NETUNREACH,
 ];
 

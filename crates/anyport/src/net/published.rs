@@ -46,6 +46,11 @@ impl Published {
         }
     }
 
+    /// The IP version that a port is published on.
+    pub(crate) fn family(&self, index: usize) -> Family {
+        Family::of(&self.ports[index].address)
+    }
+
     /// Each port with its address on the host.
     pub(crate) fn addresses(&self) -> impl Iterator<Item = (Publish, SocketAddr)> + '_ {
         self.ports.iter().map(|port| (port.publish, port.address))

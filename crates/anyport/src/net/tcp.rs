@@ -146,6 +146,7 @@ impl Tcp {
     /// and then [`Tcp::finish_connect`] tells how.
     pub(crate) fn connect(&self, to: SocketAddr) -> Result<(), Errno> {
         let mut inner = self.lock();
+        inner.settle()?;
         match inner.stage {
             Stage::Fresh | Stage::Bound { .. } => {}
             Stage::Connecting => return Err(Errno::Already),
@@ -216,7 +217,7 @@ impl Inner {
         if let Err(error) = self.endpoint.take_error() {
             self.stage = Stage::Fresh;
             // The poller has seen this one closed, and does not forget it.
-            if let Some(renewed) = self.endpoint.renewed()? {
+            if let Ok(Some(renewed)) = self.endpoint.renewed() {
                 self.endpoint = Arc::new(renewed);
             }
             return Err(error.into());

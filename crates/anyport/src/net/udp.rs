@@ -1,6 +1,6 @@
 //! A UDP socket: bound or not, perhaps with a peer to send to.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -25,11 +25,12 @@ struct Inner {
     clients: Option<Clients>,
 }
 
-/// Who has sent to a published port, as far as is remembered: the last [`DATAGRAM_CLIENTS`].
+/// Who has sent to a published port, as far as is remembered: those that asked last, in two
+/// generations of half of [`DATAGRAM_CLIENTS`] each.
 #[derive(Debug, Default)]
 struct Clients {
-    known: HashSet<SocketAddr>,
-    in_order: VecDeque<SocketAddr>,
+    recent: HashSet<SocketAddr>,
+    older: HashSet<SocketAddr>,
 }
 
 impl Udp {
@@ -50,12 +51,17 @@ impl Udp {
         Ok(())
     }
 
+    pub(crate) fn is_bound(&self) -> bool {
+        self.lock().local.is_some()
+    }
+
     /// Takes a socket that is bound on the host already; the guest sees it as bound to `local`.
     pub(crate) fn adopt(&self, bound: Endpoint, local: SocketAddr) -> Result<(), Errno> {
         let mut inner = self.lock();
         inner.must_be_unbound()?;
         inner.local = Some(if local.port() == 0 { bound.local_address()? } else { local });
         inner.endpoint = Arc::new(bound);
+        inner.peer = None;
         inner.clients = Some(Clients::default());
         Ok(())
     }
@@ -74,7 +80,7 @@ impl Udp {
 
     /// Whether this client has asked, and may be answered.
     pub(crate) fn was_asked_by(&self, client: SocketAddr) -> bool {
-        self.lock().clients.as_ref().is_some_and(|clients| clients.known.contains(&client))
+        self.lock().clients.as_ref().is_some_and(|clients| clients.has(client))
     }
 
     pub(crate) fn connect(&self, to: SocketAddr) -> Result<(), Errno> {
@@ -103,15 +109,14 @@ impl Udp {
 
 impl Clients {
     fn remember(&mut self, client: SocketAddr) {
-        if !self.known.insert(client) {
-            return;
+        self.recent.insert(client);
+        if self.recent.len() > DATAGRAM_CLIENTS / 2 {
+            self.older = std::mem::take(&mut self.recent);
         }
-        self.in_order.push_back(client);
-        if self.in_order.len() > DATAGRAM_CLIENTS
-            && let Some(oldest) = self.in_order.pop_front()
-        {
-            self.known.remove(&oldest);
-        }
+    }
+
+    fn has(&self, client: SocketAddr) -> bool {
+        self.recent.contains(&client) || self.older.contains(&client)
     }
 }
 

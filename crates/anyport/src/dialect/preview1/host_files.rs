@@ -7,12 +7,14 @@
 use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::p1::wasi_snapshot_preview1 as host;
 use wasmtime_wasi::p1::wasi_snapshot_preview1::WasiSnapshotPreview1;
+use wiggle::{GuestError, GuestMemory};
 
 use crate::descriptor::{Descriptor, Opened};
 use crate::dialect::hostcall::{Fault, Hostcall};
 use crate::errno::Errno;
 use crate::guest::Guest;
-use crate::memory::Memory;
+use crate::limits::Limits;
+use crate::memory::{Buffers, Memory};
 
 /// wasmtime-wasi, ready for one call.
 fn files(guest: &mut Guest) -> &mut WasiP1Ctx {
@@ -34,7 +36,19 @@ fn outcome(result: wasmtime::Result<i32>) -> Hostcall {
     match result {
         Ok(0) => Ok(()),
         Ok(number) => Err(Errno::from_number(number).unwrap_or(Errno::Io).into()),
-        Err(trap) => Err(Fault::Trap(trap)),
+        Err(error) => Err(match error.downcast::<GuestError>() {
+            Ok(error) => fault(error),
+            Err(trap) => Fault::Trap(trap),
+        }),
+    }
+}
+
+/// What wiggle says of a parameter: flags that there are not are an errno, a bad pointer is a trap.
+fn fault(error: GuestError) -> Fault {
+    match error {
+        GuestError::InFunc { err, .. } => fault(*err),
+        GuestError::TryFromIntError(_) => Fault::Errno(Errno::Invalid),
+        error => Fault::Memory(error),
     }
 }
 
@@ -87,6 +101,76 @@ macro_rules! on_file_async {
     )*};
 }
 
+/// The functions that move the bytes of files, at most as many as one call may.
+macro_rules! moving {
+    ($($name:ident($($offset:ident)?) else $otherwise:ident;)*) => {$(
+        pub(super) async fn $name(
+            guest: &mut Guest, memory: &mut Memory<'_>, fd: u32, iovs: u32, iovs_len: u32 $(, $offset: u64)?, ro_size: u32,
+        ) -> Hostcall {
+            let fd = host_number(guest, fd, Errno::$otherwise)?;
+            let Some(buffers) = cut_off(guest, memory, iovs, iovs_len)? else {
+                let (iovs, count, size) = (iovs.signed(), iovs_len.signed(), ro_size.signed());
+                return outcome(host::$name(files(guest), memory.wiggle(), fd, iovs, count $(, $offset.signed())?, size).await);
+            };
+            let mut excerpt = Excerpt::of(memory, &buffers)?;
+            let (iovs, count, size) = Excerpt::PARAMS;
+            outcome(host::$name(files(guest), &mut excerpt.memory(), fd, iovs, count $(, $offset.signed())?, size).await)?;
+            excerpt.give_back(memory, &buffers, ro_size)
+        }
+    )*};
+}
+
+/// The guest's buffers as far as one call may move them; `None` if they are not more than that.
+///
+/// wasmtime-wasi refuses a read of more than it may hold, where every caller expects a short one.
+fn cut_off(guest: &Guest, memory: &Memory<'_>, iovs: u32, count: u32) -> Result<Option<Buffers>, Fault> {
+    if count > guest.limits.iovecs {
+        return Err(Errno::Invalid.into());
+    }
+    let vector = size_of::<u64>() * count as usize;
+    let most = guest.limits.copy_bytes.min(guest.limits.held_bytes.saturating_sub(vector));
+    let limits = Limits { copy_bytes: most, ..Limits::clone(&guest.limits) };
+    let buffers = memory.buffers(iovs, count, &limits)?;
+    Ok((buffers.total() >= most).then_some(buffers))
+}
+
+/// A small memory of the host's own with the bytes of a guest's buffers: one `iovec`, room for the size
+/// that is given back, the bytes.
+struct Excerpt(Vec<u8>);
+
+impl Excerpt {
+    /// Where the vector is, how long it is, where the size goes.
+    const PARAMS: (i32, i32, i32) = (0, 1, 8);
+    const BYTES: u8 = 16;
+
+    fn of(memory: &Memory<'_>, buffers: &Buffers) -> Result<Self, Fault> {
+        let length = u32::try_from(buffers.total()).map_err(|_| Errno::Overflow)?;
+        let mut bytes = vec![0; Self::BYTES.into()];
+        bytes[0] = Self::BYTES;
+        bytes[4..8].copy_from_slice(&length.to_le_bytes());
+        memory.gather(buffers, |slices| slices.iter().for_each(|slice| bytes.extend_from_slice(slice)))?;
+        Ok(Self(bytes))
+    }
+
+    fn memory(&mut self) -> GuestMemory<'_> {
+        GuestMemory::Unshared(&mut self.0)
+    }
+
+    /// Tells the guest the size, and gives it the bytes: what was written is the same as before.
+    fn give_back(self, memory: &mut Memory<'_>, buffers: &Buffers, ro_size: u32) -> Hostcall {
+        let size = u32::from_le_bytes(self.0[8..12].try_into().expect("four bytes"));
+        memory.fill(buffers, &self.0[Self::BYTES.into()..][..size as usize])?;
+        Ok(memory.write(ro_size, size)?)
+    }
+}
+
+moving! {
+    fd_pread(offset) else IllegalSeek;
+    fd_pwrite(offset) else IllegalSeek;
+    fd_read() else BadDescriptor;
+    fd_write() else BadDescriptor;
+}
+
 plain! {
     args_get(argv, argv_buf);
     args_sizes_get(ro_argc, ro_argv_buf_size);
@@ -110,13 +194,9 @@ on_file_async! {
     fd_filestat_get(fd, ro_stat: u32) else BadDescriptor;
     fd_filestat_set_size(fd, size: u64) else Invalid;
     fd_filestat_set_times(fd, atim: u64, mtim: u64, flags: u32) else Invalid;
-    fd_pread(fd, iovs: u32, iovs_len: u32, offset: u64, ro_nread: u32) else IllegalSeek;
-    fd_pwrite(fd, iovs: u32, iovs_len: u32, offset: u64, ro_nwritten: u32) else IllegalSeek;
-    fd_read(fd, iovs: u32, iovs_len: u32, ro_nread: u32) else BadDescriptor;
     fd_readdir(fd, buf: u32, buf_len: u32, cookie: u64, ro_bufused: u32) else NotDirectory;
     fd_seek(fd, offset: u64, whence: u32, ro_newoffset: u32) else IllegalSeek;
     fd_sync(fd) else Invalid;
-    fd_write(fd, iovs: u32, iovs_len: u32, ro_nwritten: u32) else BadDescriptor;
     path_create_directory(fd, path: u32, path_len: u32) else NotDirectory;
     path_filestat_get(fd, flags: u32, path: u32, path_len: u32, ro_stat: u32) else NotDirectory;
     path_filestat_set_times(

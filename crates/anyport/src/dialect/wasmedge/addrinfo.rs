@@ -24,6 +24,8 @@ struct Hints {
     family: u8,
     kind: u8,
     protocol: u8,
+    /// What the guest's enums are lower by: 1 before 0.10.
+    lower: u8,
 }
 
 /// `sock_getaddrinfo(node, service, hints, *res, max) -> count`: `WasiGetAddrinfo`.
@@ -99,12 +101,13 @@ fn fill_node(memory: &mut Memory<'_>, node: u32, address: IpAddr, port: u16, hin
     };
     let length = u32::try_from(bytes.len()).expect("an address is short");
     memory.write_bytes(data, &bytes)?;
+    let family = family - hints.lower;
     memory.write(sockaddr, family)?;
     memory.write(field(sockaddr, 4)?, length)?;
     memory.write(node, hints.flags)?;
     memory.write(field(node, 2)?, family)?;
-    memory.write(field(node, 3)?, hints.kind)?;
-    memory.write(field(node, 4)?, hints.protocol)?;
+    memory.write(field(node, 3)?, hints.kind.saturating_sub(hints.lower))?;
+    memory.write(field(node, 4)?, hints.protocol.saturating_sub(hints.lower))?;
     // `sizeof(struct sockaddr_in)`, and of its IPv6 sister as WasmEdge counts it.
     Ok(memory.write(field(node, 8)?, length + 2)?)
 }
@@ -127,7 +130,7 @@ impl Hints {
             (family, kind, protocol)
         };
         match (family, kind, protocol) {
-            (UNSPEC..=INET6, 0..=2, 0..=2) => Ok(Self { flags, family, kind, protocol }),
+            (UNSPEC..=INET6, 0..=2, 0..=2) => Ok(Self { flags, family, kind, protocol, lower: u8::from(legacy) }),
             (UNSPEC..=INET6, ..) => Err(Errno::NoSystemCall.into()),
             _ => Err(Errno::LookupFamily.into()),
         }
