@@ -1,14 +1,18 @@
 //! The words that a person types; what they mean is in `plan.rs`.
 
-use std::path::PathBuf;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
+
+const AFTER_HELP: &str = "\
+A server for WasmEdge, for wasmtime's old --tcplisten, for Go or .NET: `anyport run -p 8080 server.wasm`.";
 
 /// One runtime for every WebAssembly HTTP server.
 #[derive(Debug, Parser)]
 #[command(name = "anyport", version, max_term_width = 100, arg_required_else_help = true)]
-#[command(after_help = "A server for WasmEdge, for wasmtime's old --tcplisten, for Go or .NET: `anyport run -p 8080 server.wasm`.")]
+#[command(after_help = AFTER_HELP)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -17,10 +21,17 @@ pub(crate) struct Cli {
     pub(crate) global: Global,
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(crate) struct Global {
     /// Keep compiled modules in this folder
-    #[arg(long, global = true, value_name = "DIR", env = "ANYPORT_CACHE_DIR", help_heading = "Global options")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        env = "ANYPORT_CACHE_DIR",
+        hide_env_values = true,
+        help_heading = "Global options"
+    )]
     pub(crate) cache_dir: Option<PathBuf>,
 
     /// Compile each time, and keep nothing
@@ -28,13 +39,33 @@ pub(crate) struct Global {
     pub(crate) no_cache: bool,
 
     /// What to log on stderr: error, warn, info, debug, trace, or a filter such as `anyport::hostcall=trace`
-    #[arg(long, global = true, value_name = "FILTER", env = "ANYPORT_LOG", default_value = "warn", help_heading = "Global options")]
+    #[arg(long, global = true, value_name = "FILTER", default_value = DEFAULT_LOG, help_heading = "Global options")]
+    #[arg(env = "ANYPORT_LOG", hide_env_values = true)]
     pub(crate) log: String,
 
     /// Say nothing but errors
     #[arg(short, long, global = true, help_heading = "Global options")]
     pub(crate) quiet: bool,
 }
+
+impl Global {
+    /// The cache's folder, if one is named: an empty variable names none.
+    pub(crate) fn named_cache(&self) -> Option<&Path> {
+        self.cache_dir.as_deref().filter(|folder| !folder.as_os_str().is_empty())
+    }
+
+    /// What to log: an empty variable asks for nothing special.
+    pub(crate) fn filter(&self) -> &str {
+        match self.log.as_str() {
+            _ if self.quiet => "error",
+            "" => DEFAULT_LOG,
+            filter => filter,
+        }
+    }
+}
+
+/// What a person must know, and no more.
+pub(crate) const DEFAULT_LOG: &str = "warn";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -65,13 +96,13 @@ pub(crate) enum Command {
 }
 
 #[derive(Debug, Args)]
+#[command(override_usage = "anyport run [OPTIONS] <FILE> [ARGS]...")]
 pub(crate) struct Run {
-    /// The .wasm file
-    pub(crate) file: PathBuf,
-
-    /// Arguments for the guest
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-    pub(crate) args: Vec<String>,
+    /// The .wasm file, and the guest's arguments behind it
+    // One argument for both: what stands behind the file is never ours, or a guest's arguments could
+    // give it permissions.
+    #[arg(value_name = "FILE", trailing_var_arg = true, required = true, value_hint = ValueHint::FilePath)]
+    pub(crate) file_and_args: Vec<OsString>,
 
     /// Publish a port of the guest, on 127.0.0.1 unless an address is given
     #[arg(short, long, value_name = "[ADDR:]HOST[:GUEST][/udp]", help_heading = "Network")]
@@ -86,11 +117,19 @@ pub(crate) struct Run {
     pub(crate) tcplisten: Vec<String>,
 
     /// Let the guest connect to HOST[:PORT], a CIDR, `private`, `public` or `any`
-    #[arg(long, visible_alias = "net", value_name = "RULE", num_args = 0..=1, default_missing_value = "", require_equals = false, help_heading = "Network")]
+    #[arg(long, visible_alias = "net", value_name = "RULE", help_heading = "Network")]
+    // Without a rule it is refused by a sentence of ours: Wasmer has it so.
+    #[arg(num_args = 0..=1, default_missing_value = "")]
     pub(crate) allow_net: Vec<String>,
 
     /// Let the guest use a directory; `:ro` for reading only
-    #[arg(short = 'v', long = "dir", visible_alias = "volume", value_name = "HOST[:GUEST][:ro]", help_heading = "Files and environment")]
+    #[arg(
+        short = 'v',
+        long = "dir",
+        visible_alias = "volume",
+        value_name = "HOST[:GUEST][:ro]",
+        help_heading = "Files and environment"
+    )]
     pub(crate) dir: Vec<String>,
 
     /// The same in the order of old Wasmer versions
@@ -134,6 +173,7 @@ pub(crate) struct Run {
 #[derive(Debug, Args)]
 pub(crate) struct Inspect {
     /// The file
+    #[arg(value_hint = ValueHint::FilePath)]
     pub(crate) file: PathBuf,
 
     /// For scripts
@@ -144,6 +184,7 @@ pub(crate) struct Inspect {
 #[derive(Debug, Args)]
 pub(crate) struct Compile {
     /// The .wasm file
+    #[arg(value_hint = ValueHint::FilePath)]
     pub(crate) file: PathBuf,
 
     /// Where to write; the file's name with .cwasm by default
@@ -164,4 +205,3 @@ pub(crate) enum CacheCommand {
     /// Remove every entry
     Clear,
 }
-

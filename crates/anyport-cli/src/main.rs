@@ -1,39 +1,42 @@
 //! The command line of anyport.
 //!
-//! `args.rs` has the words, `plan.rs` what they mean, `run.rs` the running, `report.rs` what is shown.
+//! `args.rs` has the words, `usage.rs` what is said of wrong ones, `plan.rs` what they mean, `run.rs`
+//! the running, `report.rs` what is shown.
 
 mod args;
 mod plan;
 mod report;
 mod run;
+mod usage;
 
 use std::io::{self, Write};
-use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyport::{Artifact, Cache, Error, ErrorKind, Runtime, inspect};
+use anyport::{Artifact, Error, ErrorKind, Runtime, inspect};
 use clap::{CommandFactory, Parser};
-use etcetera::BaseStrategy;
 
 use crate::args::{CacheCommand, Cli, Command, Compile, Global, Inspect};
+use crate::plan::{cache_folder, open_cache};
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    report::start_log(&cli.global);
-    match dispatch(cli) {
-        Ok(code) => code,
-        Err(error) => {
-            report::error(&error);
-            ExitCode::from(error.kind().exit_code())
+    let outcome = match Cli::try_parse() {
+        Ok(cli) => {
+            report::start_log(&cli.global);
+            dispatch(cli)
         }
-    }
+        Err(error) => usage::answer(&error),
+    };
+    outcome.unwrap_or_else(|error| {
+        report::error(&error);
+        ExitCode::from(error.kind().exit_code())
+    })
 }
 
 fn dispatch(cli: Cli) -> Result<ExitCode, Error> {
     match cli.command {
         Command::Run(run) => run::run(&cli.global, *run),
         Command::Inspect(command) => show(&command),
-        Command::Compile(command) => compile(&command),
+        Command::Compile(command) => compile(&cli.global, &command),
         Command::Cache { command } => manage_cache(&cli.global, command),
         Command::Completions { shell } => {
             let mut script = Vec::new();
@@ -46,7 +49,8 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Error> {
 
 /// Prints data. A reader that has seen enough is no error.
 fn print(bytes: &[u8]) -> Result<ExitCode, Error> {
-    match io::stdout().write_all(bytes) {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             Err(Error::new(ErrorKind::Host, format!("stdout cannot be written: {error}")))
         }
@@ -68,54 +72,45 @@ fn show(command: &Inspect) -> Result<ExitCode, Error> {
     })
 }
 
-fn compile(command: &Compile) -> Result<ExitCode, Error> {
+fn compile(global: &Global, command: &Compile) -> Result<ExitCode, Error> {
     let artifact = Artifact::from_file(&command.file)?;
     let runtime = Runtime::builder().build()?;
     let compiled = report::while_compiling(&artifact, || runtime.precompile(&artifact))?;
     let output = command.output.clone().unwrap_or_else(|| command.file.with_extension("cwasm"));
     std::fs::write(&output, compiled)
         .map_err(|error| Error::new(ErrorKind::Host, format!("`{}` cannot be written: {error}", output.display())))?;
+    if !global.quiet {
+        report::note(&format!("wrote {}", output.display()));
+    }
     Ok(ExitCode::SUCCESS)
 }
 
-/// The cache that the options name, or the one in the XDG cache folder.
-fn open_cache(global: &Global) -> Result<Cache, Error> {
-    Cache::open(cache_folder(global)?)
-}
-
-fn cache_folder(global: &Global) -> Result<PathBuf, Error> {
-    match &global.cache_dir {
-        Some(folder) => Ok(folder.clone()),
-        None => match etcetera::choose_base_strategy() {
-            Ok(strategy) => Ok(strategy.cache_dir().join("anyport")),
-            Err(_) => Err(Error::new(ErrorKind::Host, "there is no home directory to keep compiled modules in")
-                .with_hint("name a folder with `--cache-dir`, or run with `--no-cache`")),
-        },
-    }
-}
-
 fn manage_cache(global: &Global, command: CacheCommand) -> Result<ExitCode, Error> {
-    let cache = open_cache(global)?;
-    let unreadable = |error: io::Error| {
-        Error::new(ErrorKind::Host, format!("the compile cache `{}` cannot be read: {error}", cache.path().display()))
-    };
+    let unreadable =
+        |error: io::Error| Error::new(ErrorKind::Host, format!("the compile cache cannot be read: {error}"));
     match command {
-        CacheCommand::Path => print(format!("{}\n", cache.path().display()).as_bytes()),
+        CacheCommand::Path => print(format!("{}\n", cache_folder(global)?.display()).as_bytes()),
         CacheCommand::Clear => {
-            let entries = cache.clear().map_err(unreadable)?;
-            report::note(global, &format!("removed {entries} compiled modules"));
+            let entries = open_cache(global)?.clear().map_err(unreadable)?;
+            if !global.quiet {
+                report::note(&format!("removed {}", modules(entries)));
+            }
             Ok(ExitCode::SUCCESS)
         }
         CacheCommand::Size { json } => {
-            let (bytes, entries) = cache.size().map_err(unreadable)?;
+            let (bytes, entries) = open_cache(global)?.size().map_err(unreadable)?;
             let text = if json {
                 serde_json::json!({ "bytes": bytes, "modules": entries }).to_string()
             } else {
-                format!("{:.1} MiB in {entries} compiled modules", bytes as f64 / f64::from(1 << 20))
+                format!("{:.1} MiB in {}", bytes as f64 / f64::from(1 << 20), modules(entries))
             };
             print(format!("{text}\n").as_bytes())
         }
     }
+}
+
+fn modules(count: usize) -> String {
+    format!("{count} compiled module{}", if count == 1 { "" } else { "s" })
 }
 
 fn manual(name: Option<&str>) -> Result<ExitCode, Error> {
@@ -124,7 +119,8 @@ fn manual(name: Option<&str>) -> Result<ExitCode, Error> {
     if let Some(name) = name {
         let known = command.find_subcommand(name).cloned();
         command = known.ok_or_else(|| {
-            Error::new(ErrorKind::Host, format!("there is no command `{name}`")).with_hint("`anyport --help` lists them")
+            Error::new(ErrorKind::Host, format!("there is no command `{name}`"))
+                .with_hint("`anyport --help` lists them")
         })?;
     }
     let mut page = Vec::new();

@@ -1,16 +1,21 @@
 //! What the words mean: from arguments to a plan, before any port is bound or file compiled.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyport::{Directory, Error, ErrorKind, Limits, Outbound, Policy, Publish, parse_listen_address};
+use anyport::{Cache, Directory, Error, ErrorKind, Limits, Outbound, Policy, Publish, Transport, parse_listen_address};
 
-use crate::args::Run;
+use etcetera::BaseStrategy;
+
+use crate::args::{Global, Run};
 
 /// All that `anyport run` will do.
 #[derive(Debug, Default)]
 pub(crate) struct Plan {
+    pub(crate) file: PathBuf,
+    pub(crate) args: Vec<String>,
     pub(crate) env: BTreeMap<String, String>,
     pub(crate) directories: Vec<Directory>,
     pub(crate) listeners: Vec<std::net::SocketAddr>,
@@ -21,6 +26,7 @@ pub(crate) struct Plan {
 impl Plan {
     pub(crate) fn resolve(run: &Run) -> Result<Self, Error> {
         let mut plan = Self::default();
+        plan.split(&run.file_and_args)?;
         plan.add_env(run)?;
         for text in &run.publish {
             plan.policy.publish.push(text.parse().map_err(|why| wrong("--publish", text, why))?);
@@ -48,45 +54,94 @@ impl Plan {
             plan.take_wasm_option(text)?;
         }
         if let Some(size) = &run.memory {
-            plan.limits.memory_bytes = bytes(size).ok_or_else(|| wrong("--memory", size, "it is a number with k, m or g behind it"))?;
+            plan.limits.memory_bytes =
+                bytes(size).ok_or_else(|| wrong("--memory", size, "it is a number with k, m or g behind it"))?;
         }
         for text in &run.limit {
             plan.set_limit(text)?;
         }
+        plan.refuse_twins()?;
         Ok(plan)
     }
 
-    fn add_env(&mut self, run: &Run) -> Result<(), Error> {
-        if run.inherit_env {
-            self.env.extend(std::env::vars());
-        }
-        for file in &run.env_file {
-            let text = fs::read_to_string(file).map_err(|error| wrong("--env-file", &file.display().to_string(), error))?;
-            for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
-                self.set_env(line);
+    /// Whether a guest that waits for listeners gets some, from us or from a service manager.
+    pub(crate) fn hands_over_listeners(&self) -> bool {
+        let inherits = std::env::var_os("LISTEN_FDS").is_some();
+        inherits || !self.listeners.is_empty() || !self.policy.publish.is_empty()
+    }
+
+    /// The file, and the guest's arguments behind it, with or without `--` in between.
+    fn split(&mut self, words: &[OsString]) -> Result<(), Error> {
+        let (file, args) = words.split_first().expect("the file is required");
+        let args = args.strip_prefix(&[OsString::from("--")]).unwrap_or(args);
+        let text = |arg: &OsString| {
+            arg.to_str().map(str::to_owned).ok_or_else(|| {
+                Error::new(ErrorKind::Host, format!("the guest's argument `{}` is not valid UTF-8", arg.display()))
+            })
+        };
+        self.file = file.into();
+        self.args = args.iter().map(text).collect::<Result<_, _>>()?;
+        Ok(())
+    }
+
+    /// A port that is published twice would be found in use, by anyport itself.
+    fn refuse_twins(&self) -> Result<(), Error> {
+        let handed = self.listeners.iter().map(|address| (*address, Transport::Tcp));
+        let published = self.policy.publish.iter().map(|publish| (publish.host, publish.transport));
+        let mut seen = HashSet::new();
+        for (address, transport) in published.chain(handed).filter(|(address, _)| address.port() != 0) {
+            if !seen.insert((address, transport)) {
+                return Err(Error::new(ErrorKind::Host, format!("{address}/{transport} is asked for twice"))
+                    .with_hint(
+                        "`-p`, `--listen` and `--tcplisten` each bind a port: leave one out, or change its port",
+                    ));
             }
-        }
-        for text in &run.env {
-            if text.starts_with('=') || text.is_empty() {
-                return Err(wrong("--env", text, "it is NAME=VALUE, or NAME to pass ours on"));
-            }
-            self.set_env(text);
         }
         Ok(())
     }
 
-    /// `NAME=VALUE`, or `NAME` to pass ours on if it is set, as Docker has it.
-    fn set_env(&mut self, text: &str) {
-        match text.split_once('=') {
-            Some((name, value)) => {
-                self.env.insert(name.to_owned(), value.to_owned());
-            }
-            None => {
-                if let Ok(value) = std::env::var(text) {
-                    self.env.insert(text.to_owned(), value);
+    fn add_env(&mut self, run: &Run) -> Result<(), Error> {
+        if run.inherit_env {
+            self.inherit_env();
+        }
+        for file in &run.env_file {
+            let name = file.display().to_string();
+            let text = fs::read_to_string(file)
+                .map_err(|error| Error::new(ErrorKind::Host, format!("`--env-file {name}` cannot be read: {error}")))?;
+            for (number, line) in text.lines().map(str::trim).enumerate() {
+                if !line.is_empty() && !line.starts_with('#') {
+                    self.set_env(line)
+                        .map_err(|why| wrong("--env-file", &name, format!("line {}: {why}", number + 1)))?;
                 }
             }
         }
+        for text in &run.env {
+            self.set_env(text).map_err(|why| wrong("--env", text, why))?;
+        }
+        Ok(())
+    }
+
+    /// Our whole environment, but what a service manager tells us of our own descriptors. A variable
+    /// that is no text cannot be passed on.
+    fn inherit_env(&mut self) {
+        let ours =
+            std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+        self.env.extend(ours.filter(|(name, _)| !name.starts_with("LISTEN_")));
+    }
+
+    /// `NAME=VALUE`, or `NAME` to pass ours on if it is set, as Docker has it.
+    fn set_env(&mut self, text: &str) -> Result<(), &'static str> {
+        let (name, value) = match text.split_once('=') {
+            Some((name, value)) => (name, Some(value.to_owned())),
+            None => (text, std::env::var(text).ok()),
+        };
+        if name.is_empty() || text.contains('\0') {
+            return Err("it is not NAME=VALUE, nor a NAME to pass ours on");
+        }
+        if let Some(value) = value {
+            self.env.insert(name.to_owned(), value);
+        }
+        Ok(())
     }
 
     fn publish_address(&mut self, text: &str) -> Result<(), Error> {
@@ -115,13 +170,16 @@ impl Plan {
         for option in text.split(',') {
             match option.split_once('=').unwrap_or((option, "y")) {
                 ("tcplisten", address) => {
-                    self.listeners.push(parse_listen_address(address).map_err(|why| wrong("-S tcplisten", address, why))?);
+                    self.listeners
+                        .push(parse_listen_address(address).map_err(|why| wrong("-S tcplisten", address, why))?);
                 }
                 ("inherit-network" | "tcp" | "udp" | "allow-ip-name-lookup", "y") => {
                     return Err(Error::new(ErrorKind::Host, format!("`-S {option}` would allow the whole network"))
-                        .with_hint("`-p PORT` publishes a port, `--allow-net RULE` allows outbound traffic (`any` for all)"));
+                        .with_hint(
+                            "`-p PORT` publishes a port, `--allow-net RULE` allows outbound traffic (`any` for all)",
+                        ));
                 }
-                ("inherit-env", "y") => self.env.extend(std::env::vars()),
+                ("inherit-env", "y") => self.inherit_env(),
                 // What is so here anyway.
                 ("cli" | "common" | "preview2" | "listenfd" | "preview0", _) => {}
                 _ => return Err(unknown_option("-S", option)),
@@ -135,7 +193,8 @@ impl Plan {
         for option in text.split(',') {
             match option.split_once('=') {
                 Some(("max-memory-size", size)) => {
-                    self.limits.memory_bytes = bytes(size).ok_or_else(|| wrong("-W max-memory-size", size, "it is a number of bytes"))?;
+                    self.limits.memory_bytes =
+                        bytes(size).ok_or_else(|| wrong("-W max-memory-size", size, "it is a number of bytes"))?;
                 }
                 _ => return Err(unknown_option("-W", option)),
             }
@@ -154,9 +213,33 @@ impl Plan {
     }
 }
 
+/// The cache that the options name, or the one in the XDG cache folder.
+pub(crate) fn open_cache(global: &Global) -> Result<Cache, Error> {
+    Cache::open(cache_folder(global)?)
+}
+
+/// Where that is.
+pub(crate) fn cache_folder(global: &Global) -> Result<PathBuf, Error> {
+    match global.named_cache() {
+        Some(folder) => Ok(folder.to_owned()),
+        None => match etcetera::choose_base_strategy() {
+            Ok(strategy) => Ok(strategy.cache_dir().join("anyport")),
+            Err(_) => Err(Error::new(ErrorKind::Host, "there is no home directory to keep compiled modules in")
+                .with_hint("name a folder with `--cache-dir`, or run with `--no-cache`")),
+        },
+    }
+}
+
 fn wrong(flag: &str, value: &str, why: impl std::fmt::Display) -> Error {
-    Error::new(ErrorKind::Host, format!("`{flag} {value}` is not right: {why}"))
-        .with_hint("`anyport run --help` shows each flag")
+    let form = match flag {
+        "--publish" => "`-p 8080`, `-p 8080:80` and `-p 0.0.0.0:8080:80` are right; the first port is this machine's",
+        "--listen" | "--tcplisten" | "-S tcplisten" => "`127.0.0.1:8080`, `[::]:8080` and `:8080` are right",
+        "--allow-net" => "`--allow-net example.com:443`, `--allow-net 10.0.0.0/8` and `--allow-net any` are right",
+        "--env" | "--env-file" => "`-e PORT=8080` is right",
+        "--memory" | "-W max-memory-size" => "`--memory 64m` is right",
+        _ => "`anyport run --help` shows each option",
+    };
+    Error::new(ErrorKind::Host, format!("`{flag} {value}` is not right: {why}")).with_hint(form)
 }
 
 fn unknown_option(flag: &str, option: &str) -> Error {
@@ -222,7 +305,16 @@ mod tests {
 
     #[test]
     fn sizes() {
-        for (text, want) in [("1", Some(1)), ("64m", Some(64 << 20)), ("1GiB", Some(1 << 30)), ("2kb", Some(2048)), ("", None), ("m", None), ("1x", None), ("99999999999999g", None)] {
+        for (text, want) in [
+            ("1", Some(1)),
+            ("64m", Some(64 << 20)),
+            ("1GiB", Some(1 << 30)),
+            ("2kb", Some(2048)),
+            ("", None),
+            ("m", None),
+            ("1x", None),
+            ("99999999999999g", None),
+        ] {
             assert_eq!(bytes(text), want, "{text}");
         }
     }
@@ -243,7 +335,17 @@ mod tests {
             assert_eq!((plan.directories[0].guest.as_str(), plan.directories[0].read_only), want);
             assert_eq!(plan.directories[0].host, folder.path());
         }
-        let plan = plan(&["--addr", "0.0.0.0:80", "-S", "tcplisten=127.0.0.1:81", "-W", "max-memory-size=1048576", "-e", "A=b=c"]).expect("right");
+        let plan = plan(&[
+            "--addr",
+            "0.0.0.0:80",
+            "-S",
+            "tcplisten=127.0.0.1:81",
+            "-W",
+            "max-memory-size=1048576",
+            "-e",
+            "A=b=c",
+        ])
+        .expect("right");
         assert_eq!(plan.policy.publish[0].to_string(), "0.0.0.0:80:80/tcp");
         assert_eq!(plan.listeners[0].to_string(), "127.0.0.1:81");
         assert_eq!(plan.limits.memory_bytes, 1 << 20);
@@ -260,7 +362,7 @@ mod tests {
 
     #[test]
     fn wide_permissions_must_be_named() {
-        for words in [&["--net"][..], &["-S", "inherit-network"], &["--net=dns:allow=example.com"]] {
+        for words in [&["--net", "-q"][..], &["-S", "inherit-network"], &["--net=dns:allow=example.com"]] {
             assert!(plan(words).expect_err("explained").hint().is_some(), "{words:?}");
         }
         assert_eq!(plan(&["--net=any"]).expect("named").policy.outbound, [Outbound::Any]);

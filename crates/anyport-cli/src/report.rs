@@ -2,6 +2,8 @@
 
 use std::fmt::{self, Write as _};
 use std::io::{IsTerminal, Write as _};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::thread;
 use std::time::Duration;
 
 use anyport::{Artifact, ArtifactKind, Error, ImportStatus, Inspection, Want};
@@ -12,17 +14,21 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
-use crate::args::Global;
+use crate::args::{DEFAULT_LOG, Global};
 
 /// Writes a line to stderr; nobody is left to be told if that fails.
 fn tell(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 
+/// Whether stderr takes colours: a terminal, and <https://no-color.org> not asked for.
+fn is_coloured() -> bool {
+    std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
 /// A word in front of a message, coloured on a terminal.
 fn label(word: &str, colour: u8) -> String {
-    let coloured = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    if coloured { format!("\x1b[1;{colour}m{word}\x1b[0m") } else { word.to_owned() }
+    if is_coloured() { format!("\x1b[1;{colour}m{word}\x1b[0m") } else { word.to_owned() }
 }
 
 const RED: u8 = 31;
@@ -36,28 +42,38 @@ pub(crate) fn error(error: &Error) {
     }
 }
 
+pub(crate) fn warn(text: &str) {
+    tell(&format!("{} {text}", label("warning:", YELLOW)));
+}
+
 pub(crate) fn trap(reason: &str, backtrace: &str) {
     tell(&format!("{} the guest trapped: {reason}", label("error:", RED)));
-    if !backtrace.trim().is_empty() {
-        tell(backtrace.trim_end());
+    // The engine's heading says "error" again, and its modules have no name.
+    let calls = backtrace.trim_start_matches("error while executing at wasm backtrace:\n").replace("<unknown>!", "");
+    if !calls.trim().is_empty() {
+        tell(&format!("the guest's functions, innermost first:\n{}", calls.trim_end()));
     }
 }
 
-pub(crate) fn note(global: &Global, text: &str) {
-    if !global.quiet {
-        tell(&format!("anyport: {text}"));
-    }
+/// Help that was not asked for.
+pub(crate) fn help(text: &str) {
+    tell(text.trim_end());
+}
+
+pub(crate) fn note(text: &str) {
+    tell(&format!("anyport: {text}"));
 }
 
 /// Logs to stderr, in the style of the other messages.
 pub(crate) fn start_log(global: &Global) {
-    let filter = if global.quiet { "error" } else { global.log.as_str() };
+    let filter = global.filter();
     let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| {
-        tell(&format!("{} `--log {filter}` is not a filter, so warnings are shown", label("warning:", YELLOW)));
-        EnvFilter::new("warn")
+        warn(&format!("`--log {filter}` is not a filter, so warnings are shown"));
+        EnvFilter::new(DEFAULT_LOG)
     });
     tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(is_coloured())
         .with_writer(std::io::stderr)
         .event_format(Style)
         .init();
@@ -84,15 +100,42 @@ where
     }
 }
 
+/// What people notice as waiting: a module from the cache is there sooner, and shows nothing.
+const SPINNER_AFTER: Duration = Duration::from_millis(200);
+
 /// Shows that something goes on while a module is compiled, on a terminal and if it takes a while.
 pub(crate) fn while_compiling<R>(artifact: &Artifact, compile: impl FnOnce() -> R) -> R {
-    let bar = ProgressBar::new_spinner();
-    bar.set_style(ProgressStyle::with_template("{spinner} {msg} ({elapsed})").expect("a template that indicatif takes"));
-    bar.set_message(format!("compiling {artifact}"));
-    bar.enable_steady_tick(Duration::from_millis(100));
-    let compiled = compile();
-    bar.finish_and_clear();
-    compiled
+    if !std::io::stderr().is_terminal() {
+        return compile();
+    }
+    let (compiling, compiled) = channel::<()>();
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            // Nothing is ever sent: the other side is dropped at the end.
+            if compiled.recv_timeout(SPINNER_AFTER) == Err(RecvTimeoutError::Timeout) {
+                let spinner = ProgressBar::new_spinner();
+                spinner.set_style(
+                    ProgressStyle::with_template("{spinner} {msg} ({elapsed})")
+                        .expect("a template that indicatif takes"),
+                );
+                spinner.set_message(format!("compiling {artifact}"));
+                spinner.enable_steady_tick(Duration::from_millis(100));
+                let _ = compiled.recv();
+                spinner.finish_and_clear();
+            }
+        });
+        let outcome = compile();
+        drop(compiling);
+        outcome
+    })
+}
+
+/// Leaves a clean line to the shell where a compilation is given up.
+pub(crate) fn wipe_spinner() {
+    let mut stderr = std::io::stderr();
+    if stderr.is_terminal() {
+        let _ = write!(stderr, "\r\x1b[K");
+    }
 }
 
 /// An inspection as text.
@@ -120,10 +163,7 @@ fn write_inspection(out: &mut String, inspection: &Inspection) -> fmt::Result {
         writeln!(out, "wants to: {}", wants.join(", "))?;
     }
     write_imports(out, inspection)?;
-    if !inspection.exports.is_empty() {
-        let exports: Vec<String> = inspection.exports.iter().map(|export| format!("{} {}", export.name, export.signature)).collect();
-        writeln!(out, "exports: {}", exports.join(", "))?;
-    }
+    write_exports(out, inspection)?;
     if !inspection.runtimes.is_empty() {
         writeln!(out, "runtimes:")?;
         for verdict in &inspection.runtimes {
@@ -157,6 +197,26 @@ fn write_imports(out: &mut String, inspection: &Inspection) -> fmt::Result {
         writeln!(out, "  {import}  {status}")?;
     }
     Ok(())
+}
+
+/// A library may have thousands; a server has three.
+const EXPORTS_SHOWN: usize = 20;
+
+fn write_exports(out: &mut String, inspection: &Inspection) -> fmt::Result {
+    if inspection.exports.is_empty() {
+        return Ok(());
+    }
+    writeln!(out, "exports:")?;
+    for export in inspection.exports.iter().take(EXPORTS_SHOWN) {
+        match export.signature.as_str() {
+            function if function.starts_with('(') => writeln!(out, "  {}{function}", export.name)?,
+            other => writeln!(out, "  {}  {other}", export.name)?,
+        }
+    }
+    match inspection.exports.len().saturating_sub(EXPORTS_SHOWN) {
+        0 => Ok(()),
+        more => writeln!(out, "  and {more} more, which `--json` shows"),
+    }
 }
 
 fn describe_want(want: Want) -> &'static str {

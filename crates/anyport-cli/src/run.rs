@@ -1,5 +1,7 @@
 //! `anyport run`: from a plan to an exit code.
 
+use std::ffi::OsString;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -9,51 +11,78 @@ use rustix::process::{Resource, Rlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::args::{Global, Run};
-use crate::plan::Plan;
-use crate::{open_cache, report};
+use crate::plan::{Plan, open_cache};
+use crate::report;
 
 /// What a guest gets to end in after a signal: it is dropped at its next hostcall or tick, so only
 /// a file operation that hangs in the kernel takes longer.
-const STOP_TIMEOUT: Duration = Duration::from_secs(2);
+const STOP_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The code of a process that ended itself by `abort`, as shells tell it: 128 + SIGABRT.
 const TRAPPED: u8 = 134;
 
 pub(crate) fn run(global: &Global, run: Run) -> Result<ExitCode, Error> {
     let plan = Plan::resolve(&run)?;
-    let artifact = Artifact::from_file(&run.file)?;
-    let server = load(global, &run, &artifact)?;
-    raise_descriptor_limit();
-    let running = configure(server, plan, run.args)?.start()?;
-    for (publish, address) in running.ports() {
-        report::note(global, &format!("listening on {address} for port {}/{} of the guest", publish.guest_port, publish.transport));
-    }
+    tell_misplaced(&run.file_and_args);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| Error::new(ErrorKind::Host, format!("signals cannot be waited for: {error}")))?;
-    runtime.block_on(until_end(running))
+    let runtime =
+        runtime.map_err(|error| Error::new(ErrorKind::Host, format!("signals cannot be waited for: {error}")))?;
+    let ended = runtime.block_on(serve(global, run.allow_precompiled, plan));
+    // Not waited for: a compilation that a signal cut short ends with the process.
+    runtime.shutdown_background();
+    ended
 }
 
-fn load(global: &Global, run: &Run, artifact: &Artifact) -> Result<Server, Error> {
+async fn serve(global: &Global, allow_precompiled: bool, plan: Plan) -> Result<ExitCode, Error> {
+    let mut signals = Signals::listen()?;
+    let loading = tokio::task::spawn_blocking({
+        let (global, file) = (global.clone(), plan.file.clone());
+        move || load(&global, &file, allow_precompiled)
+    });
+    let server = tokio::select! {
+        loaded = loading => loaded.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?,
+        signal = signals.next() => {
+            report::wipe_spinner();
+            return Ok(code_after(signal));
+        }
+    };
+    raise_descriptor_limit();
+    let waits_in_vain = server.takes_listeners() && !plan.hands_over_listeners();
+    let mut server = configure(server, plan)?;
+    if !global.quiet {
+        server = server.on_listen(|publish, address| {
+            report::note(&format!(
+                "listening on {address} for port {}/{} of the guest",
+                publish.guest_port, publish.transport
+            ));
+        });
+    }
+    let code = until_end(server.start()?, signals).await?;
+    if waits_in_vain && code != ExitCode::SUCCESS {
+        report::warn("the guest takes connections of a listener, and none was handed to it; add `-p 8080:8080`");
+    }
+    Ok(code)
+}
+
+fn load(global: &Global, file: &Path, allow_precompiled: bool) -> Result<Server, Error> {
+    let artifact = Artifact::from_file(file)?;
     let mut builder = Runtime::builder();
     if !global.no_cache {
         match open_cache(global) {
             Ok(cache) => builder = builder.cache(cache),
             // A named folder must work; the usual one may be missing, as in a container.
-            Err(error) if global.cache_dir.is_some() => return Err(error),
+            Err(error) if global.named_cache().is_some() => return Err(error),
             Err(error) => tracing::warn!("{error}"),
         }
     }
     let runtime = builder.build()?;
-    if artifact.kind() == ArtifactKind::Precompiled && run.allow_precompiled {
-        return runtime.load_precompiled(artifact);
+    if allow_precompiled && !matches!(artifact.kind(), ArtifactKind::Module | ArtifactKind::Component) {
+        return runtime.load_precompiled(&artifact);
     }
-    if runtime.is_cached(artifact) {
-        return runtime.load(artifact);
-    }
-    report::while_compiling(artifact, || runtime.load(artifact))
+    report::while_compiling(&artifact, || runtime.load(&artifact))
 }
 
-fn configure(mut server: Server, plan: Plan, args: Vec<String>) -> Result<Server, Error> {
+fn configure(mut server: Server, plan: Plan) -> Result<Server, Error> {
     for (name, value) in plan.env {
         server = server.env(name, value);
     }
@@ -66,11 +95,11 @@ fn configure(mut server: Server, plan: Plan, args: Vec<String>) -> Result<Server
     for address in plan.listeners {
         server = server.listener(Listener::Bind(address));
     }
-    Ok(server
-        .args(args)
-        .policy(plan.policy)
-        .limits(plan.limits)
-        .stdio(StdioTarget::Inherit, StdioTarget::Inherit, StdioTarget::Inherit))
+    Ok(server.args(plan.args).policy(plan.policy).limits(plan.limits).stdio(
+        StdioTarget::Inherit,
+        StdioTarget::Inherit,
+        StdioTarget::Inherit,
+    ))
 }
 
 /// The sockets that a service manager started us with: `sd_listen_fds(3)`.
@@ -91,6 +120,33 @@ fn inherited_listeners() -> Result<Vec<Listener>, Error> {
     Ok(listeners)
 }
 
+/// Options whose place is before the file. Behind it they are the guest's, as they are with `docker
+/// run`; but who forgets that finds no port published.
+const BEFORE_THE_FILE: &[&str] = &[
+    "-p",
+    "--publish",
+    "--listen",
+    "--addr",
+    "--tcplisten",
+    "--allow-net",
+    "--net",
+    "--dir",
+    "--volume",
+    "--env-file",
+];
+
+fn tell_misplaced(words: &[OsString]) {
+    let name = |word: &OsString| word.to_str().and_then(|word| word.split('=').next()).map(str::to_owned);
+    let meant = words.get(1).is_some_and(|word| word == "--");
+    let misplaced = words.iter().skip(1).filter_map(name).find(|name| BEFORE_THE_FILE.contains(&name.as_str()));
+    if let (Some(option), false) = (misplaced, meant) {
+        report::warn(&format!(
+            "`{option}` stands behind the file, so it goes to the guest: options of anyport stand before the file \
+             (`--` behind the file says that it is meant)"
+        ));
+    }
+}
+
 /// A server holds a descriptor for each connection; the soft limit of 1,024 is for `select`'s sake.
 fn raise_descriptor_limit() {
     let limit = rustix::process::getrlimit(Resource::Nofile);
@@ -102,29 +158,49 @@ fn raise_descriptor_limit() {
     }
 }
 
+/// The signals that end a server. Waited for from the start: the first process of a container has no
+/// default for them, and would go on compiling.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn listen() -> Result<Self, Error> {
+        let listen = |kind| {
+            signal(kind).map_err(|error| Error::new(ErrorKind::Host, format!("signals cannot be waited for: {error}")))
+        };
+        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) -> SignalKind {
+        tokio::select! {
+            _ = self.terminate.recv() => SignalKind::terminate(),
+            _ = self.interrupt.recv() => SignalKind::interrupt(),
+        }
+    }
+}
+
+/// As shells tell the end by a signal: 128 and its number.
+fn code_after(signal: SignalKind) -> ExitCode {
+    ExitCode::from(u8::try_from(128 + signal.as_raw_value()).unwrap_or(u8::MAX))
+}
+
 /// Waits for the guest's end or a signal, whichever comes first.
-async fn until_end(mut running: Running) -> Result<ExitCode, Error> {
-    let mut terminate = listen_for(SignalKind::terminate())?;
-    let mut interrupt = listen_for(SignalKind::interrupt())?;
+async fn until_end(mut running: Running, mut signals: Signals) -> Result<ExitCode, Error> {
     let signal = tokio::select! {
         () = running.ended() => None,
-        _ = terminate.recv() => Some(SignalKind::terminate()),
-        _ = interrupt.recv() => Some(SignalKind::interrupt()),
+        signal = signals.next() => Some(signal),
     };
     let Some(signal) = signal else { return Ok(exit_code(running.wait())) };
     running.stop();
     tokio::select! {
         _ = tokio::time::timeout(STOP_TIMEOUT, running.ended()) => {}
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+        _ = signals.next() => {}
     }
     // Not joined: it may hang in the kernel, and the process ends with this thread.
     std::mem::forget(running);
-    Ok(ExitCode::from(u8::try_from(128 + signal.as_raw_value()).unwrap_or(u8::MAX)))
-}
-
-fn listen_for(kind: SignalKind) -> Result<Signal, Error> {
-    signal(kind).map_err(|error| Error::new(ErrorKind::Host, format!("signals cannot be waited for: {error}")))
+    Ok(code_after(signal))
 }
 
 fn exit_code(outcome: Outcome) -> ExitCode {

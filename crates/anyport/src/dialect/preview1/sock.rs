@@ -12,8 +12,6 @@ use super::{NONBLOCK, fd};
 
 /// All of `fdflags`; a socket keeps `nonblock` of them.
 const FDFLAGS: u32 = 0x1f;
-/// Where servers look for the listener they are handed.
-const FIRST_LISTENER: u32 = 3;
 /// `riflags`.
 const RECV_PEEK: u32 = 1;
 const RECV_WAITALL: u32 = 2;
@@ -26,19 +24,10 @@ pub(crate) async fn accept(guest: &mut Guest, memory: &mut Memory<'_>, fd: u32, 
     if flags & !FDFLAGS != 0 {
         return Err(Errno::Invalid.into());
     }
-    let accepted = guest.accept(fd, flags & NONBLOCK != 0).await.inspect_err(|errno| explain(fd, *errno))?;
+    let accepted = guest.accept(fd, flags & NONBLOCK != 0).await?;
     memory.write(ro_fd, accepted.fd())?;
     accepted.keep();
     Ok(())
-}
-
-/// Tells the person of a guest that waits for a listener which nobody handed to it.
-fn explain(fd: u32, errno: Errno) {
-    if errno == Errno::BadDescriptor && fd == FIRST_LISTENER {
-        tracing::warn!(
-            "the guest waits for a listener at descriptor 3, and has none; to hand it one, add `-p 8080:8080`"
-        );
-    }
 }
 
 /// `sock_recv(fd, ri_data, ri_flags) -> (size, roflags)`

@@ -1,0 +1,263 @@
+//! What is said of words that are no command or option here. clap finds the fault; these are our
+//! words for it, and what to type instead for those who come from another runtime.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyport::{Error, ErrorKind};
+use clap::CommandFactory;
+use clap::error::{ContextKind, ContextValue, ErrorKind as Fault};
+
+use crate::args::Cli;
+use crate::report;
+
+/// Shows what was asked for (`--help`, `--version`), or fails with a sentence on the words.
+pub(crate) fn answer(error: &clap::Error) -> Result<ExitCode, Error> {
+    match error.kind() {
+        Fault::DisplayHelp | Fault::DisplayVersion => {
+            // A reader that has seen enough is no error.
+            let _ = error.print();
+            Ok(ExitCode::SUCCESS)
+        }
+        // The second where a variable sets an option, so that there are arguments of a kind.
+        Fault::DisplayHelpOnMissingArgumentOrSubcommand | Fault::MissingSubcommand => {
+            report::help(&help_of(&command_of(&words())));
+            Ok(ExitCode::from(ErrorKind::Host.exit_code()))
+        }
+        _ => Err(explain(error, &words())),
+    }
+}
+
+/// The words behind our name.
+fn words() -> Vec<String> {
+    std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect()
+}
+
+/// The sentence for a fault in `words`, and what to type.
+fn explain(error: &clap::Error, words: &[String]) -> Error {
+    let command = command_of(words);
+    let about = |kind| text(error, kind).unwrap_or_default();
+    let (what, hint) = match error.kind() {
+        Fault::UnknownArgument => return unknown_option(error, &about(ContextKind::InvalidArg), &command),
+        Fault::InvalidSubcommand => return unknown_command(error, &about(ContextKind::InvalidSubcommand)),
+        Fault::MissingRequiredArgument => match swallowed_file(words) {
+            Some((option, file)) => (
+                format!("`{option}` does not say what to allow, and `{file}` is a file"),
+                Some(format!("`{command} {option} any {file}` allows every host, `{option} HOST:PORT` one")),
+            ),
+            None => (format!("`{command}` needs {}", about(ContextKind::InvalidArg).trim_end_matches("...")), None),
+        },
+        Fault::InvalidValue if about(ContextKind::InvalidValue).is_empty() => {
+            (format!("`{}` has no value", about(ContextKind::InvalidArg)), None)
+        }
+        Fault::InvalidValue => (
+            format!("`{}` is not a {}", about(ContextKind::InvalidValue), about(ContextKind::InvalidArg)),
+            text(error, ContextKind::ValidValue).map(|known| format!("there are {known}")),
+        ),
+        Fault::ArgumentConflict => (format!("`{}` is given more than once", about(ContextKind::InvalidArg)), None),
+        Fault::InvalidUtf8 => ("an argument is not valid UTF-8".to_owned(), None),
+        _ => {
+            let message = error.to_string();
+            let first = message.lines().next().unwrap_or_default();
+            (first.trim_start_matches("error: ").replace('\'', "`"), None)
+        }
+    };
+    wrong(what, hint.unwrap_or_else(|| form_of(&command)))
+}
+
+fn wrong(what: impl Into<String>, hint: impl Into<String>) -> Error {
+    Error::new(ErrorKind::Host, what).with_hint(hint)
+}
+
+/// What clap says about a fault, as text.
+fn text(error: &clap::Error, kind: ContextKind) -> Option<String> {
+    match error.get(kind)? {
+        ContextValue::String(text) => Some(text.clone()),
+        ContextValue::Strings(texts) if !texts.is_empty() => Some(texts.join(", ")),
+        _ => None,
+    }
+}
+
+/// The command that the words are for, with `anyport` in front.
+fn command_of(words: &[String]) -> String {
+    let mut command = Cli::command();
+    let mut name = "anyport".to_owned();
+    for word in words {
+        let Some(inner) = command.find_subcommand(word).cloned() else { continue };
+        name = format!("{name} {}", inner.get_name());
+        command = inner;
+    }
+    name
+}
+
+/// Does this with a command as clap knows it.
+fn with<R>(command: &str, ask: impl FnOnce(&mut clap::Command) -> R) -> R {
+    let mut known = Cli::command();
+    known.build();
+    let mut inner = &mut known;
+    for name in command.split(' ').skip(1) {
+        inner = inner.find_subcommand_mut(name).expect("`command_of` has found it");
+    }
+    ask(inner)
+}
+
+fn help_of(command: &str) -> String {
+    with(command, |command| command.render_help().to_string())
+}
+
+/// How a command is written, and where more is told.
+fn form_of(command: &str) -> String {
+    let usage = with(command, |command| command.render_usage().to_string());
+    format!("it is `{}`; `{command} --help` tells more", usage.trim_start_matches("Usage: "))
+}
+
+fn unknown_option(error: &clap::Error, option: &str, command: &str) -> Error {
+    let name = option.split('=').next().unwrap_or_default();
+    if let Some((_, whose, advice)) = OPTIONS_ELSEWHERE.iter().find(|(known, ..)| *known == name) {
+        return wrong(format!("`{name}` is an option of {whose}, and not of anyport"), *advice);
+    }
+    let hint = match text(error, ContextKind::SuggestedArg) {
+        Some(near) => format!("there is `{near}`; `{command} --help` lists all options"),
+        None => format!("`{command} --help` lists all options"),
+    };
+    if name.starts_with('-') {
+        wrong(format!("`{command}` has no option `{name}`"), hint)
+    } else {
+        wrong(format!("`{name}` is one argument too many"), form_of(command))
+    }
+}
+
+fn unknown_command(error: &clap::Error, word: &str) -> Error {
+    if Path::new(word).exists() || word.ends_with(".wasm") {
+        return wrong(format!("`{word}` is a file, and not a command"), format!("to run it: `anyport run {word}`"));
+    }
+    let hint = match text(error, ContextKind::SuggestedSubcommand) {
+        Some(near) => format!("there is `{near}`; `anyport --help` lists all commands"),
+        None => "`anyport --help` lists all commands".to_owned(),
+    };
+    wrong(format!("there is no command `{word}`"), hint)
+}
+
+/// Wasmer's `--net` stands alone, so that the file behind it was taken for its rule.
+fn swallowed_file(words: &[String]) -> Option<(&str, &str)> {
+    words.windows(2).find_map(|pair| match [pair[0].as_str(), pair[1].as_str()] {
+        [option @ ("--net" | "--allow-net"), file] if Path::new(file).is_file() => Some((option, file)),
+        _ => None,
+    })
+}
+
+const BY_DEFAULT: &str = "leave it out: what anyport supports is on";
+const BY_SERVICE_MANAGER: &str =
+    "leave it out; a service manager or a container does that for anyport as for any process";
+
+/// Options of the peers that are not ours: the option, whose it is, what to do.
+const OPTIONS_ELSEWHERE: &[(&str, &str, &str)] = &[
+    ("-C", "Wasmtime", "leave it out: compiled modules are kept in the cache by default"),
+    (
+        "--invoke",
+        "Wasmtime and Wasmer",
+        "anyport runs a program's start; leave it out, and build a program with `main`",
+    ),
+    ("--argv0", "Wasmtime", "leave it out: the guest is told the file's name as it is given"),
+    ("--time-limit", "WasmEdge", "`timeout SECONDS anyport run FILE` ends it after that time"),
+    ("--timeout", "other runtimes", "`timeout SECONDS anyport run FILE` ends it after that time"),
+    ("--memory-page-limit", "WasmEdge", "`--memory SIZE` is the limit, in bytes: a page has 64k"),
+    ("--gas-limit", "WasmEdge", "leave it out: anyport does not count instructions"),
+    ("--reactor", "WasmEdge", "anyport runs a program's start; leave it out, and build a program with `main`"),
+    ("--enable-threads", "WasmEdge", BY_DEFAULT),
+    ("--enable-all", "WasmEdge and Wasmer", BY_DEFAULT),
+    ("--allow-af-unix", "WasmEdge", "leave it out: anyport has no UNIX sockets, and no known server needs them"),
+    ("--cwd", "Wasmer", "`--dir HOST:GUEST` gives the guest a directory"),
+    ("--shutdown-addr", "Wasmtime", "leave it out: SIGTERM ends anyport"),
+    ("--tls-cert", "Spin and wash", "anyport does not speak TLS yet: put a proxy in front of it"),
+    ("--tls-key", "Spin and wash", "anyport does not speak TLS yet: put a proxy in front of it"),
+    ("--from", "Spin", "name the .wasm file: `anyport run FILE`"),
+    ("--name", "Docker", BY_SERVICE_MANAGER),
+    ("--cpus", "Docker", BY_SERVICE_MANAGER),
+    ("--restart", "Docker", BY_SERVICE_MANAGER),
+    ("--detach", "Docker", BY_SERVICE_MANAGER),
+    ("-d", "Docker", BY_SERVICE_MANAGER),
+    ("--read-only", "Docker", "leave it out: the guest has the directories of `--dir` alone, read-only with `:ro`"),
+    ("--network", "Docker", "leave it out: the network is closed but for `-p` and `--allow-net`"),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    fn said(words: &[&str]) -> String {
+        let error = Cli::try_parse_from(["anyport"].iter().chain(words)).expect_err("wrong");
+        let words: Vec<String> = words.iter().map(|&word| word.to_owned()).collect();
+        let error = explain(&error, &words);
+        format!("{error}\nhint: {}", error.hint().unwrap_or_default())
+    }
+
+    #[test]
+    fn wrong_words_are_explained() {
+        insta::assert_snapshot!(said(&["run", "--publsh", "80", "x.wasm"]), @"
+        `anyport run` has no option `--publsh`
+        hint: there is `--publish`; `anyport run --help` lists all options
+        ");
+        insta::assert_snapshot!(said(&["run", "--nope", "x.wasm"]), @"
+        `anyport run` has no option `--nope`
+        hint: `anyport run --help` lists all options
+        ");
+        insta::assert_snapshot!(said(&["run", "--time-limit", "5", "x.wasm"]), @"
+        `--time-limit` is an option of WasmEdge, and not of anyport
+        hint: `timeout SECONDS anyport run FILE` ends it after that time
+        ");
+        insta::assert_snapshot!(said(&["run"]), @"
+        `anyport run` needs <FILE>
+        hint: it is `anyport run [OPTIONS] <FILE> [ARGS]...`; `anyport run --help` tells more
+        ");
+        insta::assert_snapshot!(said(&["run", "-p"]), @"
+        `--publish <[ADDR:]HOST[:GUEST][/udp]>` has no value
+        hint: it is `anyport run [OPTIONS] <FILE> [ARGS]...`; `anyport run --help` tells more
+        ");
+        insta::assert_snapshot!(said(&["run", "-m", "1g", "-m", "2g", "x.wasm"]), @"
+        `--memory <SIZE>` is given more than once
+        hint: it is `anyport run [OPTIONS] <FILE> [ARGS]...`; `anyport run --help` tells more
+        ");
+        insta::assert_snapshot!(said(&["inspect", "a.wasm", "b.wasm"]), @"
+        `b.wasm` is one argument too many
+        hint: it is `anyport inspect [OPTIONS] <FILE>`; `anyport inspect --help` tells more
+        ");
+        insta::assert_snapshot!(said(&["server.wasm"]), @"
+        `server.wasm` is a file, and not a command
+        hint: to run it: `anyport run server.wasm`
+        ");
+        insta::assert_snapshot!(said(&["rnu", "x"]), @"
+        there is no command `rnu`
+        hint: `anyport --help` lists all commands
+        ");
+        insta::assert_snapshot!(said(&["completions", "tcsh"]), @"
+        `tcsh` is not a <SHELL>
+        hint: there are bash, elvish, fish, powershell, zsh
+        ");
+        insta::assert_snapshot!(said(&["cache", "siez"]), @"
+        there is no command `siez`
+        hint: there is `size`; `anyport --help` lists all commands
+        ");
+        insta::assert_snapshot!(said(&["run", "--no-cache=yes", "x.wasm"]), @"
+        unexpected value `yes` for `--no-cache` found; no more were expected
+        hint: it is `anyport run [OPTIONS] <FILE> [ARGS]...`; `anyport run --help` tells more
+        ");
+    }
+
+    #[test]
+    fn no_option_of_ours_is_called_anothers() {
+        let mut command = Cli::command();
+        command.build();
+        let run = command.find_subcommand("run").expect("there");
+        for (option, ..) in OPTIONS_ELSEWHERE {
+            let ours = run.get_arguments().any(|argument| {
+                let long = argument.get_long_and_visible_aliases().unwrap_or_default();
+                let short = argument.get_short_and_visible_aliases().unwrap_or_default();
+                long.iter().any(|long| format!("--{long}") == *option)
+                    || short.iter().any(|short| format!("-{short}") == *option)
+            });
+            assert!(!ours, "{option}");
+        }
+    }
+}

@@ -1,0 +1,420 @@
+//! What surrounds the commands: help, completions, manual, colours, pipes.
+
+mod support;
+
+use std::io::pipe;
+use std::process::{Command, Stdio};
+
+use support::{Ended, Folder, Process, anyport, guests, skip};
+
+#[test]
+fn help() {
+    snapshot!(anyport(["--help"]).data(), @"
+    One runtime for every WebAssembly HTTP server
+
+    Usage: anyport [OPTIONS] <COMMAND>
+
+    Commands:
+      run          Run a server, or any command, until it ends [alias: serve]
+      inspect      Say what a file is, what it needs, and who can run it [alias: explain]
+      compile      Compile a module ahead of time, for this kind of machine
+      cache        Show or empty the cache of compiled modules
+      completions  Print a completion script for a shell [alias: completion]
+      man          Print the manual page
+      help         Print this message or the help of the given subcommand(s)
+
+    Options:
+      -h, --help     Print help
+      -V, --version  Print version
+
+    Global options:
+          --cache-dir <DIR>  Keep compiled modules in this folder [env: ANYPORT_CACHE_DIR]
+          --no-cache         Compile each time, and keep nothing
+          --log <FILTER>     What to log on stderr: error, warn, info, debug, trace, or a filter such as
+                             `anyport::hostcall=trace` [env: ANYPORT_LOG] [default: warn]
+      -q, --quiet            Say nothing but errors
+
+    A server for WasmEdge, for wasmtime's old --tcplisten, for Go or .NET: `anyport run -p 8080
+    server.wasm`.
+    ");
+}
+
+#[test]
+fn help_of_run() {
+    snapshot!(anyport(["run", "--help"]).data(), @"
+    Run a server, or any command, until it ends
+
+    Usage: anyport run [OPTIONS] <FILE> [ARGS]...
+
+    Arguments:
+      <FILE>...  The .wasm file, and the guest's arguments behind it
+
+    Options:
+          --allow-precompiled  The file was made by `anyport compile` and by nobody else: run its
+                               machine code unchecked
+      -h, --help               Print help
+
+    Network:
+      -p, --publish <[ADDR:]HOST[:GUEST][/udp]>
+              Publish a port of the guest, on 127.0.0.1 unless an address is given
+          --listen <ADDR:PORT>
+              Publish the port of this address as the same port of the guest [alias: --addr]
+          --tcplisten <ADDR:PORT>
+              Hand the guest a listener on this address, from descriptor 3 on
+          --allow-net [<RULE>]
+              Let the guest connect to HOST[:PORT], a CIDR, `private`, `public` or `any` [alias: --net]
+
+    Files and environment:
+      -v, --dir <HOST[:GUEST][:ro]>  Let the guest use a directory; `:ro` for reading only [alias:
+                                     --volume]
+      -e, --env <NAME[=VALUE]>       Set a variable of the guest's environment, or pass on one of ours
+          --env-file <FILE>          Set the variables of a file: NAME=VALUE lines, # for comments
+          --inherit-env              Pass our whole environment on
+
+    Limits:
+      -m, --memory <SIZE>   The most memory the guest may have, such as 64m or 1g
+          --limit <NAME=N>  Another limit: memory-bytes, table-elements, descriptors, connections,
+                            copy-bytes, held-bytes, random-bytes, environment-bytes, iovecs,
+                            subscriptions
+
+    Global options:
+          --cache-dir <DIR>  Keep compiled modules in this folder [env: ANYPORT_CACHE_DIR]
+          --no-cache         Compile each time, and keep nothing
+          --log <FILTER>     What to log on stderr: error, warn, info, debug, trace, or a filter such as
+                             `anyport::hostcall=trace` [env: ANYPORT_LOG] [default: warn]
+      -q, --quiet            Say nothing but errors
+    ");
+}
+
+#[test]
+fn help_of_inspect() {
+    snapshot!(anyport(["inspect", "--help"]).data(), @"
+    Say what a file is, what it needs, and who can run it
+
+    Usage: anyport inspect [OPTIONS] <FILE>
+
+    Arguments:
+      <FILE>  The file
+
+    Options:
+          --json  For scripts
+      -h, --help  Print help
+
+    Global options:
+          --cache-dir <DIR>  Keep compiled modules in this folder [env: ANYPORT_CACHE_DIR]
+          --no-cache         Compile each time, and keep nothing
+          --log <FILTER>     What to log on stderr: error, warn, info, debug, trace, or a filter such as
+                             `anyport::hostcall=trace` [env: ANYPORT_LOG] [default: warn]
+      -q, --quiet            Say nothing but errors
+    ");
+}
+
+#[test]
+fn help_of_compile() {
+    snapshot!(anyport(["compile", "--help"]).data(), @"
+    Compile a module ahead of time, for this kind of machine
+
+    Usage: anyport compile [OPTIONS] <FILE>
+
+    Arguments:
+      <FILE>  The .wasm file
+
+    Options:
+      -o, --output <FILE>  Where to write; the file's name with .cwasm by default
+      -h, --help           Print help
+
+    Global options:
+          --cache-dir <DIR>  Keep compiled modules in this folder [env: ANYPORT_CACHE_DIR]
+          --no-cache         Compile each time, and keep nothing
+          --log <FILTER>     What to log on stderr: error, warn, info, debug, trace, or a filter such as
+                             `anyport::hostcall=trace` [env: ANYPORT_LOG] [default: warn]
+      -q, --quiet            Say nothing but errors
+    ");
+}
+
+#[test]
+fn help_of_cache() {
+    snapshot!(anyport(["cache", "--help"]).data(), @"
+    Show or empty the cache of compiled modules
+
+    Usage: anyport cache [OPTIONS] <COMMAND>
+
+    Commands:
+      path   Print where it is
+      size   Print how large it is
+      clear  Remove every entry
+      help   Print this message or the help of the given subcommand(s)
+
+    Options:
+      -h, --help  Print help
+
+    Global options:
+          --cache-dir <DIR>  Keep compiled modules in this folder [env: ANYPORT_CACHE_DIR]
+          --no-cache         Compile each time, and keep nothing
+          --log <FILTER>     What to log on stderr: error, warn, info, debug, trace, or a filter such as
+                             `anyport::hostcall=trace` [env: ANYPORT_LOG] [default: warn]
+      -q, --quiet            Say nothing but errors
+    ");
+    snapshot!(anyport(["cache", "size", "--help"]).data(), @"
+    Print how large it is
+
+    Usage: anyport cache size [OPTIONS]
+
+    Options:
+          --json  For scripts
+      -h, --help  Print help
+
+    Global options:
+          --cache-dir <DIR>  Keep compiled modules in this folder [env: ANYPORT_CACHE_DIR]
+          --no-cache         Compile each time, and keep nothing
+          --log <FILTER>     What to log on stderr: error, warn, info, debug, trace, or a filter such as
+                             `anyport::hostcall=trace` [env: ANYPORT_LOG] [default: warn]
+      -q, --quiet            Say nothing but errors
+    ");
+}
+
+#[test]
+fn help_of_completions_and_man() {
+    snapshot!(anyport(["completions", "--help"]).data(), @"
+    Print a completion script for a shell
+
+    Usage: anyport completions [OPTIONS] <SHELL>
+
+    Arguments:
+      <SHELL>  The shell [possible values: bash, elvish, fish, powershell, zsh]
+
+    Options:
+      -h, --help  Print help
+
+    Global options:
+          --cache-dir <DIR>  Keep compiled modules in this folder [env: ANYPORT_CACHE_DIR]
+          --no-cache         Compile each time, and keep nothing
+          --log <FILTER>     What to log on stderr: error, warn, info, debug, trace, or a filter such as
+                             `anyport::hostcall=trace` [env: ANYPORT_LOG] [default: warn]
+      -q, --quiet            Say nothing but errors
+    ");
+    snapshot!(anyport(["man", "--help"]).data(), @"
+    Print the manual page
+
+    Usage: anyport man [OPTIONS] [COMMAND]
+
+    Arguments:
+      [COMMAND]  The page of this command, instead of the overview
+
+    Options:
+      -h, --help  Print help
+
+    Global options:
+          --cache-dir <DIR>  Keep compiled modules in this folder [env: ANYPORT_CACHE_DIR]
+          --no-cache         Compile each time, and keep nothing
+          --log <FILTER>     What to log on stderr: error, warn, info, debug, trace, or a filter such as
+                             `anyport::hostcall=trace` [env: ANYPORT_LOG] [default: warn]
+      -q, --quiet            Say nothing but errors
+    ");
+}
+
+#[test]
+fn version() {
+    snapshot!(anyport(["--version"]).data(), @"anyport VERSION");
+}
+
+#[test]
+fn no_command_is_answered_with_help() {
+    let ended = anyport([""; 0]);
+    assert_eq!((ended.code(), ended.stdout.as_str()), (125, ""));
+    assert_eq!(ended.stderr, anyport(["--help"]).data());
+}
+
+#[test]
+fn words_that_are_wrong() {
+    snapshot!(anyport(["run", "--memry", "1g", "x.wasm"]), @"
+    code 125
+    --- stderr
+    error: `anyport run` has no option `--memry`
+    hint: there is `--memory`; `anyport run --help` lists all options
+    ");
+    snapshot!(anyport(["guests/wasmedge/hello/server.wasm"]), @"
+    code 125
+    --- stderr
+    error: `guests/wasmedge/hello/server.wasm` is a file, and not a command
+    hint: to run it: `anyport run guests/wasmedge/hello/server.wasm`
+    ");
+    snapshot!(anyport(["run", "--net", "guests/wasmedge/hello/server.wasm"]), @"
+    code 125
+    --- stderr
+    error: `--net` does not say what to allow, and `guests/wasmedge/hello/server.wasm` is a file
+    hint: `anyport run --net any guests/wasmedge/hello/server.wasm` allows every host, `--net HOST:PORT` ↵
+    one
+    ");
+    snapshot!(anyport(["run", "--memory-page-limit", "100", "x.wasm"]), @"
+    code 125
+    --- stderr
+    error: `--memory-page-limit` is an option of WasmEdge, and not of anyport
+    hint: `--memory SIZE` is the limit, in bytes: a page has 64k
+    ");
+    snapshot!(anyport(["man", "nope"]), @"
+    code 125
+    --- stderr
+    error: there is no command `nope`
+    hint: `anyport --help` lists them
+    ");
+}
+
+/// Runs a tool on text; `None` if it is not installed.
+fn tool(program: &str, words: &[&str], text: &str) -> Option<Ended> {
+    let folder = Folder::with("text", text);
+    let mut command = Command::new(program);
+    command.args(words).arg(folder.path().join("text"));
+    if Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_err() {
+        skip(&format!("`{program}` is not installed"));
+        return None;
+    }
+    Some(Process::spawn(command).end())
+}
+
+#[test]
+fn completions() {
+    for (shell, syntax_check, wanted) in [
+        ("bash", Some("-n"), "complete -F _anyport"),
+        ("zsh", Some("-n"), "#compdef anyport"),
+        ("fish", Some("--no-execute"), "complete -c anyport"),
+        ("elvish", None, "edit:completion:arg-completer[anyport]"),
+        ("powershell", None, "Register-ArgumentCompleter"),
+    ] {
+        let ended = anyport(["completions", shell]);
+        assert!(ended.data().contains(wanted), "{shell}");
+        for option in ["publish", "tcplisten", "allow-net", "allow-precompiled"] {
+            assert!(ended.stdout.contains(option), "{shell}: {option}");
+        }
+        if let Some(checked) = syntax_check.and_then(|word| tool(shell, &[word], &ended.stdout)) {
+            assert_eq!((checked.code(), checked.stderr.as_str()), (0, ""), "{shell}");
+        }
+    }
+}
+
+#[test]
+fn manual_pages() {
+    for (words, wanted) in [
+        (&["man"][..], ".TH anyport 1"),
+        (&["man", "run"], ".TH anyport-run 1"),
+        (&["man", "inspect"], ".TH anyport-inspect 1"),
+    ] {
+        let ended = anyport(words);
+        assert!(ended.data().contains(wanted), "{ended}");
+        if let Some(rendered) = tool("groff", &["-man", "-Tascii", "-P-bou", "-ww"], &ended.stdout) {
+            assert_eq!((rendered.code(), rendered.stderr.as_str()), (0, ""), "{words:?}");
+            assert!(rendered.stdout.contains("SYNOPSIS"));
+        }
+    }
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_error() {
+    let folder = Folder::with("x.wasm", guests::exits(0));
+    for words in [
+        &["inspect", "x.wasm"][..],
+        &["inspect", "--json", "x.wasm"],
+        &["completions", "bash"],
+        &["man"],
+        &["--help"],
+        &["cache", "size"],
+    ] {
+        let (reader, writer) = pipe().expect("a pipe");
+        drop(reader);
+        let mut command = folder.command(words);
+        command.stdin(Stdio::null()).stdout(writer).stderr(Stdio::piped());
+        let ended = Process::start(&mut command).end();
+        assert_eq!((ended.code(), ended.stderr.as_str()), (0, ""), "{words:?}");
+    }
+}
+
+#[test]
+fn a_full_disk_is_an_error() {
+    let full = std::fs::File::options().write(true).open("/dev/full").expect("Linux has it");
+    let mut command = support::command_in(&support::root(), ["man"]);
+    command.stdin(Stdio::null()).stdout(full).stderr(Stdio::piped());
+    snapshot!(Process::start(&mut command).end(), @"
+    code 125
+    --- stderr
+    error: stdout cannot be written: No space left on device (os error 28)
+    ");
+}
+
+/// Closed streams at the start: descriptors that are opened later must not become them.
+#[test]
+fn closed_streams_are_no_panic() {
+    let folder = Folder::with("x.wasm", guests::exits(7)).and("cat.wasm", guests::cat());
+    for (closed, file, code) in [
+        ("0<&-", "x.wasm", 7),
+        ("1>&-", "x.wasm", 7),
+        ("2>&-", "x.wasm", 7),
+        ("0<&- 1>&- 2>&-", "x.wasm", 7),
+        ("0<&-", "cat.wasm", 0),
+    ] {
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("exec \"$@\" {closed}"), "sh", env!("CARGO_BIN_EXE_anyport"), "run", file]);
+        command.current_dir(folder.path()).env("ANYPORT_CACHE_DIR", support::shared_cache());
+        assert_eq!(Process::spawn(command).end().code(), code, "{closed} {file}");
+    }
+}
+
+#[test]
+fn a_log_filter_that_is_none_is_told() {
+    let folder = Folder::with("x.wasm", guests::exits(0));
+    snapshot!(folder.anyport(["run", "--log", "a=b=c", "x.wasm"]), @"
+    code 0
+    --- stderr
+    warning: `--log a=b=c` is not a filter, so warnings are shown
+    ");
+    let mut command = folder.command(["run", "x.wasm"]);
+    command.env("ANYPORT_LOG", "anyport::hostcall=trace");
+    snapshot!(Process::spawn(command).end(), @"
+    code 0
+    --- stderr
+    trace: proc_exit(rval=0)
+    ");
+}
+
+/// What `anyport` writes to a terminal; `None` where there is no `script` to make one.
+fn on_a_terminal(folder: &Folder, words: &str, no_color: &str) -> Option<Ended> {
+    if Command::new("script").arg("--version").stdout(Stdio::null()).status().is_err() {
+        skip("`script` (util-linux) is not installed");
+        return None;
+    }
+    let mut command = Command::new("script");
+    command.args(["-qec", &format!("'{}' {words}", env!("CARGO_BIN_EXE_anyport")), "/dev/null"]);
+    command.current_dir(folder.path()).env("ANYPORT_CACHE_DIR", support::shared_cache()).env("NO_COLOR", no_color);
+    command.env("TERM", "xterm").env("SHELL", "/bin/sh");
+    Some(Process::spawn(command).end())
+}
+
+const ESCAPE: char = '\x1b';
+
+#[test]
+fn colours_are_for_terminals_that_want_them() {
+    let folder = Folder::with("x.wasm", guests::binds(8080, 1));
+    let coloured = "\x1b[1;33mwarning:\x1b[0m the guest may not bind";
+    if let Some(ended) = on_a_terminal(&folder, "run x.wasm", "") {
+        assert!(ended.stdout.contains(coloured), "{ended}");
+    }
+    if let Some(ended) = on_a_terminal(&folder, "run x.wasm", "1") {
+        assert!(!ended.stdout.contains(ESCAPE), "{ended}");
+    }
+    for words in [&["run", "x.wasm"][..], &["run", "--nope"], &["--help"], &["run", "--log", "trace", "x.wasm"]] {
+        let ended = folder.anyport(words);
+        assert!(!ended.stdout.contains(ESCAPE) && !ended.stderr.contains(ESCAPE), "{words:?}: {ended}");
+    }
+}
+
+#[test]
+fn a_slow_compilation_shows_a_spinner_on_a_terminal_alone() {
+    let folder = Folder::with("slow.wasm", guests::slow_to_compile()).and("fast.wasm", guests::exits(0));
+    if let Some(ended) = on_a_terminal(&folder, "run --no-cache slow.wasm", "") {
+        assert!(ended.stdout.contains("compiling slow.wasm"), "{ended}");
+    }
+    if let Some(ended) = on_a_terminal(&folder, "run fast.wasm", "") {
+        assert_eq!(ended.data(), "");
+    }
+    let ended = folder.anyport(["run", "--no-cache", "slow.wasm"]);
+    assert_eq!((ended.data(), ended.stderr.as_str()), ("", ""));
+}
