@@ -180,7 +180,8 @@ impl Guest {
                 // Its datagrams could be answered by nobody.
                 Some(index) if self.published.family(index) != socket.family() => {
                     tracing::warn!(
-                        "the guest binds port {0}/udp of another IP version than it is published on; for IPv6 use `-p [::1]:{0}:{0}/udp`",
+                        "the guest binds port {0}/udp of another IP version than it is published on; \
+                         for IPv6 use `-p [::1]:{0}:{0}/udp`",
                         address.port(),
                     );
                     Err(Errno::AddressNotAvailable)

@@ -105,16 +105,18 @@ macro_rules! on_file_async {
 macro_rules! moving {
     ($($name:ident($($offset:ident)?) else $otherwise:ident;)*) => {$(
         pub(super) async fn $name(
-            guest: &mut Guest, memory: &mut Memory<'_>, fd: u32, iovs: u32, iovs_len: u32 $(, $offset: u64)?, ro_size: u32,
+            guest: &mut Guest, memory: &mut Memory<'_>, fd: u32, iovs: u32, iovs_len: u32 $(, $offset: u64)?,
+            ro_size: u32,
         ) -> Hostcall {
             let fd = host_number(guest, fd, Errno::$otherwise)?;
+            $(let $offset = $offset.signed();)?
             let Some(buffers) = cut_off(guest, memory, iovs, iovs_len)? else {
                 let (iovs, count, size) = (iovs.signed(), iovs_len.signed(), ro_size.signed());
-                return outcome(host::$name(files(guest), memory.wiggle(), fd, iovs, count $(, $offset.signed())?, size).await);
+                return outcome(host::$name(files(guest), memory.wiggle(), fd, iovs, count $(, $offset)?, size).await);
             };
             let mut excerpt = Excerpt::of(memory, &buffers)?;
             let (iovs, count, size) = Excerpt::PARAMS;
-            outcome(host::$name(files(guest), &mut excerpt.memory(), fd, iovs, count $(, $offset.signed())?, size).await)?;
+            outcome(host::$name(files(guest), &mut excerpt.memory(), fd, iovs, count $(, $offset)?, size).await)?;
             excerpt.give_back(memory, &buffers, ro_size)
         }
     )*};

@@ -1,0 +1,61 @@
+//! Every hostcall that there is, read from the page that is made of the tables: a new row is tested
+//! by whatever goes through all of them.
+
+use std::sync::OnceLock;
+
+/// One hostcall, as DIALECTS.md has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Row {
+    /// The heading that it is under.
+    pub(crate) dialect: String,
+    pub(crate) name: String,
+    /// `(iiI)i`.
+    pub(crate) signature: String,
+    pub(crate) params: Vec<String>,
+}
+
+impl Row {
+    /// What tells it from all others: `sock_accept(ii)i`.
+    pub(crate) fn key(&self) -> String {
+        format!("{}{}", self.name, self.signature)
+    }
+
+    /// For each parameter, whether it is an i64.
+    pub(crate) fn wide(&self) -> impl Iterator<Item = bool> + '_ {
+        let (params, _) = self.signature[1..].split_once(')').expect("a type is written (params)result");
+        params.chars().map(|letter| letter == 'I')
+    }
+
+    pub(crate) fn gives_errno(&self) -> bool {
+        self.signature.ends_with(")i")
+    }
+}
+
+/// All rows, in the order of the tables.
+pub(crate) fn rows() -> &'static [Row] {
+    static ROWS: OnceLock<Vec<Row>> = OnceLock::new();
+    ROWS.get_or_init(|| parse(&anyport::dialects_markdown()))
+}
+
+fn parse(page: &str) -> Vec<Row> {
+    let mut dialect = "";
+    let mut rows = Vec::new();
+    for line in page.lines() {
+        if let Some(heading) = line.strip_prefix("## ") {
+            dialect = heading;
+        }
+        if line.starts_with("| `") {
+            let cells: Vec<&str> =
+                line.trim_matches('|').split('|').map(|cell| cell.trim().trim_matches('`')).collect();
+            let [name, signature, params] = cells[..] else { panic!("three cells: {line}") };
+            rows.push(Row {
+                dialect: dialect.to_owned(),
+                name: name.to_owned(),
+                signature: signature.to_owned(),
+                params: params.split(", ").filter(|param| !param.is_empty()).map(str::to_owned).collect(),
+            });
+        }
+    }
+    assert!(rows.len() >= 46 + 27, "the page has other rows than it had: {}", rows.len());
+    rows
+}
