@@ -28,6 +28,12 @@ pub(crate) struct Buffer {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Buffers(SmallVec<[Buffer; 8]>);
 
+/// The length of a buffer that was cut: where it is, and what it was.
+pub(crate) struct Cut {
+    at: u32,
+    length: u32,
+}
+
 /// Bytes of an `iovec` in guest memory.
 const IOVEC_BYTES: u32 = 8;
 
@@ -112,6 +118,31 @@ impl<'a> Memory<'a> {
             buffers.0.push(Buffer { length, ..buffer });
         }
         Ok(buffers)
+    }
+
+    /// Cuts the first buffer that is not empty to `most` bytes in the guest's own list, for
+    /// [`Memory::restore`] to undo.
+    pub(crate) fn cut_first(&mut self, pointer: u32, count: u32, most: u32) -> Result<Option<Cut>, GuestError> {
+        for index in 0..count {
+            let offset = index.checked_mul(IOVEC_BYTES).and_then(|offset| offset.checked_add(4));
+            let at = offset.and_then(|offset| pointer.checked_add(offset)).ok_or(GuestError::PtrOverflow)?;
+            let length: u32 = self.read(at)?;
+            if length > most {
+                self.write(at, most)?;
+                return Ok(Some(Cut { at, length }));
+            }
+            if length > 0 {
+                break;
+            }
+        }
+        Ok(None)
+    }
+
+    pub(crate) fn restore(&mut self, cut: Option<Cut>) -> Result<(), GuestError> {
+        match cut {
+            Some(Cut { at, length }) => self.write(at, length),
+            None => Ok(()),
+        }
     }
 
     /// Fails if the buffer is not within memory.

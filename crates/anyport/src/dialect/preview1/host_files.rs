@@ -7,14 +7,13 @@
 use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::p1::wasi_snapshot_preview1 as host;
 use wasmtime_wasi::p1::wasi_snapshot_preview1::WasiSnapshotPreview1;
-use wiggle::{GuestError, GuestMemory};
+use wiggle::GuestError;
 
 use crate::descriptor::{Descriptor, Opened};
 use crate::dialect::hostcall::{Fault, Hostcall};
 use crate::errno::Errno;
 use crate::guest::Guest;
-use crate::limits::Limits;
-use crate::memory::{Buffers, Memory};
+use crate::memory::Memory;
 
 /// wasmtime-wasi, ready for one call.
 fn files(guest: &mut Guest) -> &mut WasiP1Ctx {
@@ -101,7 +100,9 @@ macro_rules! on_file_async {
     )*};
 }
 
-/// The functions that move the bytes of files, at most as many as one call may.
+/// The functions that move the bytes of files. wasmtime-wasi moves the first buffer of a call, and
+/// refuses one that is larger than what it may hold, where every caller expects a short read or write:
+/// for the time of the call that buffer is cut.
 macro_rules! moving {
     ($($name:ident($($offset:ident)?) else $otherwise:ident;)*) => {$(
         pub(super) async fn $name(
@@ -109,61 +110,24 @@ macro_rules! moving {
             ro_size: u32,
         ) -> Hostcall {
             let fd = host_number(guest, fd, Errno::$otherwise)?;
+            let cut = memory.cut_first(iovs, iovs_len, most_moved(guest, iovs_len)?)?;
+            let (iovs, count, size) = (iovs.signed(), iovs_len.signed(), ro_size.signed());
             $(let $offset = $offset.signed();)?
-            let Some(buffers) = cut_off(guest, memory, iovs, iovs_len)? else {
-                let (iovs, count, size) = (iovs.signed(), iovs_len.signed(), ro_size.signed());
-                return outcome(host::$name(files(guest), memory.wiggle(), fd, iovs, count $(, $offset)?, size).await);
-            };
-            let mut excerpt = Excerpt::of(memory, &buffers)?;
-            let (iovs, count, size) = Excerpt::PARAMS;
-            outcome(host::$name(files(guest), &mut excerpt.memory(), fd, iovs, count $(, $offset)?, size).await)?;
-            excerpt.give_back(memory, &buffers, ro_size)
+            let moved = host::$name(files(guest), memory.wiggle(), fd, iovs, count $(, $offset)?, size).await;
+            memory.restore(cut)?;
+            outcome(moved)
         }
     )*};
 }
 
-/// The guest's buffers as far as one call may move them; `None` if they are not more than that.
-///
-/// wasmtime-wasi refuses a read of more than it may hold, where every caller expects a short one.
-fn cut_off(guest: &Guest, memory: &Memory<'_>, iovs: u32, count: u32) -> Result<Option<Buffers>, Fault> {
+/// Bytes that one call with so many buffers moves: their list is charged too.
+fn most_moved(guest: &Guest, count: u32) -> Result<u32, Errno> {
     if count > guest.limits.iovecs {
-        return Err(Errno::Invalid.into());
+        return Err(Errno::Invalid);
     }
-    let vector = size_of::<u64>() * count as usize;
-    let most = guest.limits.copy_bytes.min(guest.limits.held_bytes.saturating_sub(vector));
-    let limits = Limits { copy_bytes: most, ..Limits::clone(&guest.limits) };
-    let buffers = memory.buffers(iovs, count, &limits)?;
-    Ok((buffers.total() >= most).then_some(buffers))
-}
-
-/// A small memory of the host's own with the bytes of a guest's buffers: one `iovec`, room for the size
-/// that is given back, the bytes.
-struct Excerpt(Vec<u8>);
-
-impl Excerpt {
-    /// Where the vector is, how long it is, where the size goes.
-    const PARAMS: (i32, i32, i32) = (0, 1, 8);
-    const BYTES: u8 = 16;
-
-    fn of(memory: &Memory<'_>, buffers: &Buffers) -> Result<Self, Fault> {
-        let length = u32::try_from(buffers.total()).map_err(|_| Errno::Overflow)?;
-        let mut bytes = vec![0; Self::BYTES.into()];
-        bytes[0] = Self::BYTES;
-        bytes[4..8].copy_from_slice(&length.to_le_bytes());
-        memory.gather(buffers, |slices| slices.iter().for_each(|slice| bytes.extend_from_slice(slice)))?;
-        Ok(Self(bytes))
-    }
-
-    fn memory(&mut self) -> GuestMemory<'_> {
-        GuestMemory::Unshared(&mut self.0)
-    }
-
-    /// Tells the guest the size, and gives it the bytes: what was written is the same as before.
-    fn give_back(self, memory: &mut Memory<'_>, buffers: &Buffers, ro_size: u32) -> Hostcall {
-        let size = u32::from_le_bytes(self.0[8..12].try_into().expect("four bytes"));
-        memory.fill(buffers, &self.0[Self::BYTES.into()..][..size as usize])?;
-        Ok(memory.write(ro_size, size)?)
-    }
+    let list = size_of::<u64>() * count as usize;
+    let most = guest.limits.copy_bytes.min(guest.limits.held_bytes.saturating_sub(list));
+    Ok(u32::try_from(most).unwrap_or(u32::MAX))
 }
 
 moving! {
