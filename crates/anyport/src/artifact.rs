@@ -97,6 +97,12 @@ impl Artifact {
         }
     }
 
+    /// The error for a module that is not whole or not valid; `what` says how.
+    pub(crate) fn damaged(&self, what: &str) -> Error {
+        Error::not_runnable(format!("`{}` {what}", self.name))
+            .with_hint("build or download it again: it is damaged, or uses a proposal that is not supported")
+    }
+
     /// A sentence on a file that is not WebAssembly, with what to do about it.
     pub(crate) fn not_wasm(&self) -> Error {
         let (what, hint) = describe(&self.bytes);

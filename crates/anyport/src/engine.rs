@@ -125,8 +125,7 @@ fn invalid(artifact: &Artifact, error: &wasmtime::Error) -> Error {
         .and_then(|rest| rest.split_once(": "))
         .and_then(|(offset, message)| Some(format!("{message} (at offset {:#x})", offset.parse::<u64>().ok()?)))
         .unwrap_or(why);
-    Error::not_runnable(format!("`{artifact}` is not a valid module: {why}"))
-        .with_hint("build or download it again: it is damaged, or uses a proposal that is not supported")
+    artifact.damaged(&format!("is not a valid module: {why}"))
 }
 
 /// Advances the engine's epoch from a thread of its own, so that no guest can stall another, nor the

@@ -17,7 +17,7 @@ use crate::errno::Errno;
 use crate::limits::{Growth, Limits};
 use crate::memory::{Buffers, Memory};
 use crate::net::published::Published;
-use crate::net::tcp::{Permit, Tcp};
+use crate::net::tcp::{Awaited, Permit, Tcp};
 use crate::net::udp::Udp;
 use crate::net::{Datagram, Endpoint, Interest, Network, ReceiveFlags, Shutdown};
 use crate::policy::{Denial, Gate};
@@ -481,6 +481,7 @@ impl Guest {
 
     /// The addresses of a name that the guest may reach.
     pub(crate) async fn lookup(&mut self, name: &str) -> Result<Vec<IpAddr>, Errno> {
+        // Numbers need no lookup, and no permission for one.
         if let Ok(address) = name.parse() {
             return Ok(vec![address]);
         }
@@ -490,19 +491,21 @@ impl Guest {
     }
 
     /// What to wait for on behalf of a descriptor.
-    pub(crate) fn source(&self, fd: u32, interest: Interest) -> Result<Source, Errno> {
-        Ok(match self.descriptors.get(fd)? {
-            Descriptor::Host(_) => Source::File,
-            Descriptor::Stdio(stdio) => Source::Stdio(stdio),
-            Descriptor::Socket(socket) => match &socket.kind {
-                SocketKind::Tcp(tcp) if tcp.is_idle() => Source::HungUp,
+    pub(crate) fn source(&self, descriptor: &Descriptor, interest: Interest) -> Source {
+        let socket = match descriptor {
+            Descriptor::Host(_) => return Source::File,
+            Descriptor::Stdio(stdio) => return Source::Stdio(Arc::clone(stdio)),
+            Descriptor::Socket(socket) => socket,
+        };
+        match &socket.kind {
+            SocketKind::Udp(udp) => Source::Socket(udp.endpoint()),
+            SocketKind::Tcp(tcp) => match tcp.awaited() {
+                Awaited::Nothing => Source::HungUp,
                 // tokio polls listeners for writing too: that must neither fire nor fail.
-                SocketKind::Tcp(tcp) if tcp.is_listening() && (interest == Interest::Write || self.is_crowded()) => {
-                    Source::Never
-                }
-                _ => Source::Socket(socket.endpoint()),
+                Awaited::Connections(_) if interest == Interest::Write || self.is_crowded() => Source::Never,
+                Awaited::Connections(endpoint) | Awaited::Bytes(endpoint) => Source::Socket(endpoint),
             },
-        })
+        }
     }
 }
 

@@ -144,13 +144,11 @@ fn component(artifact: &Artifact) -> Error {
 
 fn parse(artifact: &Artifact) -> Result<Contents, Error> {
     types_of(artifact.bytes()).map(|types| Contents::of(types.as_ref())).map_err(|error| {
-        let what = if error.message().contains("unexpected end") {
-            format!("`{artifact}` is cut off: it ends within a section, at byte {}", artifact.bytes().len())
+        if error.message().contains("unexpected end") {
+            artifact.damaged(&format!("is cut off: it ends within a section, at byte {}", artifact.bytes().len()))
         } else {
-            format!("`{artifact}` is not a valid module: {error}")
-        };
-        Error::not_runnable(what)
-            .with_hint("build or download it again: it is damaged, or uses a proposal that is not supported")
+            artifact.damaged(&format!("is not a valid module: {error}"))
+        }
     })
 }
 

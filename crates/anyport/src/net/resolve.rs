@@ -6,14 +6,11 @@ use std::net::{IpAddr, Ipv4Addr};
 use super::Network;
 
 impl Network {
-    /// The addresses of a name, as the host's resolver orders them. Numbers need no lookup.
+    /// The addresses of a name, as the host's resolver orders them.
     ///
     /// # Errors
     /// What the resolver said; an unknown name is an error too.
     pub(crate) async fn lookup(&self, name: &str) -> io::Result<Vec<IpAddr>> {
-        if let Ok(address) = name.parse() {
-            return Ok(vec![address]);
-        }
         match self {
             Self::Os => {
                 let mut addresses: Vec<IpAddr> = Vec::new();

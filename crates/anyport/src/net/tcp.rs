@@ -35,6 +35,15 @@ enum Stage {
     Connected { peer: SocketAddr, local_port: Option<u16>, _permit: Option<Permit> },
 }
 
+/// What a TCP socket can be waited for, by its stage.
+pub(crate) enum Awaited {
+    /// It neither listens nor connects.
+    Nothing,
+    Connections(Arc<Endpoint>),
+    /// Bytes, room for bytes, or the end of a connect.
+    Bytes(Arc<Endpoint>),
+}
+
 /// Counts a connection among the accepted ones for as long as it is open.
 pub(crate) type Permit = Arc<()>;
 
@@ -91,9 +100,14 @@ impl Tcp {
         Ok(())
     }
 
-    /// Whether it neither listens nor connects: there is nothing to wait for.
-    pub(crate) fn is_idle(&self) -> bool {
-        matches!(self.lock().stage, Stage::Fresh | Stage::Bound { .. })
+    /// What can be waited for.
+    pub(crate) fn awaited(&self) -> Awaited {
+        let inner = self.lock();
+        match inner.stage {
+            Stage::Fresh | Stage::Bound { .. } => Awaited::Nothing,
+            Stage::Listening { .. } => Awaited::Connections(Arc::clone(&inner.endpoint)),
+            Stage::Connecting | Stage::Connected { .. } => Awaited::Bytes(Arc::clone(&inner.endpoint)),
+        }
     }
 
     pub(crate) fn is_connecting(&self) -> bool {

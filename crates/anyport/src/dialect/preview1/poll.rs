@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::descriptor::Socket;
+use crate::descriptor::{Descriptor, Socket};
 use crate::dialect::hostcall::{Fault, Hostcall};
 use crate::errno::Errno;
 use crate::guest::Guest;
@@ -34,8 +34,8 @@ const HANGUP: u16 = 1;
 enum Wanted {
     /// `None` never comes.
     Clock(Option<Instant>),
-    /// The index of its watch.
-    Watch(usize),
+    /// Its watch, and the socket that remembers what its guest was told.
+    Watch { index: usize, socket: Option<Arc<Socket>> },
     /// Known at once.
     Failed(Errno),
 }
@@ -51,8 +51,6 @@ struct Subscription {
 struct Wait {
     subscriptions: Vec<Subscription>,
     watches: Vec<Watch>,
-    /// Beside each watch, the socket that remembers what its guest was told.
-    sockets: Vec<Option<Arc<Socket>>>,
     soonest: Option<Instant>,
     failed: bool,
 }
@@ -126,19 +124,22 @@ impl Wait {
     }
 
     fn add_watch(&mut self, guest: &Guest, fd: u32, interest: Interest, edge: bool) -> Wanted {
-        let mut source = match guest.source(fd, interest) {
-            Ok(source) => source,
+        let descriptor = match guest.descriptors.get(fd) {
+            Ok(descriptor) => descriptor,
             Err(errno) => return Wanted::Failed(errno),
         };
-        let socket = guest.descriptors.socket(fd).ok();
+        let mut source = guest.source(&descriptor, interest);
+        let socket = match descriptor {
+            Descriptor::Socket(socket) => Some(socket),
+            Descriptor::Host(_) | Descriptor::Stdio(_) => None,
+        };
         let told = socket.as_ref().is_some_and(|socket| socket.was_told(interest));
         if told && edge {
             source = Source::Never;
         }
         let stale = told && interest == Interest::Write;
         self.watches.push(Watch { stale, ..Watch::new(source, interest) });
-        self.sockets.push(socket);
-        Wanted::Watch(self.watches.len() - 1)
+        Wanted::Watch { index: self.watches.len() - 1, socket }
     }
 
     fn patience(&self) -> Patience {
@@ -158,15 +159,14 @@ impl Wait {
                 Wanted::Failed(errno) => Err(*errno),
                 Wanted::Clock(Some(due)) if *due <= now => Ok(Ready::default()),
                 Wanted::Clock(_) => continue,
-                Wanted::Watch(index) => match self.watches[*index].outcome {
-                    None => continue,
-                    Some(outcome) => {
-                        if let Some(socket) = &self.sockets[*index] {
-                            socket.tell(self.watches[*index].interest);
-                        }
-                        outcome
+                Wanted::Watch { index, socket } => {
+                    let watch = &self.watches[*index];
+                    let Some(outcome) = watch.outcome else { continue };
+                    if let Some(socket) = socket {
+                        socket.tell(watch.interest);
                     }
-                },
+                    outcome
+                }
             };
             write_event(memory, array_element(events, told, EVENT_BYTES)?, subscription, outcome)?;
             told += 1;

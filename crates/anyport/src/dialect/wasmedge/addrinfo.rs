@@ -60,16 +60,13 @@ pub(super) async fn get(
 }
 
 async fn addresses(guest: &mut Guest, node: &str, hints: &Hints) -> Result<Vec<IpAddr>, Fault> {
-    if let Ok(address) = node.parse() {
-        return Ok(vec![address]);
-    }
     if node.is_empty() {
         return Ok(match hints.flags & AI_PASSIVE {
             0 => vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()],
             _ => vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()],
         });
     }
-    if hints.flags & AI_NUMERICHOST != 0 {
+    if hints.flags & AI_NUMERICHOST != 0 && node.parse::<IpAddr>().is_err() {
         return Err(Errno::LookupNoName.into());
     }
     Ok(guest.lookup(node).await?)
