@@ -1,20 +1,12 @@
 //! `sock_getlocaladdr` and `sock_getpeeraddr` in both shapes: the guest's own ports, and who its peers are.
 
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 
-use crate::wat_support::{Puppet, Stage, connect, errno};
+use crate::wat_support::{Connected, Puppet, Stage, connect, connected, errno};
 
 /// The last rows of both functions: a buffer of 128 bytes with a family, and a port.
 const LOCAL: [&str; 2] = ["sock_getlocaladdr", "sock_getlocaladdr_v2"];
 const PEER: [&str; 2] = ["sock_getpeeraddr", "sock_getpeeraddr_v2"];
-
-fn connected(publish: &str) -> (Puppet, u64, TcpStream) {
-    let mut guest = Stage::new().publish(publish).start();
-    let listener = guest.listen(80);
-    let client = connect(guest.address(0));
-    let fd = guest.accept(listener);
-    (guest, fd, client)
-}
 
 fn port_of(address: std::io::Result<SocketAddr>) -> u64 {
     address.expect("it is connected").port().into()
@@ -22,7 +14,7 @@ fn port_of(address: std::io::Result<SocketAddr>) -> u64 {
 
 #[test]
 fn with_4_parameters_family_and_port_are_apart() {
-    let (mut guest, fd, client) = connected("0:80");
+    let Connected { mut guest, fd, client, .. } = connected("0:80");
     let (kind, port) = (guest.room(4), guest.room(4));
     for (name, wanted) in [("sock_getlocaladdr", 80), ("sock_getpeeraddr", port_of(client.local_addr()))] {
         for length in [4, 16] {
@@ -42,7 +34,7 @@ fn with_4_parameters_family_and_port_are_apart() {
 
 #[test]
 fn with_3_parameters_the_family_is_in_the_buffer() {
-    let (mut guest, fd, client) = connected("0:80");
+    let Connected { mut guest, fd, client, .. } = connected("0:80");
     let port = guest.room(4);
     for (names, wanted) in [(LOCAL, 80), (PEER, port_of(client.local_addr()))] {
         for name in names {

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::wat_support::{Puppet, Stage, connect, errno, int};
+use crate::wat_support::{Connected, Stage, connected, errno, int};
 
 const TYPE: u64 = 1;
 const ERROR: u64 = 2;
@@ -18,14 +18,6 @@ const BINDTODEVICE: u64 = 14;
 /// Seconds and microseconds, 8 bytes each.
 fn time(seconds: i64, micros: i64) -> Vec<u8> {
     [seconds.to_le_bytes(), micros.to_le_bytes()].concat()
-}
-
-fn connected() -> (Puppet, u64, u64, std::net::TcpStream) {
-    let mut guest = Stage::new().publish("0:80").start();
-    let listener = guest.listen(80);
-    let client = connect(guest.address(0));
-    let fd = guest.accept(listener);
-    (guest, listener, fd, client)
 }
 
 #[test]
@@ -51,7 +43,7 @@ fn a_length_is_passed_by_pointer_or_by_value() {
 
 #[test]
 fn every_option_is_told() {
-    let (mut guest, listener, fd, _client) = connected();
+    let Connected { mut guest, listener, fd, client: _client } = connected("0:80");
     let datagrams = guest.udp();
     assert_eq!(guest.option(fd, TYPE, 4), Ok(int(2)));
     assert_eq!(guest.option(datagrams, TYPE, 4), Ok(int(1)));
@@ -109,7 +101,7 @@ fn buffers_have_at_least_the_size_that_was_set() {
 
 #[test]
 fn linger_is_two_numbers() {
-    let (mut guest, _, fd, client) = connected();
+    let Connected { mut guest, fd, client, .. } = connected("0:80");
     for (on, seconds) in [(1, 5), (0, 0), (1, 0)] {
         let value = [int(on), int(seconds)].concat();
         assert_eq!(guest.set_option(fd, LINGER, &value), errno::SUCCESS);
@@ -127,7 +119,7 @@ fn linger_is_two_numbers() {
 
 #[test]
 fn a_receive_timeout_is_kept() {
-    let (mut guest, listener, fd, _client) = connected();
+    let Connected { mut guest, listener, fd, client: _client } = connected("0:80");
     let datagrams = guest.udp();
     let out = guest.room(4);
     for fd in [fd, listener, datagrams] {
@@ -154,7 +146,7 @@ fn a_receive_timeout_is_kept() {
 
 #[test]
 fn a_send_timeout_is_kept() {
-    let (mut guest, _, fd, _client) = connected();
+    let Connected { mut guest, fd, client: _client, .. } = connected("0:80");
     assert_eq!(guest.set_option(fd, SNDTIMEO, &time(0, 50_000)), errno::SUCCESS);
     assert_eq!(guest.option(fd, SNDTIMEO, 16), Ok(time(0, 50_000)));
     // The client reads nothing: what fits is sent, and then the timeout passes.

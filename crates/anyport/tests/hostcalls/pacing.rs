@@ -4,19 +4,11 @@
 use std::io::Write;
 use std::time::{Duration, Instant};
 
-use crate::wat_support::{Puppet, Stage, Wait, connect, indices};
-
-fn connected() -> (Puppet, u64, std::net::TcpStream) {
-    let mut guest = Stage::new().publish("0:80").start();
-    let listener = guest.listen(80);
-    let client = connect(guest.address(0));
-    let fd = guest.accept(listener);
-    (guest, fd, client)
-}
+use crate::wat_support::{Connected, Wait, connected, indices};
 
 #[test]
 fn an_idle_connection_is_polled_a_few_hundred_times_a_second() {
-    let (mut guest, fd, _client) = connected();
+    let Connected { mut guest, fd, client: _client, .. } = connected("0:80");
     let both = [Wait::Read(fd), Wait::Write(fd)];
     let began = Instant::now();
     let mut polls = 0;
@@ -29,7 +21,7 @@ fn an_idle_connection_is_polled_a_few_hundred_times_a_second() {
 
 #[test]
 fn what_was_told_and_used_is_told_again_at_once() {
-    let (mut guest, fd, _client) = connected();
+    let Connected { mut guest, fd, client: _client, .. } = connected("0:80");
     let began = Instant::now();
     for _ in 0..200 {
         assert_eq!(indices(&guest.poll(&[Wait::Write(fd)])), [0]);
@@ -41,7 +33,7 @@ fn what_was_told_and_used_is_told_again_at_once() {
 
 #[test]
 fn news_end_a_pause() {
-    let (mut guest, fd, mut client) = connected();
+    let Connected { mut guest, fd, mut client, .. } = connected("0:80");
     let both = [Wait::Read(fd), Wait::Write(fd)];
     let mut delays = Vec::new();
     for _ in 0..9 {
@@ -69,7 +61,7 @@ fn news_end_a_pause() {
 
 #[test]
 fn a_hang_up_ends_a_pause() {
-    let (mut guest, fd, client) = connected();
+    let Connected { mut guest, fd, client, .. } = connected("0:80");
     guest.must("sock_shutdown", &[fd, 2]);
     for _ in 0..8 {
         guest.poll(&[Wait::Write(fd)]);

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use Wait::{After, At, Read, Write as Writable};
 
 use crate::wat_support::{
-    Event, MONOTONIC, NONBLOCK, Puppet, REALTIME, Stage, Wait, connect, errno, indices, past_deadline,
+    Connected, Event, MONOTONIC, NONBLOCK, Puppet, REALTIME, Stage, Wait, connect, connected, errno, indices,
+    past_deadline,
 };
 
 const SECOND: u64 = 1_000_000_000;
@@ -23,15 +24,6 @@ fn now(guest: &mut Puppet, clock: u64) -> u64 {
     let out = guest.room(8);
     guest.must("clock_time_get", &[clock, 1, out]);
     guest.number(out, 8)
-}
-
-/// A guest with one connection that it has accepted, its number, and the client.
-fn connected() -> (Puppet, u64, u64, std::net::TcpStream) {
-    let mut guest = Stage::new().publish("0:80").start();
-    let listener = guest.listen(80);
-    let client = connect(guest.address(0));
-    let fd = guest.accept(listener);
-    (guest, listener, fd, client)
 }
 
 /// Polls until all of these are ready at once.
@@ -112,7 +104,7 @@ fn a_subscription_of_no_type_is_refused() {
 
 #[test]
 fn a_bad_descriptor_is_reported_at_once() {
-    let (mut guest, _, fd, mut client) = connected();
+    let Connected { mut guest, fd, mut client, .. } = connected("0:80");
     let bad = |index, kind| Event { index, errno: errno::BAD_DESCRIPTOR, kind, bytes: 0, hangup: false };
     let none = [99, u64::from(u32::MAX)];
     // WasmEdge waits for ever, or for the clock.
@@ -132,7 +124,7 @@ fn a_bad_descriptor_is_reported_at_once() {
 
 #[test]
 fn duplicates_are_all_reported() {
-    let (mut guest, listener, fd, mut client) = connected();
+    let Connected { mut guest, listener, fd, mut client } = connected("0:80");
     let waits = [Read(fd), Read(listener), Read(fd), Writable(fd), Writable(fd)];
     client.write_all(b"x").expect("it is open");
     wait_for_all(&mut guest, &[Read(fd)]);
@@ -189,7 +181,7 @@ fn a_listener_polled_for_writing_neither_fires_nor_fails() {
 
 #[test]
 fn a_thousand_subscriptions() {
-    let (mut guest, _, fd, mut client) = connected();
+    let Connected { mut guest, fd, mut client, .. } = connected("0:80");
     let sockets: Vec<u64> = (0..250).map(|_| guest.udp()).collect();
     let mut waits: Vec<Wait> = sockets.iter().cycle().take(998).map(|socket| Read(*socket)).collect();
     waits.extend([Read(fd), After(MONOTONIC, LONG)]);
@@ -202,7 +194,7 @@ fn a_thousand_subscriptions() {
 
 #[test]
 fn half_close_is_readable_and_no_hang_up() {
-    let (mut guest, _, fd, client) = connected();
+    let Connected { mut guest, fd, client, .. } = connected("0:80");
     client.shutdown(Shutdown::Write).expect("it is open");
     let polling = guest.begin_poll("poll_oneoff", &[Read(fd)]);
     let told = guest.finish_poll(&polling).expect("it ends");
@@ -222,7 +214,7 @@ fn half_close_is_readable_and_no_hang_up() {
 
 #[test]
 fn a_reset_is_a_hang_up() {
-    let (mut guest, _, fd, client) = connected();
+    let Connected { mut guest, fd, client, .. } = connected("0:80");
     rustix::net::sockopt::set_socket_linger(&client, Some(Duration::ZERO)).expect("it is a socket");
     drop(client);
     let polling = guest.begin_poll("poll_oneoff", &[Read(fd)]);
@@ -278,7 +270,7 @@ fn edges(guest: &mut Puppet, waits: &[Wait]) -> Vec<usize> {
 
 #[test]
 fn an_edge_is_told_once_until_the_socket_is_used() {
-    let (mut guest, _, fd, mut client) = connected();
+    let Connected { mut guest, fd, mut client, .. } = connected("0:80");
     guest.set_flags(fd, NONBLOCK);
     client.write_all(b"one").expect("it is open");
     wait_for_all(&mut guest, &[Read(fd)]);
@@ -316,7 +308,7 @@ fn every_connection_is_an_edge_of_its_listener() {
 
 #[test]
 fn a_second_descriptor_of_the_same_number_starts_anew() {
-    let (mut guest, listener, fd, mut client) = connected();
+    let Connected { mut guest, listener, fd, mut client } = connected("0:80");
     client.write_all(b"x").expect("it is open");
     wait_for_all(&mut guest, &[Read(fd)]);
     guest.close(fd);

@@ -1,9 +1,11 @@
 //! The sockets of the dialects in the tests' words.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, TcpStream};
 
 use super::errno;
+use super::observe::connect;
 use super::puppet::{Answer, Puppet};
+use super::stage::Stage;
 
 /// The enums since WasmEdge 0.10.
 pub(crate) const INET4: u64 = 1;
@@ -27,6 +29,22 @@ pub(crate) struct Slot {
 /// An option's value of four bytes.
 pub(crate) fn int(number: i32) -> Bytes {
     number.to_le_bytes().to_vec()
+}
+
+/// A guest that has accepted one connection of its port 80, which is published so.
+pub(crate) struct Connected {
+    pub(crate) guest: Puppet,
+    pub(crate) listener: u64,
+    pub(crate) fd: u64,
+    pub(crate) client: TcpStream,
+}
+
+pub(crate) fn connected(publish: &str) -> Connected {
+    let mut guest = Stage::new().publish(publish).start();
+    let listener = guest.listen(80);
+    let client = connect(guest.address(0));
+    let fd = guest.accept(listener);
+    Connected { guest, listener, fd, client }
 }
 
 impl Puppet {
