@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use clap::{Args, Parser, Subcommand, ValueHint};
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
 
 const AFTER_HELP: &str = "\
@@ -108,8 +108,10 @@ pub(crate) struct Run {
     #[arg(short, long, value_name = "[ADDR:]HOST[:GUEST][/udp]", help_heading = "Network")]
     pub(crate) publish: Vec<String>,
 
-    /// Publish the port of this address as the same port of the guest
-    #[arg(long, visible_alias = "addr", alias = "http-addr", value_name = "ADDR:PORT", help_heading = "Network")]
+    /// Publish the port of this address as the same port of the guest; or a Unix socket, as the first
+    /// port that the guest binds
+    #[arg(long, visible_alias = "addr", alias = "http-addr", value_name = "ADDR:PORT|unix:PATH")]
+    #[arg(help_heading = "Network")]
     pub(crate) listen: Vec<String>,
 
     /// Hand the guest a listener on this address, from descriptor 3 on
@@ -121,6 +123,10 @@ pub(crate) struct Run {
     // Without a rule it is refused by a sentence of ours: Wasmer has it so.
     #[arg(num_args = 0..=1, default_missing_value = "")]
     pub(crate) allow_net: Vec<String>,
+
+    /// Let the guest look up any name; without it, those that an --allow-net rule could be about
+    #[arg(long, help_heading = "Network")]
+    pub(crate) allow_dns: bool,
 
     /// Let the guest use a directory; `:ro` for reading only
     #[arg(
@@ -152,10 +158,41 @@ pub(crate) struct Run {
     #[arg(short, long, value_name = "SIZE", help_heading = "Limits")]
     pub(crate) memory: Option<String>,
 
+    /// The most connections that each guest holds at a time; others wait [default: 10000]
+    #[arg(long, value_name = "N", help_heading = "Limits")]
+    pub(crate) max_connections: Option<usize>,
+
+    /// Close a connection whose client waits for an answer for so long; 0 for never [default: 60s]
+    #[arg(long, value_name = "TIME", help_heading = "Limits")]
+    pub(crate) timeout: Option<String>,
+
+    /// Close a connection on which nothing passes for so long; 0 for never [default: 5m]
+    #[arg(long, value_name = "TIME", help_heading = "Limits")]
+    pub(crate) idle_timeout: Option<String>,
+
+    /// End a guest that computes for so long without a look at its sockets; 0 for never [default: 30s
+    /// once it serves a port]
+    #[arg(long, value_name = "TIME", help_heading = "Limits")]
+    pub(crate) cpu_time: Option<String>,
+
     /// Another limit: memory-bytes, table-elements, descriptors, connections, copy-bytes, held-bytes,
     /// random-bytes, environment-bytes, iovecs, subscriptions
     #[arg(long, value_name = "NAME=N", help_heading = "Limits")]
     pub(crate) limit: Vec<String>,
+
+    /// How many guests serve, each on a core of its own: a number, or `cores`. A guest that keeps state
+    /// in its memory would have several states
+    #[arg(long, value_name = "N|cores", default_value = "1", help_heading = "Workers")]
+    pub(crate) workers: String,
+
+    /// When a guest is started again: `no`, `on-failure` (it failed after it had begun to serve) or `always`
+    #[arg(long, value_name = "WHEN", default_value = "on-failure", hide_possible_values = true)]
+    #[arg(help_heading = "Workers")]
+    pub(crate) restart: When,
+
+    /// After SIGTERM or SIGINT, how long the guest may take to finish what it owes its clients
+    #[arg(long, value_name = "TIME", default_value = "8s", help_heading = "Workers")]
+    pub(crate) drain_timeout: String,
 
     /// The file was made by `anyport compile` and by nobody else: run its machine code unchecked
     #[arg(long)]
@@ -168,6 +205,13 @@ pub(crate) struct Run {
     /// Options of wasmtime: max-memory-size=N is taken, others are explained
     #[arg(short = 'W', value_name = "OPTION[=VALUE]", hide = true)]
     pub(crate) wasm: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum When {
+    No,
+    OnFailure,
+    Always,
 }
 
 #[derive(Debug, Args)]

@@ -1,15 +1,22 @@
 //! What the words mean: from arguments to a plan, before any port is bound or file compiled.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use anyport::{Cache, Directory, Error, ErrorKind, Limits, Outbound, Policy, Publish, Transport, parse_listen_address};
+use anyport::{
+    Cache, Directory, Error, ErrorKind, HostAddress, Limits, Outbound, Policy, Publish, Restart, Transport,
+    parse_listen_address,
+};
 
 use etcetera::BaseStrategy;
 
-use crate::args::{Global, Run};
+use crate::args::{Global, Run, When};
+
+/// More than the largest machine has cores: a slip of the finger.
+const WORKERS_MOST: usize = 1024;
 
 /// All that `anyport run` will do.
 #[derive(Debug, Default)]
@@ -21,6 +28,9 @@ pub(crate) struct Plan {
     pub(crate) listeners: Vec<std::net::SocketAddr>,
     pub(crate) policy: Policy,
     pub(crate) limits: Limits,
+    pub(crate) workers: usize,
+    pub(crate) restart: Restart,
+    pub(crate) drain_timeout: Duration,
 }
 
 impl Plan {
@@ -52,6 +62,12 @@ impl Plan {
         }
         for text in &run.wasm {
             plan.take_wasm_option(text)?;
+        }
+        plan.policy.name_lookup = run.allow_dns;
+        plan.add_workers(run)?;
+        plan.set_times(run)?;
+        if let Some(most) = run.max_connections {
+            plan.limits.connections = most;
         }
         if let Some(size) = &run.memory {
             plan.limits.memory_bytes =
@@ -86,16 +102,54 @@ impl Plan {
 
     /// A port that is published twice would be found in use, by anyport itself.
     fn refuse_twins(&self) -> Result<(), Error> {
-        let handed = self.listeners.iter().map(|address| (*address, Transport::Tcp));
-        let published = self.policy.publish.iter().map(|publish| (publish.host, publish.transport));
-        let mut seen = HashSet::new();
-        for (address, transport) in published.chain(handed).filter(|(address, _)| address.port() != 0) {
-            if !seen.insert((address, transport)) {
+        let handed = self.listeners.iter().map(|address| (HostAddress::Ip(*address), Transport::Tcp));
+        let published = self.policy.publish.iter().map(|publish| (publish.host.clone(), publish.transport));
+        let mut seen = Vec::new();
+        for port in published.chain(handed) {
+            let is_free = matches!(port.0, HostAddress::Ip(address) if address.port() == 0);
+            if !is_free && seen.contains(&port) {
+                let (address, transport) = port;
                 return Err(Error::new(ErrorKind::Host, format!("{address}/{transport} is asked for twice"))
                     .with_hint(
                         "`-p`, `--listen` and `--tcplisten` each bind a port: leave one out, or change its port",
                     ));
             }
+            seen.push(port);
+        }
+        Ok(())
+    }
+
+    fn add_workers(&mut self, run: &Run) -> Result<(), Error> {
+        self.workers = match run.workers.as_str() {
+            "cores" => std::thread::available_parallelism().map_or(1, usize::from),
+            text => match text.parse() {
+                Ok(count @ 1..=WORKERS_MOST) => count,
+                _ => return Err(wrong("--workers", text, format!("it is 1 to {WORKERS_MOST}, or `cores`"))),
+            },
+        };
+        self.restart = match run.restart {
+            When::No => Restart::No,
+            When::OnFailure => Restart::OnFailure,
+            When::Always => Restart::Always,
+        };
+        Ok(())
+    }
+
+    fn set_times(&mut self, run: &Run) -> Result<(), Error> {
+        let time = |flag, text: &str| time(text).ok_or_else(|| wrong(flag, text, "it is a number with ms, s, m or h"));
+        self.drain_timeout = match time("--drain-timeout", &run.drain_timeout)? {
+            // Not at all, where the others never end.
+            Duration::MAX => Duration::ZERO,
+            given => given,
+        };
+        if let Some(text) = &run.timeout {
+            self.limits.timeout = time("--timeout", text)?;
+        }
+        if let Some(text) = &run.idle_timeout {
+            self.limits.idle_timeout = time("--idle-timeout", text)?;
+        }
+        if let Some(text) = &run.cpu_time {
+            self.limits.cpu_time = Some(time("--cpu-time", text)?);
         }
         Ok(())
     }
@@ -145,8 +199,12 @@ impl Plan {
     }
 
     fn publish_address(&mut self, text: &str) -> Result<(), Error> {
-        let host = parse_listen_address(text).map_err(|why| wrong("--listen", text, why))?;
-        self.policy.publish.push(Publish { host, ..Publish::loopback(host.port()) });
+        let publish = if text.starts_with("unix:") {
+            text.parse()
+        } else {
+            parse_listen_address(text).map(|address| Publish::same_port(HostAddress::Ip(address)))
+        };
+        self.policy.publish.push(publish.map_err(|why| wrong("--listen", text, why))?);
         Ok(())
     }
 
@@ -236,6 +294,8 @@ fn wrong(flag: &str, value: &str, why: impl std::fmt::Display) -> Error {
         "--listen" | "--tcplisten" | "-S tcplisten" => "`127.0.0.1:8080`, `[::]:8080` and `:8080` are right",
         "--allow-net" => "`--allow-net example.com:443`, `--allow-net 10.0.0.0/8` and `--allow-net any` are right",
         "--env" | "--env-file" => "`-e PORT=8080` is right",
+        "--timeout" | "--idle-timeout" | "--cpu-time" | "--drain-timeout" => "`30s`, `500ms`, `2m` and `1h` are right",
+        "--workers" => "`--workers 2` and `--workers cores` are right",
         "--memory" | "-W max-memory-size" => "`--memory 64m` is right",
         _ => "`anyport run --help` shows each option",
     };
@@ -275,6 +335,22 @@ fn no_directory(host: &Path, guest: &str) -> Error {
     error.with_hint("make it, or name another: `--dir HOST:GUEST`")
 }
 
+/// A number with `ms`, `s`, `m` or `h` behind it, of seconds without; 0 is for ever.
+fn time(text: &str) -> Option<Duration> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = match &text[digits.len()..] {
+        "ms" => 1,
+        "" | "s" => 1000,
+        "m" | "min" => 60_000,
+        "h" => 3_600_000,
+        _ => return None,
+    };
+    match digits.parse::<u64>().ok()?.checked_mul(unit)? {
+        0 => Some(Duration::MAX),
+        millis => Some(Duration::from_millis(millis)),
+    }
+}
+
 /// A number with an optional `k`, `m`, `g` (powers of 1024), and `b` or `ib` behind that.
 fn bytes(text: &str) -> Option<usize> {
     let lower = text.to_ascii_lowercase();
@@ -300,6 +376,24 @@ mod tests {
         match Cli::try_parse_from(words).expect("flags that there are").command {
             Command::Run(run) => Plan::resolve(&run),
             other => panic!("not run: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn times() {
+        for (text, want) in [
+            ("1", Some(Duration::from_secs(1))),
+            ("250ms", Some(Duration::from_millis(250))),
+            ("2m", Some(Duration::from_secs(120))),
+            ("1h", Some(Duration::from_secs(3600))),
+            ("0", Some(Duration::MAX)),
+            ("", None),
+            ("s", None),
+            ("1d", None),
+            ("-1s", None),
+            ("99999999999999999999s", None),
+        ] {
+            assert_eq!(time(text), want, "{text}");
         }
     }
 

@@ -1,13 +1,19 @@
 //! `anyport run`: from a plan to an exit code.
 
 use std::ffi::OsString;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use anyport::{Artifact, ArtifactKind, Error, ErrorKind, Listener, Outcome, Running, Runtime, Server, StdioTarget};
+use anyport::{
+    Artifact, ArtifactKind, Error, ErrorKind, Listener, Outcome, Publish, Running, Runtime, Server, StdioTarget,
+};
 use listenfd::ListenFd;
 use rustix::process::{Resource, Rlimit};
+use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::args::{Global, Run};
@@ -48,16 +54,22 @@ async fn serve(global: &Global, allow_precompiled: bool, plan: Plan) -> Result<E
     };
     raise_descriptor_limit();
     let waits_in_vain = server.takes_listeners() && !plan.hands_over_listeners();
-    let mut server = configure(server, plan)?;
-    if !global.quiet {
-        server = server.on_listen(|publish, address| {
-            report::note(&format!(
-                "listening on {address} for port {}/{} of the guest",
-                publish.guest_port, publish.transport
-            ));
-        });
-    }
-    let code = until_end(server.start()?, signals).await?;
+    let drain_timeout = plan.drain_timeout;
+    let inherited = inherited_listeners()?;
+    let manager = Arc::new(Manager::new(plan.policy.publish.len() + plan.listeners.len() + inherited.len()));
+    let mut server = configure(server, plan, inherited);
+    server = server.on_listen({
+        let (manager, quiet) = (Arc::clone(&manager), global.quiet);
+        move |publish| {
+            if !quiet {
+                report::note(&listening(publish));
+            }
+            manager.one_listens();
+        }
+    });
+    let running = server.start()?;
+    manager.all_listen(0);
+    let code = until_end(running, signals, &manager, drain_timeout).await?;
     if waits_in_vain && code != ExitCode::SUCCESS {
         report::warn("the guest takes connections of a listener, and none was handed to it; add `-p 8080:8080`");
     }
@@ -82,24 +94,68 @@ fn load(global: &Global, file: &Path, allow_precompiled: bool) -> Result<Server,
     report::while_compiling(&artifact, || runtime.load(&artifact))
 }
 
-fn configure(mut server: Server, plan: Plan) -> Result<Server, Error> {
+/// What a person is told of a port that is served from now on.
+fn listening(publish: &Publish) -> String {
+    let Publish { host, transport, .. } = publish;
+    match publish.guest_port {
+        Some(port) => format!("listening on {host} for port {port}/{transport} of the guest"),
+        None => format!("listening on {host} for the guest"),
+    }
+}
+
+/// The service manager, if one started us with `NOTIFY_SOCKET`: `sd_notify(3)`.
+struct Manager {
+    ports: usize,
+    listening: AtomicUsize,
+}
+
+impl Manager {
+    fn new(ports: usize) -> Self {
+        Self { ports, listening: AtomicUsize::new(0) }
+    }
+
+    /// One more port is served.
+    fn one_listens(&self) {
+        let listening = self.listening.fetch_add(1, Ordering::AcqRel) + 1;
+        self.all_listen(listening);
+    }
+
+    /// Tells when this is all there is to serve.
+    fn all_listen(&self, listening: usize) {
+        if listening == self.ports {
+            Self::tell(&[NotifyState::Ready]);
+        }
+    }
+
+    fn is_serving(&self) -> bool {
+        self.listening.load(Ordering::Acquire) > 0
+    }
+
+    fn tell(states: &[NotifyState<'_>]) {
+        if let Err(error) = sd_notify::notify(states) {
+            tracing::debug!("the service manager cannot be told: {error}");
+        }
+    }
+}
+
+fn configure(mut server: Server, plan: Plan, inherited: Vec<Listener>) -> Server {
     for (name, value) in plan.env {
         server = server.env(name, value);
     }
     for directory in plan.directories {
         server = server.directory(directory);
     }
-    for listener in inherited_listeners()? {
+    for listener in inherited {
         server = server.listener(listener);
     }
     for address in plan.listeners {
         server = server.listener(Listener::Bind(address));
     }
-    Ok(server.args(plan.args).policy(plan.policy).limits(plan.limits).stdio(
+    server.args(plan.args).policy(plan.policy).limits(plan.limits).workers(plan.workers).restart(plan.restart).stdio(
         StdioTarget::Inherit,
         StdioTarget::Inherit,
         StdioTarget::Inherit,
-    ))
+    )
 }
 
 /// The sockets that a service manager started us with: `sd_listen_fds(3)`.
@@ -109,12 +165,19 @@ fn inherited_listeners() -> Result<Vec<Listener>, Error> {
     let mut inherited = ListenFd::from_env();
     let mut listeners = Vec::new();
     for index in 0..inherited.len() {
-        let listener = inherited.take_tcp_listener(index).map_err(|error| {
-            Error::new(ErrorKind::Host, format!("descriptor {} of LISTEN_FDS is no TCP listener: {error}", 3 + index))
-        })?;
+        let socket: Option<OwnedFd> = match inherited.take_tcp_listener(index) {
+            Ok(listener) => listener.map(Into::into),
+            Err(_) => inherited
+                .take_unix_listener(index)
+                .map_err(|error| {
+                    let what = format!("descriptor {} of LISTEN_FDS is no stream listener: {error}", 3 + index);
+                    Error::new(ErrorKind::Host, what)
+                })?
+                .map(Into::into),
+        };
         let name = names.next().filter(|name| !name.is_empty()).unwrap_or("unknown");
-        if let Some(listener) = listener {
-            listeners.push(Listener::Inherited { socket: listener.into(), name: name.to_owned() });
+        if let Some(socket) = socket {
+            listeners.push(Listener::Inherited { socket, name: name.to_owned() });
         }
     }
     Ok(listeners)
@@ -186,13 +249,21 @@ fn code_after(signal: SignalKind) -> ExitCode {
     ExitCode::from(u8::try_from(128 + signal.as_raw_value()).unwrap_or(u8::MAX))
 }
 
-/// Waits for the guest's end or a signal, whichever comes first.
-async fn until_end(mut running: Running, mut signals: Signals) -> Result<ExitCode, Error> {
+/// Waits for the guest's end, or for a signal and what is owed to clients then. A second signal ends it
+/// at once.
+async fn until_end(
+    mut running: Running, mut signals: Signals, manager: &Manager, drain_timeout: Duration,
+) -> Result<ExitCode, Error> {
     let signal = tokio::select! {
         () = running.ended() => None,
         signal = signals.next() => Some(signal),
     };
     let Some(signal) = signal else { return Ok(exit_code(running.wait())) };
+    Manager::tell(&[NotifyState::Stopping]);
+    let drained = tokio::select! {
+        drained = running.drain(drain_timeout) => drained,
+        _ = signals.next() => false,
+    };
     running.stop();
     tokio::select! {
         _ = tokio::time::timeout(STOP_TIMEOUT, running.ended()) => {}
@@ -200,7 +271,8 @@ async fn until_end(mut running: Running, mut signals: Signals) -> Result<ExitCod
     }
     // Not joined: it may hang in the kernel, and the process ends with this thread.
     std::mem::forget(running);
-    Ok(code_after(signal))
+    // A server that finished its work did what it was told.
+    Ok(if drained && manager.is_serving() { ExitCode::SUCCESS } else { code_after(signal) })
 }
 
 fn exit_code(outcome: Outcome) -> ExitCode {

@@ -160,7 +160,6 @@ const OPTIONS_ELSEWHERE: &[(&str, &str, &str)] = &[
     ),
     ("--argv0", "Wasmtime", "leave it out: the guest is told the file's name as it is given"),
     ("--time-limit", "WasmEdge", "`timeout SECONDS anyport run FILE` ends it after that time"),
-    ("--timeout", "other runtimes", "`timeout SECONDS anyport run FILE` ends it after that time"),
     ("--memory-page-limit", "WasmEdge", "`--memory SIZE` is the limit, in bytes: a page has 64k"),
     ("--gas-limit", "WasmEdge", "leave it out: anyport does not count instructions"),
     ("--reactor", "WasmEdge", "anyport runs a program's start; leave it out, and build a program with `main`"),

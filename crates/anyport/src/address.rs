@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
 use std::str::FromStr;
 
 /// The family of a socket's addresses.
@@ -48,27 +49,79 @@ impl fmt::Display for Transport {
 /// address is given.
 ///
 /// Parses `[HOST_ADDR:]HOST[:GUEST][/tcp|/udp]`: `8080`, `8080:80`, `0.0.0.0:8080:80`,
-/// `[::1]:8080:80/tcp`. Host port 0 asks the operating system for a free one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// `[::1]:8080:80/tcp`; and `unix:PATH[:GUEST]`. Host port 0 asks the operating system for a free one.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Publish {
     /// Where clients connect.
-    pub host: SocketAddr,
-    /// The port that the guest binds.
-    pub guest_port: u16,
+    pub host: HostAddress,
+    /// The port that the guest binds; `None` is the first one that no other publication names.
+    pub guest_port: Option<u16>,
     /// TCP or UDP.
     pub transport: Transport,
+}
+
+/// Where clients of a published port come in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum HostAddress {
+    /// A port of the host.
+    Ip(SocketAddr),
+    /// A Unix socket, which is made at this path. To the guest it is as if over TCP.
+    Unix(PathBuf),
+    /// None: only the program that embeds the guest reaches it, by [`crate::Running::connect`].
+    Memory,
 }
 
 impl Publish {
     /// Publishes TCP `port` of the guest as the same port of 127.0.0.1.
     pub fn loopback(port: u16) -> Self {
-        Self { host: (Ipv4Addr::LOCALHOST, port).into(), guest_port: port, transport: Transport::Tcp }
+        Self {
+            host: HostAddress::Ip((Ipv4Addr::LOCALHOST, port).into()),
+            guest_port: Some(port),
+            transport: Transport::Tcp,
+        }
+    }
+
+    /// Publishes TCP `port` of the guest to this program alone.
+    pub fn in_memory(port: u16) -> Self {
+        Self { host: HostAddress::Memory, guest_port: Some(port), transport: Transport::Tcp }
+    }
+
+    /// Publishes an address of the host as the guest's port of the same number; a Unix socket, as
+    /// whichever port the guest binds first.
+    pub fn same_port(host: HostAddress) -> Self {
+        let guest_port = match &host {
+            HostAddress::Ip(address) => Some(address.port()),
+            HostAddress::Unix(_) | HostAddress::Memory => None,
+        };
+        Self { host, guest_port, transport: Transport::Tcp }
+    }
+
+    /// The address of the host; none if it is no IP port.
+    pub fn address(&self) -> Option<SocketAddr> {
+        match self.host {
+            HostAddress::Ip(address) => Some(address),
+            HostAddress::Unix(_) | HostAddress::Memory => None,
+        }
+    }
+}
+
+impl fmt::Display for HostAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ip(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Memory => f.write_str("memory"),
+        }
     }
 }
 
 impl fmt::Display for Publish {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}/{}", self.host, self.guest_port, self.transport)
+        match self.guest_port {
+            Some(port) => write!(f, "{}:{port}/{}", self.host, self.transport),
+            None => write!(f, "{}/{}", self.host, self.transport),
+        }
     }
 }
 
@@ -76,6 +129,9 @@ impl FromStr for Publish {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            return unix(path);
+        }
         let (ports, transport) = match text.rsplit_once('/') {
             None => (text, Transport::Tcp),
             Some((ports, "tcp")) => (ports, Transport::Tcp),
@@ -86,8 +142,20 @@ impl FromStr for Publish {
         let (host, guest) = ports.split_once(':').unwrap_or((ports, ports));
         // `ADDR::GUEST` is Docker's way to ask for a free host port.
         let host = if host.is_empty() { 0 } else { port(host)? };
-        Ok(Self { host: (address, host).into(), guest_port: port(guest)?, transport })
+        Ok(Self { host: HostAddress::Ip((address, host).into()), guest_port: Some(port(guest)?), transport })
     }
+}
+
+/// `PATH[:GUEST]`, the part behind `unix:`.
+fn unix(text: &str) -> Result<Publish, String> {
+    let (path, guest_port) = match text.rsplit_once(':') {
+        Some((path, guest)) => (path, Some(port(guest)?)),
+        None => (text, None),
+    };
+    if path.is_empty() {
+        return Err("a Unix socket needs a path: `unix:/run/server.sock`".to_owned());
+    }
+    Ok(Publish { host: HostAddress::Unix(path.into()), guest_port, transport: Transport::Tcp })
 }
 
 /// Splits `ADDR:` off the front: a bracketed IPv6 address, or anything with a dot in it.
@@ -142,6 +210,8 @@ mod tests {
         assert_eq!(publish("127.0.0.1::80"), "127.0.0.1:0:80/tcp");
         assert_eq!(publish("[::1]:8080:80/udp"), "[::1]:8080:80/udp");
         assert_eq!(publish("localhost:8080:80"), "127.0.0.1:8080:80/tcp");
+        assert_eq!(publish("unix:/run/a.sock"), "unix:/run/a.sock/tcp");
+        assert_eq!(publish("unix:/run/a.sock:80"), "unix:/run/a.sock:80/tcp");
     }
 
     #[test]
@@ -150,6 +220,7 @@ mod tests {
         assert_eq!(publish("8080:99999"), "`99999` is not a port number (0 to 65535)");
         assert_eq!(publish("8080/sctp"), "`sctp` is not a transport: use `tcp` or `udp`");
         assert_eq!(publish("1.2.3:80"), "`1.2.3` is not an IPv4 address");
+        assert_eq!(publish("unix::80"), "a Unix socket needs a path: `unix:/run/server.sock`");
         assert_eq!(publish("[::1:80"), "an IPv6 address is written `[::1]:PORT`");
     }
 

@@ -1,9 +1,9 @@
 //! What a guest holds: one table of descriptors for files, standard streams and sockets alike.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::address::Family;
 use crate::errno::Errno;
@@ -38,6 +38,61 @@ pub(crate) struct Socket {
     pub(crate) accepted: bool,
     /// Readiness that the guest was told of and has not used since: reading, writing.
     told: [AtomicBool; 2],
+    pub(crate) traffic: Traffic,
+}
+
+/// What passed over a connection last, for the time limits of connections. Written by the guest's
+/// thread alone.
+#[derive(Debug, Default)]
+pub(crate) struct Traffic {
+    /// Counts what passed, above the two lowest bits, which say what was last.
+    passed: AtomicU32,
+    /// The count at the last look, and when it was new.
+    looked: Mutex<Option<(u32, Instant)>>,
+}
+
+/// What passed over a connection last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Last {
+    Nothing,
+    /// The guest owes an answer.
+    Received,
+    Sent,
+}
+
+impl Traffic {
+    pub(crate) fn received(&self, bytes: usize) {
+        // The end of the peer's bytes is no question.
+        if bytes > 0 {
+            self.pass(1);
+        }
+    }
+
+    pub(crate) fn sent(&self) {
+        self.pass(2);
+    }
+
+    fn pass(&self, last: u32) {
+        let passed = self.passed.load(Ordering::Relaxed);
+        self.passed.store((passed & !3).wrapping_add(4) | last, Ordering::Relaxed);
+    }
+
+    /// What passed last, and for how long nothing has since, as far as looks tell.
+    pub(crate) fn quiet(&self, now: Instant) -> (Last, Duration) {
+        let passed = self.passed.load(Ordering::Relaxed);
+        let mut looked = self.looked.lock().expect("no panic while held");
+        let since = match *looked {
+            Some((seen, since)) if seen == passed => since,
+            _ => now,
+        };
+        *looked = Some((passed, since));
+        let last = match passed & 3 {
+            0 => Last::Nothing,
+            1 => Last::Received,
+            _ => Last::Sent,
+        };
+        (last, now.saturating_duration_since(since))
+    }
 }
 
 #[derive(Debug)]
@@ -57,6 +112,7 @@ impl Socket {
             was_shut_down: AtomicBool::new(false),
             accepted: false,
             told: Default::default(),
+            traffic: Traffic::default(),
         }
     }
 
@@ -211,6 +267,16 @@ impl Descriptors {
         Ok(fd)
     }
 
+    /// The connections that were accepted and are open.
+    pub(crate) fn accepted(&self) -> Vec<Arc<Socket>> {
+        let slots = self.lock();
+        let accepted = slots.entries.iter().flatten().filter_map(|descriptor| match descriptor {
+            Descriptor::Socket(socket) if socket.accepted => Some(Arc::clone(socket)),
+            _ => None,
+        });
+        accepted.collect()
+    }
+
     /// Whether [`Descriptors::insert`] would be refused.
     pub(crate) fn is_full(&self) -> bool {
         self.lock().open >= self.most
@@ -289,6 +355,21 @@ mod tests {
             Descriptor::Host(number) => Ok(number),
             other => panic!("not a file: {other:?}"),
         }
+    }
+
+    #[test]
+    fn a_connection_is_quiet_from_when_something_passed_last() {
+        let traffic = Traffic::default();
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        assert_eq!(traffic.quiet(at(0)), (Last::Nothing, Duration::ZERO));
+        assert_eq!(traffic.quiet(at(3)), (Last::Nothing, Duration::from_secs(3)));
+        traffic.received(7);
+        assert_eq!(traffic.quiet(at(4)), (Last::Received, Duration::ZERO));
+        traffic.received(0);
+        assert_eq!(traffic.quiet(at(6)), (Last::Received, Duration::from_secs(2)));
+        traffic.sent();
+        assert_eq!(traffic.quiet(at(7)), (Last::Sent, Duration::ZERO));
     }
 
     #[test]

@@ -11,13 +11,15 @@ use std::time::Instant;
 
 use wasmtime_wasi::p1::WasiP1Ctx;
 
-use crate::address::{Family, Publish, Transport};
+use crate::address::{Family, Transport};
+use crate::busy::Busy;
 use crate::descriptor::{Descriptor, Descriptors, Opened, Socket, SocketKind};
 use crate::errno::Errno;
 use crate::limits::{Growth, Limits};
 use crate::memory::{Buffers, Memory};
+use crate::net::connections::Connections;
 use crate::net::published::Published;
-use crate::net::tcp::{Awaited, Permit, Tcp};
+use crate::net::tcp::{Awaited, Tcp};
 use crate::net::udp::Udp;
 use crate::net::{Datagram, Endpoint, Interest, Network, ReceiveFlags, Shutdown};
 use crate::policy::{Denial, Gate};
@@ -35,15 +37,17 @@ pub(crate) struct Guest {
     pub(crate) started: Instant,
     pub(crate) pacing: Pacing,
     pub(crate) generation: Generation,
+    pub(crate) busy: Busy,
     network: Network,
     published: Arc<Published>,
+    /// Which of the server's guests it is.
+    worker: usize,
     gate: Arc<Gate>,
-    on_listen: Option<OnListen>,
     /// The socket that the guest sent on last, if it has made no other hostcall since; and whether
     /// those bytes are held back for the next send.
     sent: Option<(Arc<Socket>, bool)>,
-    /// One clone for each accepted connection that is open.
-    connections: Permit,
+    /// Counts the accepted connections that are open.
+    connections: Arc<Connections>,
 }
 
 /// Which generation of `WasmEdge`'s sockets a guest speaks: the enums were renumbered in 0.10.
@@ -88,21 +92,19 @@ impl From<Denial> for Errno {
     }
 }
 
-/// Told when a published port begins to be served: what it is published as, its address on the host.
-pub(crate) type OnListen = Arc<dyn Fn(Publish, SocketAddr) + Send + Sync>;
-
 /// What a guest starts with.
 pub(crate) struct Setup {
     pub(crate) stdio: [Stdio; 3],
     pub(crate) files: WasiP1Ctx,
     pub(crate) directories: u32,
     pub(crate) generation: Generation,
+    /// Listeners that it is handed, with their addresses as it sees them.
     pub(crate) listeners: Vec<(Endpoint, SocketAddr)>,
     pub(crate) limits: Arc<Limits>,
     pub(crate) network: Network,
     pub(crate) published: Arc<Published>,
+    pub(crate) worker: usize,
     pub(crate) gate: Arc<Gate>,
-    pub(crate) on_listen: Option<OnListen>,
 }
 
 /// The first directory in wasmtime-wasi's own table, after its standard streams.
@@ -113,6 +115,7 @@ impl Guest {
     /// come first because real servers hard-code 3 for them.
     pub(crate) fn new(setup: Setup) -> Result<Self, Errno> {
         let descriptors = Descriptors::new(setup.limits.descriptors);
+        let busy = Busy::new(setup.limits.cpu_time, !setup.listeners.is_empty());
         for stdio in setup.stdio {
             descriptors.insert(Descriptor::Stdio(Arc::new(stdio)))?;
         }
@@ -134,12 +137,13 @@ impl Guest {
             started: Instant::now(),
             pacing: Pacing::default(),
             generation: setup.generation,
+            busy,
             network: setup.network,
+            connections: Arc::clone(setup.published.connections(setup.worker)),
             published: setup.published,
+            worker: setup.worker,
             gate: setup.gate,
-            on_listen: setup.on_listen,
             sent: None,
-            connections: Permit::default(),
         })
     }
 
@@ -164,7 +168,7 @@ impl Guest {
     }
 
     /// Binds a socket to an address of the guest: a published port, or port 0 for clients.
-    pub(crate) fn bind(&self, fd: u32, address: SocketAddr) -> Result<(), Errno> {
+    pub(crate) fn bind(&mut self, fd: u32, address: SocketAddr) -> Result<(), Errno> {
         let socket = self.descriptors.socket(fd)?;
         if Family::of(&address) != socket.family() {
             return Err(Errno::AddressFamilyNotSupported);
@@ -172,7 +176,7 @@ impl Guest {
         match &socket.kind {
             SocketKind::Tcp(tcp) if !tcp.is_fresh() => Err(Errno::Invalid),
             SocketKind::Tcp(tcp) => match self.gate.bind(address, Transport::Tcp)? {
-                Some(index) => tcp.adopt(self.published.claim(index)?, address),
+                Some(index) => tcp.adopt(self.published.claim(index, self.worker)?, address),
                 None => tcp.bind(address),
             },
             SocketKind::Udp(udp) if udp.is_bound() => Err(Errno::Invalid),
@@ -187,25 +191,16 @@ impl Guest {
                     Err(Errno::AddressNotAvailable)
                 }
                 Some(index) => {
-                    udp.adopt(self.published.claim(index)?, address)?;
-                    self.tell_of_port(Transport::Udp, socket.endpoint().local_address()?);
-                    Ok(())
+                    self.busy.serves();
+                    udp.adopt(self.published.claim(index, self.worker)?, address)
                 }
                 None => udp.bind(address),
             },
         }
     }
 
-    /// Tells the embedder that a published port is served from now on.
-    fn tell_of_port(&self, transport: Transport, host: SocketAddr) {
-        let is_it = |(publish, address): &(Publish, SocketAddr)| publish.transport == transport && *address == host;
-        if let (Some(tell), Some((publish, address))) = (&self.on_listen, self.published.addresses().find(is_it)) {
-            tell(publish, address);
-        }
-    }
-
     /// Listens on a published port, or on what the policy lets the guest reach by itself.
-    pub(crate) fn listen(&self, fd: u32, backlog: u32) -> Result<(), Errno> {
+    pub(crate) fn listen(&mut self, fd: u32, backlog: u32) -> Result<(), Errno> {
         let socket = self.descriptors.socket(fd)?;
         let tcp = socket.tcp()?;
         if let Some(unpublished) = tcp.unpublished_address()? {
@@ -214,9 +209,8 @@ impl Guest {
         if tcp.is_listening() {
             return Ok(());
         }
-        tcp.listen(backlog)?;
-        self.tell_of_port(Transport::Tcp, tcp.endpoint().local_address()?);
-        Ok(())
+        self.busy.serves();
+        tcp.listen(backlog)
     }
 
     /// The next connection of a listener; waits if the listener blocks.
@@ -227,6 +221,7 @@ impl Guest {
             return Err(Errno::Invalid);
         }
         listener.used(Interest::Read);
+        self.busy.turn();
         if self.descriptors.is_full() {
             return Err(Errno::TooManyOpen);
         }
@@ -236,7 +231,7 @@ impl Guest {
             return Err(if listener.is_nonblocking() { Errno::Again } else { Errno::TooManyOpen });
         }
         let stream = loop {
-            match tcp.accept(Arc::clone(&self.connections)) {
+            match tcp.accept(self.connections.permit()) {
                 Err(Errno::Again) if !listener.is_nonblocking() => {
                     readiness::ready(&tcp.endpoint(), Interest::Read, listener.receive_timeout()).await?;
                 }
@@ -250,10 +245,10 @@ impl Guest {
 
     /// Whether the guest holds as many accepted connections as it may.
     fn is_crowded(&self) -> bool {
-        let crowded = Arc::strong_count(&self.connections) > self.limits.connections;
+        let crowded = self.connections.open() >= self.limits.connections;
         if crowded {
             tracing::debug!(
-                "the guest holds {} connections, its most; add `--limit connections=N`",
+                "the guest holds {} connections, its most; add `--max-connections N`",
                 self.limits.connections
             );
         }
@@ -293,6 +288,7 @@ impl Guest {
         }
         let mut total = 0;
         socket.used(Interest::Read);
+        self.busy.turn();
         if buffers.is_empty() {
             return Ok(0);
         }
@@ -312,6 +308,7 @@ impl Guest {
                 Err(error) => return Err(error.into()),
                 Ok(received) => {
                     total += received;
+                    socket.traffic.received(received);
                     let full = buffers.advance(received);
                     if received == 0 || full || !flags.wait_all || flags.peek {
                         return Ok(total);
@@ -327,6 +324,7 @@ impl Guest {
     ) -> Result<usize, Failure> {
         let mut total = 0;
         socket.used(Interest::Write);
+        self.busy.turn();
         let endpoint = socket.stream()?;
         if buffers.is_empty() {
             return Ok(0);
@@ -352,6 +350,7 @@ impl Guest {
                 Err(error) => return Err(error.into()),
                 Ok(sent) => {
                     total += sent;
+                    socket.traffic.sent();
                     if buffers.advance(sent) || socket.is_nonblocking() {
                         return Ok(total);
                     }
@@ -417,6 +416,7 @@ impl Guest {
         &mut self, socket: &Socket, buffer: &mut [u8], flags: ReceiveFlags,
     ) -> Result<Datagram, Errno> {
         socket.used(Interest::Read);
+        self.busy.turn();
         let endpoint = socket.stream()?;
         loop {
             match endpoint.receive_from(buffer, flags) {
@@ -517,8 +517,9 @@ pub(crate) mod tests {
 
     /// A guest with nothing but null streams.
     pub(crate) fn guest() -> Guest {
-        let stdio = || Stdio::new(StdioTarget::Null, 0).expect("null is always there");
-        let Ok(published) = Published::reserve(Network::Os, &[]) else { panic!("nothing to reserve") };
+        let stdio = || Stdio::new(&StdioTarget::Null, 0).expect("null is always there");
+        let published = Published::reserve(&Network::Os, Vec::new(), 0, 1, 1, None);
+        let Ok(published) = published else { panic!("nothing to reserve") };
         let setup = Setup {
             stdio: [stdio(), stdio(), stdio()],
             files: wasmtime_wasi::WasiCtxBuilder::new().build_p1(),
@@ -528,8 +529,8 @@ pub(crate) mod tests {
             limits: Arc::default(),
             network: Network::Os,
             published: Arc::new(published),
+            worker: 0,
             gate: Arc::new(Gate::new(Policy::default())),
-            on_listen: None,
         };
         Guest::new(setup).expect("room for three")
     }

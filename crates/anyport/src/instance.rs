@@ -30,14 +30,15 @@ pub enum Outcome {
     Stopped,
 }
 
-/// Runs a module's `_start` to its end.
-pub(crate) async fn run(engine: Arc<Engine>, module: Module, guest: Guest) -> Outcome {
+/// Runs a module's `_start` to its end; calls `before_end` while the guest still holds what it held.
+pub(crate) async fn run(engine: Arc<Engine>, module: Module, guest: Guest, before_end: impl FnOnce(&Guest)) -> Outcome {
     let mut store = Store::new(&engine.wasmtime, guest);
     store.limiter(|guest| &mut guest.growth);
     store.set_epoch_deadline(1);
     // tokio's own yield, so that the poller is asked too and timers fire.
     store.epoch_deadline_callback(|mut store| {
         store.data_mut().push_sent();
+        store.data_mut().busy.tick()?;
         Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())))
     });
     let ended = {
@@ -48,6 +49,7 @@ pub(crate) async fn run(engine: Arc<Engine>, module: Module, guest: Guest) -> Ou
         })
         .await
     };
+    before_end(store.data());
     match ended {
         Ok(()) => Outcome::Exited(0),
         Err(error) => outcome_of(&error),

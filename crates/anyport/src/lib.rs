@@ -18,17 +18,20 @@
 //! Nothing is allowed that was not given: no port, no file, no name lookup. Linux only for now.
 //!
 //! The modules, from the top down; each may use those below it (`tests/tidy.rs` holds that):
-//! `runtime`, `inspect`; `instance`, `link`, `engine`, `cache`, `artifact`; `dialect`; `guest`;
+//! `runtime`, `inspect`; `server`, `running`, `worker`, `front`; `instance`, `link`, `engine`, `cache`, `artifact`; `dialect`; `guest`;
 //! `readiness`, `descriptor`, `stdio`; `net`, `memory`; `errno`, `address`, `policy`, `limits`.
 
 mod address;
 mod artifact;
+mod busy;
 mod cache;
+mod connection_limits;
 mod descriptor;
 mod dialect;
 mod engine;
 mod errno;
 mod error;
+mod front;
 mod guest;
 mod inspect;
 mod instance;
@@ -39,10 +42,14 @@ mod net;
 mod policy;
 mod port_holder;
 mod readiness;
+mod running;
 mod runtime;
+mod server;
+mod stage;
 mod stdio;
+mod worker;
 
-pub use address::{Publish, Transport, parse_listen_address};
+pub use address::{HostAddress, Publish, Transport, parse_listen_address};
 pub use artifact::{Artifact, ArtifactKind};
 pub use cache::{CACHE_BYTES, Cache};
 pub use dialect::Dialect;
@@ -55,5 +62,8 @@ pub use limits::Limits;
 pub use link::{Import, ImportStatus};
 pub use net::simulated;
 pub use policy::{Outbound, Policy};
-pub use runtime::{Directory, Listener, Running, Runtime, RuntimeBuilder, Server};
+pub use running::Running;
+pub use runtime::{Runtime, RuntimeBuilder};
+pub use server::{Listener, Server};
 pub use stdio::StdioTarget;
+pub use worker::{Directory, Restart};

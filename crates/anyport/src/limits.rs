@@ -3,6 +3,8 @@
 //! Each number is a named constant with its reason. Everything a guest or a peer can make grow is
 //! compared with one of them before it allocates.
 
+use std::time::Duration;
+
 /// A guest's linear memories together, in bytes: 1 GiB. Go and Python servers start at 20 to
 /// 100 MiB; a leak is stopped before it takes a small machine with it.
 pub const MEMORY_BYTES: usize = 1 << 30;
@@ -53,6 +55,13 @@ pub(crate) const LOOKUP_RESULTS: usize = 64;
 /// within a moment of its question.
 pub(crate) const DATAGRAM_CLIENTS: usize = 4096;
 
+/// How long a guest may owe an answer: bytes of a client that it has read, and sent nothing since. As
+/// nginx waits for a server behind it (`proxy_read_timeout`).
+pub const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long a connection may be open without a byte in either direction, as Caddy has it.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
+
 /// The limits of one guest. [`Limits::default`] fits a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -77,6 +86,15 @@ pub struct Limits {
     pub iovecs: u32,
     /// Subscriptions in one `poll_oneoff`; default [`SUBSCRIPTIONS`].
     pub subscriptions: u32,
+    /// How long the guest may owe an answer to what it has read from a client, before the connection is
+    /// closed; default [`TIMEOUT`], [`Duration::MAX`] for ever.
+    pub timeout: Duration,
+    /// How long a connection may be open with no byte in either direction; default [`IDLE_TIMEOUT`],
+    /// [`Duration::MAX`] for ever.
+    pub idle_timeout: Duration,
+    /// CPU time that the guest may use without waiting for its sockets or moving their bytes, before it is
+    /// ended; by default 30 seconds from when it serves a port, and no limit before.
+    pub cpu_time: Option<Duration>,
 }
 
 impl Default for Limits {
@@ -92,6 +110,9 @@ impl Default for Limits {
             environment_bytes: ENVIRONMENT_BYTES,
             iovecs: IOVECS,
             subscriptions: SUBSCRIPTIONS,
+            timeout: TIMEOUT,
+            idle_timeout: IDLE_TIMEOUT,
+            cpu_time: None,
         }
     }
 }
@@ -169,7 +190,7 @@ impl wasmtime::ResourceLimiter for Growth {
 }
 
 impl Limits {
-    /// The names that [`Limits::set`] takes, in the order of the fields.
+    /// The names that [`Limits::set`] takes, in the order of the fields; those of time are no numbers.
     pub const NAMES: &'static [&'static str] = &[
         "memory-bytes",
         "table-elements",

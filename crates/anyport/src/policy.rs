@@ -2,7 +2,7 @@
 //!
 //! Owns every yes and no about the network, for every dialect, and the words of each refusal.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::str::FromStr;
@@ -20,6 +20,9 @@ pub struct Policy {
     pub publish: Vec<Publish>,
     /// What the guest may connect or send to.
     pub outbound: Vec<Outbound>,
+    /// Whether the guest may look up any name, and not only those that a rule could be about. What it may
+    /// connect to is another matter.
+    pub name_lookup: bool,
 }
 
 /// One rule for outbound traffic; what no rule allows is refused.
@@ -94,7 +97,8 @@ impl FromStr for Outbound {
 pub(crate) struct Gate {
     policy: Policy,
     looked_up: Mutex<HashSet<(String, IpAddr)>>,
-    told: Mutex<HashSet<String>>,
+    /// Each refusal with how often it was made.
+    denials: Mutex<HashMap<String, u64>>,
 }
 
 /// A refusal: what was refused, and the flag that would allow it.
@@ -124,17 +128,19 @@ impl Denial {
 
 impl Gate {
     pub(crate) fn new(policy: Policy) -> Self {
-        Self { policy, looked_up: Mutex::default(), told: Mutex::default() }
+        Self { policy, looked_up: Mutex::default(), denials: Mutex::default() }
     }
 
     /// Whether the guest may bind this address, and what it is published as. An unpublished port 0
     /// is allowed: it is what clients bind.
     pub(crate) fn bind(&self, address: SocketAddr, transport: Transport) -> Result<Option<usize>, Denial> {
-        let published = self
-            .policy
-            .publish
-            .iter()
-            .position(|publish| publish.guest_port == address.port() && publish.transport == transport);
+        let position = |guest_port| {
+            let is_it = |publish: &Publish| publish.transport == transport && publish.guest_port == guest_port;
+            self.policy.publish.iter().position(is_it)
+        };
+        // Port 0 is no server's first choice.
+        let any = || if address.port() == 0 { None } else { position(None) };
+        let published = position(Some(address.port())).or_else(any);
         if published.is_some() || address.port() == 0 {
             return Ok(published);
         }
@@ -172,11 +178,12 @@ impl Gate {
 
     /// Whether the guest may look this name up: when some rule could use the answer.
     pub(crate) fn lookup(&self, name: &str) -> Result<(), Denial> {
-        let allowed = self.policy.outbound.iter().any(|rule| match rule {
-            Outbound::Host { name: allowed, .. } => *allowed == normalised(name),
-            Outbound::Any | Outbound::Public | Outbound::Private => true,
-            Outbound::Network { .. } => false,
-        });
+        let allowed = self.policy.name_lookup
+            || self.policy.outbound.iter().any(|rule| match rule {
+                Outbound::Host { name: allowed, .. } => *allowed == normalised(name),
+                Outbound::Any | Outbound::Public | Outbound::Private => true,
+                Outbound::Network { .. } => false,
+            });
         if allowed {
             return Ok(());
         }
@@ -188,6 +195,9 @@ impl Gate {
     /// otherwise gains nothing. An answer of which nothing may be kept is a refusal.
     pub(crate) fn admit(&self, name: &str, addresses: Vec<IpAddr>) -> Result<Vec<IpAddr>, Denial> {
         let admitted = self.filter(&normalised(name), &addresses);
+        if self.policy.name_lookup {
+            return Ok(addresses);
+        }
         if admitted.is_empty() && !addresses.is_empty() {
             return Err(self.deny(Denial::lookup(name)));
         }
@@ -232,14 +242,28 @@ impl Gate {
 
     /// Tells the person once per refusal, not per call, and not for ever: a guest may scan.
     fn deny(&self, denial: Denial) -> Denial {
-        let mut told = self.told.lock().expect("no panic while held");
-        if told.len() < DENIALS_TOLD && told.insert(denial.to_string()) {
+        let mut denials = self.denials.lock().expect("no panic while held");
+        let text = denial.to_string();
+        if let Some(count) = denials.get_mut(&text) {
+            *count += 1;
+        } else if denials.len() < DENIALS_TOLD {
             tracing::warn!("{denial}");
-            if told.len() == DENIALS_TOLD {
+            denials.insert(text, 1);
+            if denials.len() == DENIALS_TOLD {
                 tracing::warn!("further refusals are not told");
             }
         }
         denial
+    }
+}
+
+impl Drop for Gate {
+    /// How often each refusal was made, for who asks.
+    fn drop(&mut self) {
+        let denials = std::mem::take(self.denials.get_mut().expect("no panic while held"));
+        for (denial, count) in denials.iter().filter(|(_, count)| **count > 1) {
+            tracing::info!("refused {count} times: {denial}");
+        }
     }
 }
 
@@ -318,7 +342,7 @@ mod tests {
     fn gate(rules: &[&str]) -> Gate {
         let outbound = rules.iter().map(|rule| rule.parse().expect("a rule")).collect();
         let publish = vec!["8080:80".parse().expect("a port"), "53:53/udp".parse().expect("a port")];
-        Gate::new(Policy { publish, outbound })
+        Gate::new(Policy { publish, outbound, ..Policy::default() })
     }
 
     fn connects(gate: &Gate, to: &str) -> bool {

@@ -2,14 +2,17 @@
 
 use std::fs;
 use std::io;
-use std::net::SocketAddr;
 use std::path::Path;
 
-use crate::address::Transport;
+use crate::address::{HostAddress, Transport};
 use crate::error::Error;
 
 /// The error for a port that could not be bound.
-pub(crate) fn explain(address: SocketAddr, transport: Transport, error: &io::Error) -> Error {
+pub(crate) fn explain(host: &HostAddress, transport: Transport, error: &io::Error) -> Error {
+    let address = match host {
+        HostAddress::Ip(address) => *address,
+        other => return explain_unix(other, error),
+    };
     match error.kind() {
         io::ErrorKind::AddrInUse => {
             let holder = match holder(address.port(), transport) {
@@ -26,6 +29,14 @@ pub(crate) fn explain(address: SocketAddr, transport: Transport, error: &io::Err
         io::ErrorKind::AddrNotAvailable => Error::host(format!("this machine has no address {}", address.ip()))
             .with_hint("`-p 0.0.0.0:HOST:GUEST` publishes on every address"),
         _ => Error::host(format!("{address}/{transport} cannot be bound: {error}")),
+    }
+}
+
+fn explain_unix(host: &HostAddress, error: &io::Error) -> Error {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => Error::host(format!("`{host}` is in use, or is a file of another kind"))
+            .with_hint("stop the process that listens there, remove the file, or name another path"),
+        _ => Error::host(format!("`{host}` cannot be made: {error}")),
     }
 }
 
@@ -71,7 +82,7 @@ mod tests {
     fn the_holder_of_a_taken_port_is_named() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("bound");
-        let error = explain(address, Transport::Tcp, &io::ErrorKind::AddrInUse.into());
+        let error = explain(&HostAddress::Ip(address), Transport::Tcp, &io::ErrorKind::AddrInUse.into());
         assert!(error.to_string().contains(&format!("(process {})", std::process::id())), "{error}");
         assert!(error.to_string().contains(&format!("port {}/tcp", address.port())), "{error}");
     }

@@ -48,10 +48,10 @@ impl Stdio {
     ///
     /// # Errors
     /// The host process has no such stream, or no descriptor is left for it.
-    pub(crate) fn new(target: StdioTarget, number: u32) -> io::Result<Self> {
+    pub(crate) fn new(target: &StdioTarget, number: u32) -> io::Result<Self> {
         let fd = match target {
             StdioTarget::Null => None,
-            StdioTarget::Fd(fd) => Some(fd),
+            StdioTarget::Fd(fd) => Some(fd.try_clone()?),
             StdioTarget::Inherit => Some(match number {
                 0 => rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?,
                 1 => rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdout(), 3)?,

@@ -3,6 +3,8 @@
 //! Owns the type that stands for a kernel socket, [`Endpoint`]. It never blocks and knows nothing of
 //! guests; states are in `tcp.rs` and `udp.rs`, waiting is in `readiness.rs`.
 
+pub(crate) mod connections;
+pub(crate) mod inlet;
 mod os;
 pub(crate) mod poller;
 pub(crate) mod published;
@@ -14,9 +16,12 @@ pub(crate) mod udp;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
+
+use rustix::io::Errno;
 
 use crate::address::{Family, Transport};
 
@@ -32,6 +37,8 @@ pub(crate) enum Network {
 pub(crate) enum Endpoint {
     Os(os::Endpoint),
     Simulated(simulated::Endpoint),
+    /// The listener of a public port.
+    Inlet(inlet::Inlet),
 }
 
 /// What is waited for.
@@ -108,12 +115,17 @@ impl Network {
     }
 }
 
-/// Forwards to the socket that this endpoint is.
+/// Forwards to the socket that this endpoint is. A listener of a public port has its own calls; it
+/// is bound, and has no bytes.
 macro_rules! on_either {
     ($self:ident, $endpoint:ident => $call:expr) => {
+        on_either!($self, $endpoint => $call, inlet _ => Err(Errno::NOTCONN.into()))
+    };
+    ($self:ident, $endpoint:ident => $call:expr, inlet $inlet:tt => $other:expr) => {
         match $self {
             Endpoint::Os($endpoint) => $call,
             Endpoint::Simulated($endpoint) => $call,
+            Endpoint::Inlet($inlet) => $other,
         }
     };
 }
@@ -124,11 +136,21 @@ impl Endpoint {
         os::Endpoint::inherit(socket).map(Self::Os)
     }
 
+    /// One end of a stream that is connected already: a Unix socket.
+    pub(crate) fn from_stream(socket: OwnedFd) -> io::Result<Self> {
+        os::Endpoint::from_stream(socket).map(Self::Os)
+    }
+
+    /// A Unix socket that is bound to a path, to be listened on as if over TCP.
+    pub(crate) fn bind_unix(path: &Path) -> io::Result<Self> {
+        os::Endpoint::bind_unix(path).map(Self::Os)
+    }
+
     /// The same socket, unknown to the poller; nothing where the poller remembers nothing.
     pub(crate) fn renewed(&self) -> io::Result<Option<Self>> {
         match self {
             Self::Os(endpoint) => Ok(Some(Self::Os(endpoint.renewed()?))),
-            Self::Simulated(_) => Ok(None),
+            Self::Simulated(_) | Self::Inlet(_) => Ok(None),
         }
     }
 
@@ -137,7 +159,7 @@ impl Endpoint {
     }
 
     pub(crate) fn listen(&self, backlog: u32) -> io::Result<()> {
-        on_either!(self, endpoint => endpoint.listen(backlog))
+        on_either!(self, endpoint => endpoint.listen(backlog), inlet inlet => inlet.listen(backlog))
     }
 
     /// Begins to connect. `EINPROGRESS` says that it goes on: writable when it has ended, and then
@@ -148,7 +170,7 @@ impl Endpoint {
 
     /// The error that a connect or a send left behind, once.
     pub(crate) fn take_error(&self) -> io::Result<()> {
-        on_either!(self, endpoint => endpoint.take_error())
+        on_either!(self, endpoint => endpoint.take_error(), inlet _ => Ok(()))
     }
 
     /// The next pending connection, with its peer's address.
@@ -156,6 +178,7 @@ impl Endpoint {
         match self {
             Self::Os(endpoint) => endpoint.accept().map(|(stream, peer)| (Self::Os(stream), peer)),
             Self::Simulated(endpoint) => endpoint.accept().map(|(stream, peer)| (Self::Simulated(stream), peer)),
+            Self::Inlet(inlet) => inlet.accept(),
         }
     }
 
@@ -174,6 +197,7 @@ impl Endpoint {
         match self {
             Self::Os(endpoint) => endpoint.send(buffers, more),
             Self::Simulated(endpoint) => endpoint.send(buffers),
+            Self::Inlet(_) => Err(Errno::NOTCONN.into()),
         }
     }
 
@@ -181,7 +205,7 @@ impl Endpoint {
     pub(crate) fn push(&self) {
         match self {
             Self::Os(endpoint) => endpoint.push(),
-            Self::Simulated(_) => {}
+            Self::Simulated(_) | Self::Inlet(_) => {}
         }
     }
 
@@ -194,7 +218,7 @@ impl Endpoint {
     }
 
     pub(crate) fn local_address(&self) -> io::Result<SocketAddr> {
-        on_either!(self, endpoint => endpoint.local_address())
+        on_either!(self, endpoint => endpoint.local_address(), inlet inlet => Ok(inlet.local_address()))
     }
 
     pub(crate) fn peer_address(&self) -> io::Result<SocketAddr> {
@@ -202,16 +226,16 @@ impl Endpoint {
     }
 
     pub(crate) fn set_option(&self, option: SocketOption) -> io::Result<()> {
-        on_either!(self, endpoint => endpoint.set_option(option))
+        on_either!(self, endpoint => endpoint.set_option(option), inlet inlet => inlet.set_option(option))
     }
 
     pub(crate) fn option(&self, name: OptionName) -> io::Result<SocketOption> {
-        on_either!(self, endpoint => endpoint.option(name))
+        on_either!(self, endpoint => endpoint.option(name), inlet inlet => inlet.option(name))
     }
 
     /// Whether the next call in this direction will not be refused with `WouldBlock`; else the task
     /// is woken when that changes. Level-triggered, as `poll(2)`.
     pub(crate) fn poll_ready(&self, context: &mut Context<'_>, interest: Interest) -> Poll<io::Result<Ready>> {
-        on_either!(self, endpoint => endpoint.poll_ready(context, interest))
+        on_either!(self, endpoint => endpoint.poll_ready(context, interest), inlet inlet => inlet.poll_ready(context, interest))
     }
 }

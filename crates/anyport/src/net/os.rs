@@ -5,8 +5,9 @@
 //! so the next one is not made either.
 
 use std::io::{self, IoSlice, IoSliceMut};
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker, ready};
@@ -15,7 +16,8 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::net::sockopt;
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendFlags, SocketFlags, SocketType,
+    AddressFamily, RecvAncillaryBuffer, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendFlags, SocketAddrAny,
+    SocketAddrUnix, SocketFlags, SocketType,
 };
 use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
 
@@ -73,8 +75,30 @@ impl Endpoint {
 
     pub(super) fn inherit(socket: OwnedFd) -> io::Result<Self> {
         rustix::io::ioctl_fionbio(&socket, true)?;
-        sockopt::set_tcp_nodelay(&socket, true)?;
+        let endpoint = Self::from(socket);
+        endpoint.send_at_once()?;
+        Ok(endpoint)
+    }
+
+    pub(super) fn from_stream(socket: OwnedFd) -> io::Result<Self> {
+        rustix::io::ioctl_fionbio(&socket, true)?;
         Ok(Self::from(socket))
+    }
+
+    pub(super) fn bind_unix(path: &Path) -> io::Result<Self> {
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let fd = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        rustix::net::bind(&fd, &SocketAddrUnix::new(path)?)?;
+        Ok(Self::from(fd))
+    }
+
+    /// Guests that write head and body apart would wait 40 ms for the peer's delayed acknowledgement.
+    fn send_at_once(&self) -> io::Result<()> {
+        match sockopt::set_tcp_nodelay(&self.fd, true) {
+            // A Unix socket never waits.
+            Err(Errno::OPNOTSUPP) => Ok(()),
+            outcome => Ok(outcome?),
+        }
     }
 
     pub(super) fn renewed(&self) -> io::Result<Self> {
@@ -86,9 +110,8 @@ impl Endpoint {
     }
 
     pub(super) fn listen(&self, backlog: u32) -> io::Result<()> {
-        // Accepted sockets inherit it from the listener, which saves a syscall for each. Guests that
-        // write head and body apart would wait 40 ms for the peer's delayed acknowledgement.
-        sockopt::set_tcp_nodelay(&self.fd, true)?;
+        // Accepted sockets inherit it from the listener, which saves a syscall for each.
+        self.send_at_once()?;
         Ok(rustix::net::listen(&self.fd, i32::try_from(backlog).unwrap_or(i32::MAX))?)
     }
 
@@ -113,7 +136,7 @@ impl Endpoint {
                 }
             }
         })?;
-        let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok()).unwrap_or_else(|| Family::Inet4.unspecified());
+        let peer = peer.map_or(Ok(LOCAL_PEER), ip_address)?;
         Ok((Self::from(fd), peer))
     }
 
@@ -182,12 +205,11 @@ impl Endpoint {
     }
 
     pub(super) fn local_address(&self) -> io::Result<SocketAddr> {
-        Ok(SocketAddr::try_from(rustix::net::getsockname(&self.fd)?)?)
+        ip_address(rustix::net::getsockname(&self.fd)?)
     }
 
     pub(super) fn peer_address(&self) -> io::Result<SocketAddr> {
-        let peer = rustix::net::getpeername(&self.fd)?.ok_or(Errno::NOTCONN)?;
-        Ok(SocketAddr::try_from(peer)?)
+        ip_address(rustix::net::getpeername(&self.fd)?.ok_or(Errno::NOTCONN)?)
     }
 
     pub(super) fn set_option(&self, option: SocketOption) -> io::Result<()> {
@@ -300,6 +322,16 @@ impl Endpoint {
         rustix::io::retry_on_intr(|| rustix::event::poll(&mut fds, Some(&now)))?;
         Ok(fds[0].revents())
     }
+}
+
+/// What a guest is told of a peer on a Unix socket: somebody on this machine.
+pub(super) const LOCAL_PEER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+
+fn ip_address(address: SocketAddrAny) -> io::Result<SocketAddr> {
+    if address.address_family() == AddressFamily::UNIX {
+        return Ok(LOCAL_PEER);
+    }
+    Ok(SocketAddr::try_from(address)?)
 }
 
 /// Errors that accept(2) passes on from the connection that it takes.

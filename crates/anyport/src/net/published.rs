@@ -1,68 +1,478 @@
-//! Published ports: reserved on the host before the guest starts, claimed when it binds them.
+//! Public ports: reserved on the host before any guest starts, fed to the guests that listen on them.
 
+use std::ffi::OsStr;
+use std::fmt;
+use std::fs;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Mutex;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 
-use super::{Endpoint, Network, SocketOption};
-use crate::address::{Family, Publish, Transport};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix};
+use tokio::sync::Notify;
 
-/// The published ports of one guest, in the order of its policy.
-#[derive(Debug)]
+use super::connections::Connections;
+use super::inlet::{Arrival, Inlet, Queue};
+use super::{Endpoint, Network, Shutdown, SocketOption};
+use crate::address::{Family, HostAddress, Publish, Transport};
+
+/// Told when a public port begins to be served: before that, clients are refused.
+pub(crate) type OnListen = Arc<dyn Fn(&Publish) + Send + Sync>;
+
+/// Pending connections of a listener that is handed over, as Linux's own `SOMAXCONN` since 5.4.
+const ACCEPT_BACKLOG: u32 = 4096;
+
+/// The public ports of one server, for all its workers: the listeners that its guests are handed, then
+/// the ports of its policy in that order.
 pub(crate) struct Published {
-    network: Network,
-    ports: Vec<Port>,
+    ports: Vec<Arc<Port>>,
+    /// How many of them are handed over; the others guests bind.
+    handed: usize,
+    /// The connections of each worker.
+    connections: Vec<Arc<Connections>>,
+    /// Told when a connection has ended.
+    pub(crate) ended: Arc<Notify>,
+    /// Told when a guest begins to listen or ends, and when the ports close.
+    pub(crate) changed: Arc<Notify>,
 }
 
-#[derive(Debug)]
-struct Port {
-    publish: Publish,
-    /// Bound, not yet listening: clients are refused until the guest listens, as with any server.
-    reserved: Mutex<Option<Endpoint>>,
-    /// The address on the host, port 0 resolved.
-    address: SocketAddr,
+/// One public port.
+pub(crate) struct Port {
+    /// With the address that it has on the host.
+    pub(crate) publish: Publish,
+    network: Network,
+    /// The socket is the service manager's, who may hand it to the next process: it is not shut down.
+    inherited: bool,
+    state: Mutex<State>,
+    /// Takes no connection any more.
+    closed: AtomicBool,
+    /// For each worker.
+    queues: Vec<Queue>,
+    changed: Arc<Notify>,
+    on_listen: Option<OnListen>,
+}
+
+struct State {
+    host: Host,
+    /// For each worker.
+    guests: Vec<Side>,
+    told: bool,
+}
+
+/// A guest's side of a port.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Away,
+    Bound,
+    Listening,
+    /// The guest has ended, and another is about to take its place.
+    Restarting,
+}
+
+/// The host's side of a port.
+enum Host {
+    /// Not needed: connections come from this program.
+    None,
+    /// Bound, not yet listening: clients are refused until a guest listens, as with any server.
+    Bound(Arc<Endpoint>),
+    Listening(Arc<Endpoint>),
+    /// No guest listens any more.
+    Closed,
+}
+
+/// What a port is made of.
+pub(crate) enum Origin {
+    /// To be bound at the address of its [`Publish`].
+    Bind,
+    /// A socket that listens already.
+    Inherited(Endpoint),
 }
 
 impl Published {
-    /// Binds every port, so that a taken one is known before the guest starts.
+    /// Binds every port, so that a taken one is known before a guest starts. The first `handed` ones are
+    /// handed over, and listen at once.
     ///
     /// # Errors
     /// The first port that cannot be had, and why.
-    pub(crate) fn reserve(network: Network, publish: &[Publish]) -> Result<Self, (Publish, io::Error)> {
-        let ports = publish.iter().map(|&publish| {
-            let endpoint = bind(&network, publish.host, publish.transport).map_err(|error| (publish, error))?;
-            let address = endpoint.local_address().map_err(|error| (publish, error))?;
-            Ok(Port { publish, reserved: Mutex::new(Some(endpoint)), address })
+    pub(crate) fn reserve(
+        network: &Network, ports: Vec<(Publish, Origin)>, handed: usize, workers: usize, most: usize,
+        on_listen: Option<&OnListen>,
+    ) -> Result<Self, (Publish, io::Error)> {
+        let (ended, changed) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let ports = ports.into_iter().enumerate().map(|(index, (publish, origin))| {
+            let port = Port::reserve(network, publish, origin, workers, &changed, on_listen)?;
+            if index < handed {
+                port.begin(ACCEPT_BACKLOG).map_err(|error| (port.publish.clone(), error))?;
+            }
+            Ok(Arc::new(port))
         });
-        Ok(Self { ports: ports.collect::<Result<_, _>>()?, network })
+        let ports = ports.collect::<Result<_, _>>()?;
+        let connections = (0..workers).map(|_| Connections::new(most, Arc::clone(&ended))).collect();
+        Ok(Self { ports, handed, connections, ended, changed })
     }
 
-    /// The socket for a port that the guest binds; bound anew where it had it before.
-    pub(crate) fn claim(&self, index: usize) -> io::Result<Endpoint> {
-        let port = &self.ports[index];
-        match port.reserved.lock().expect("no panic while held").take() {
-            Some(endpoint) => Ok(endpoint),
-            None => bind(&self.network, port.address, port.publish.transport),
+    /// The endpoint for a port that a worker's guest binds, by its place in the policy.
+    pub(crate) fn claim(&self, index: usize, worker: usize) -> io::Result<Endpoint> {
+        let port = &self.ports[self.handed + index];
+        match port.publish.transport {
+            Transport::Tcp => Ok(Endpoint::Inlet(port.inlet(worker)?)),
+            Transport::Udp => {
+                let endpoint = port.datagrams()?;
+                port.tell();
+                Ok(endpoint)
+            }
         }
+    }
+
+    /// The listeners to hand to a worker's guest, with their addresses as it sees them.
+    pub(crate) fn hand_over(&self, worker: usize) -> io::Result<Vec<(Endpoint, SocketAddr)>> {
+        let handed = self.ports[..self.handed].iter().map(|port| {
+            let inlet = port.inlet(worker)?;
+            inlet.listen(ACCEPT_BACKLOG)?;
+            let mut local = inlet.local_address();
+            local.set_port(port.publish.guest_port.filter(|port| *port != 0).unwrap_or_else(|| local.port()));
+            Ok((Endpoint::Inlet(inlet), local))
+        });
+        handed.collect()
     }
 
     /// The IP version that a port is published on.
     pub(crate) fn family(&self, index: usize) -> Family {
-        Family::of(&self.ports[index].address)
+        self.ports[self.handed + index].address().map_or(Family::Inet4, |address| Family::of(&address))
     }
 
-    /// Each port with its address on the host.
-    pub(crate) fn addresses(&self) -> impl Iterator<Item = (Publish, SocketAddr)> + '_ {
-        self.ports.iter().map(|port| (port.publish, port.address))
+    pub(crate) fn ports(&self) -> &[Arc<Port>] {
+        &self.ports
+    }
+
+    pub(crate) fn connections(&self, worker: usize) -> &Arc<Connections> {
+        &self.connections[worker]
+    }
+
+    /// Connections that are open or wait to be accepted.
+    pub(crate) fn open(&self) -> usize {
+        let waiting = self.ports.iter().flat_map(|port| &port.queues).map(Queue::len).sum::<usize>();
+        waiting + self.connections.iter().map(|connections| connections.open()).sum::<usize>()
+    }
+
+    /// The worker with the fewest connections of those whose guests listen on this port and have room
+    /// for another.
+    pub(crate) fn least_loaded(&self, port: &Port) -> Option<usize> {
+        let state = port.lock();
+        let load = |worker: usize| {
+            self.connections[worker].open() + self.ports.iter().map(|port| port.queues[worker].len()).sum::<usize>()
+        };
+        (0..self.connections.len())
+            .filter(|worker| state.guests[*worker] == Side::Listening)
+            .map(|worker| (load(worker), worker))
+            .filter(|(load, worker)| *load < self.connections[*worker].most())
+            .min()
+            .map(|(_, worker)| worker)
+    }
+
+    /// Gives a connection to a worker: the least loaded one, or whichever will take it.
+    pub(crate) fn hand(&self, port: &Port, mut arrival: Arrival) {
+        let first = self.least_loaded(port);
+        for worker in first.into_iter().chain(0..self.connections.len()) {
+            match port.queues[worker].push(arrival) {
+                Ok(()) => return,
+                Err(back) => arrival = back,
+            }
+        }
+    }
+
+    /// A connection of this program to a port of the guest.
+    ///
+    /// # Errors
+    /// No such port is published.
+    pub(crate) fn connect(&self, guest_port: u16) -> io::Result<UnixStream> {
+        let named = |port: &&Arc<Port>| port.publish.transport == Transport::Tcp && port.is_named(guest_port);
+        let port = self.ports.iter().find(named).ok_or(io::ErrorKind::AddrNotAvailable)?;
+        if port.is_closed() {
+            return Err(io::ErrorKind::ConnectionRefused.into());
+        }
+        let (ours, theirs) = UnixStream::pair()?;
+        let peer = super::os::LOCAL_PEER;
+        self.hand(port, (Endpoint::from_stream(theirs.into())?, peer));
+        Ok(ours)
+    }
+
+    /// A worker's guest has ended, and another will take its place: the ports stay as they are.
+    /// Connections that wait for it go to others that listen.
+    pub(crate) fn restarting(&self, worker: usize) {
+        for port in &self.ports {
+            port.lock().guests[worker] = Side::Restarting;
+            if self.least_loaded(port).is_some() {
+                port.queues[worker].take().into_iter().for_each(|arrival| self.hand(port, arrival));
+            }
+        }
+    }
+
+    /// A worker's guest has ended for good.
+    pub(crate) fn gone(&self, worker: usize) {
+        self.restarting(worker);
+        for port in &self.ports {
+            port.queues[worker].close();
+            port.lock().guests[worker] = Side::Bound;
+            port.leave(worker);
+        }
+    }
+
+    /// Takes the connections that wait at the ports, and no more.
+    pub(crate) fn close(&self) {
+        for port in self.ports.iter().filter(|port| port.publish.transport == Transport::Tcp) {
+            // What waits at an inherited socket is for the next process.
+            if let (false, Some(host)) = (port.inherited, port.host()) {
+                while let Ok(arrival) = host.accept() {
+                    self.hand(port, arrival);
+                }
+            }
+            port.closed.store(true, Ordering::Release);
+            port.shut();
+        }
+        self.changed.notify_waiters();
     }
 }
 
-fn bind(network: &Network, address: SocketAddr, transport: Transport) -> io::Result<Endpoint> {
-    let endpoint = network.open(Family::of(&address), transport)?;
-    if transport == Transport::Tcp {
+impl Port {
+    fn reserve(
+        network: &Network, publish: Publish, origin: Origin, workers: usize, changed: &Arc<Notify>,
+        on_listen: Option<&OnListen>,
+    ) -> Result<Self, (Publish, io::Error)> {
+        let inherited = matches!(origin, Origin::Inherited(_));
+        let host = match origin {
+            Origin::Inherited(endpoint) => Host::Listening(Arc::new(endpoint)),
+            Origin::Bind => match bind(network, &publish) {
+                Ok(endpoint) => endpoint.map_or(Host::None, |endpoint| Host::Bound(Arc::new(endpoint))),
+                Err(error) => return Err((publish, error)),
+            },
+        };
+        let mut publish = publish;
+        if let (HostAddress::Ip(address), Host::Bound(endpoint)) = (&mut publish.host, &host) {
+            match endpoint.local_address() {
+                Ok(local) => *address = local,
+                Err(error) => return Err((publish, error)),
+            }
+        }
+        let state = State { host, guests: vec![Side::Away; workers], told: false };
+        Ok(Self {
+            publish,
+            network: network.clone(),
+            inherited,
+            state: Mutex::new(state),
+            closed: AtomicBool::new(false),
+            queues: (0..workers).map(|_| Queue::default()).collect(),
+            changed: Arc::clone(changed),
+            on_listen: on_listen.cloned(),
+        })
+    }
+
+    pub(crate) fn address(&self) -> Option<SocketAddr> {
+        self.publish.address()
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    pub(super) fn queue(&self, worker: usize) -> &Queue {
+        &self.queues[worker]
+    }
+
+    /// The host's listener, if a guest listens.
+    pub(crate) fn listener(&self) -> Option<Arc<Endpoint>> {
+        match &self.lock().host {
+            Host::Listening(endpoint) => Some(Arc::clone(endpoint)),
+            Host::None | Host::Bound(_) | Host::Closed => None,
+        }
+    }
+
+    pub(super) fn host(&self) -> Option<Arc<Endpoint>> {
+        match &self.lock().host {
+            Host::Bound(endpoint) | Host::Listening(endpoint) => Some(Arc::clone(endpoint)),
+            Host::None | Host::Closed => None,
+        }
+    }
+
+    /// Whether this program means this port by its guest's number.
+    fn is_named(&self, guest_port: u16) -> bool {
+        match self.publish.guest_port {
+            None | Some(0) => self.address().is_none_or(|address| address.port() == guest_port),
+            Some(port) => port == guest_port,
+        }
+    }
+
+    /// A listener for a worker's guest; bound anew where the guest had closed it.
+    fn inlet(self: &Arc<Self>, worker: usize) -> io::Result<Inlet> {
+        let mut state = self.lock();
+        if matches!(state.guests[worker], Side::Bound | Side::Listening) {
+            return Err(Errno::ADDRINUSE.into());
+        }
+        self.bind_anew(&mut state)?;
+        let direct = match &state.host {
+            // With several workers the front takes the connections, and feeds them.
+            Host::Bound(host) | Host::Listening(host) if self.queues.len() == 1 => {
+                Some(host.renewed()?.map_or_else(|| Arc::clone(host), Arc::new))
+            }
+            _ => None,
+        };
+        state.guests[worker] = Side::Bound;
+        drop(state);
+        Ok(Inlet::new(Arc::clone(self), worker, direct))
+    }
+
+    fn datagrams(&self) -> io::Result<Endpoint> {
+        let mut state = self.lock();
+        match std::mem::replace(&mut state.host, Host::Closed) {
+            Host::Bound(endpoint) => match endpoint.renewed()? {
+                // Each worker has the same socket, and each datagram goes to one of them.
+                Some(renewed) => {
+                    state.host = Host::Bound(endpoint);
+                    Ok(renewed)
+                }
+                None => Arc::into_inner(endpoint).ok_or_else(|| Errno::ADDRINUSE.into()),
+            },
+            _ => bind(&self.network, &self.publish)?.ok_or_else(|| Errno::ADDRNOTAVAIL.into()),
+        }
+    }
+
+    /// A worker's guest listens.
+    pub(super) fn listen(&self, worker: usize, backlog: u32) -> io::Result<()> {
+        self.begin(backlog)?;
+        self.lock().guests[worker] = Side::Listening;
+        self.tell();
+        self.changed.notify_waiters();
+        Ok(())
+    }
+
+    /// The host listens, if it does not yet.
+    fn begin(&self, backlog: u32) -> io::Result<()> {
+        let mut state = self.lock();
+        self.bind_anew(&mut state)?;
+        if let Host::Bound(endpoint) = &state.host {
+            endpoint.listen(backlog)?;
+            state.host = Host::Listening(Arc::clone(endpoint));
+        }
+        Ok(())
+    }
+
+    /// Binds again what the guests had all closed.
+    fn bind_anew(&self, state: &mut State) -> io::Result<()> {
+        if matches!(state.host, Host::Closed) && !self.is_closed() {
+            state.host = bind(&self.network, &self.publish)?.map_or(Host::None, |host| Host::Bound(Arc::new(host)));
+        }
+        Ok(())
+    }
+
+    /// Tells the embedder, the first time, that this port is served from now on.
+    fn tell(&self) {
+        let told = std::mem::replace(&mut self.lock().told, true);
+        if let (false, Some(tell)) = (told, &self.on_listen) {
+            tell(&self.publish);
+        }
+    }
+
+    /// A worker's guest has closed its listener, or is no more.
+    pub(super) fn leave(&self, worker: usize) {
+        let nobody = {
+            let mut state = self.lock();
+            if state.guests[worker] == Side::Restarting {
+                return;
+            }
+            state.guests[worker] = Side::Away;
+            state.guests.iter().all(|side| *side == Side::Away)
+        };
+        if nobody {
+            self.shut();
+        }
+    }
+
+    /// Ends the host's listener: clients are refused from now on.
+    fn shut(&self) {
+        let mut state = self.lock();
+        // Only this program, or the service manager, knows of these, and may connect again.
+        if !self.inherited && !matches!(state.host, Host::None) {
+            let host = std::mem::replace(&mut state.host, Host::Closed);
+            if let Host::Listening(endpoint) = host {
+                // For those who still hold it, such as the front.
+                let _ = endpoint.shutdown(Shutdown::Both);
+            }
+        }
+        drop(state);
+        self.changed.notify_waiters();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no panic while held")
+    }
+}
+
+impl Drop for Port {
+    fn drop(&mut self) {
+        if let (HostAddress::Unix(path), false) = (&self.publish.host, self.inherited) {
+            // Somebody else may have removed it.
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+impl fmt::Debug for Published {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(&self.ports).finish()
+    }
+}
+
+impl fmt::Debug for Port {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.publish.fmt(f)
+    }
+}
+
+/// A socket bound to where a port is public; nothing where it is public to this program alone.
+fn bind(network: &Network, publish: &Publish) -> io::Result<Option<Endpoint>> {
+    let address = match &publish.host {
+        HostAddress::Ip(address) => *address,
+        HostAddress::Unix(path) => return bind_unix(path).map(Some),
+        HostAddress::Memory => return Ok(None),
+    };
+    let endpoint = network.open(Family::of(&address), publish.transport)?;
+    if publish.transport == Transport::Tcp {
         // A restarted server must get its port back from connections in TIME_WAIT.
         endpoint.set_option(SocketOption::ReuseAddress(true))?;
     }
     endpoint.bind(address)?;
-    Ok(endpoint)
+    Ok(Some(endpoint))
+}
+
+/// A socket at a path. What a server that was killed left there is taken away.
+fn bind_unix(path: &Path) -> io::Result<Endpoint> {
+    match Endpoint::bind_unix(path) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_abandoned(path) => {
+            fs::remove_file(path)?;
+            Endpoint::bind_unix(path)
+        }
+        outcome => outcome,
+    }
+}
+
+fn is_abandoned(path: &Path) -> bool {
+    matches!(UnixStream::connect(path), Err(error) if error.kind() == io::ErrorKind::ConnectionRefused)
+}
+
+/// What an inherited socket is published as: where it listens.
+pub(crate) fn inherit(socket: OwnedFd) -> io::Result<(Publish, Origin)> {
+    let address = rustix::net::getsockname(&socket)?;
+    let host = if address.address_family() == AddressFamily::UNIX {
+        let address = SocketAddrUnix::try_from(address)?;
+        let path = address.path().ok_or(Errno::DESTADDRREQ)?;
+        HostAddress::Unix(OsStr::from_bytes(path.to_bytes()).into())
+    } else {
+        HostAddress::Ip(SocketAddr::try_from(address)?)
+    };
+    Ok((Publish::same_port(host), Origin::Inherited(Endpoint::inherit(socket)?)))
 }

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use super::connections::Permit;
 use super::{Endpoint, Network, OptionName, SocketOption};
 use crate::address::{Family, Transport};
 use crate::errno::Errno;
@@ -21,7 +22,7 @@ struct Inner {
 
 /// Where a TCP socket is in its life. Local addresses are as the guest sees them: a published
 /// port is another one on the host.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 enum Stage {
     /// Neither bound nor connected. Next: `Bound` or `Connecting`.
     Fresh,
@@ -43,9 +44,6 @@ pub(crate) enum Awaited {
     /// Bytes, room for bytes, or the end of a connect.
     Bytes(Arc<Endpoint>),
 }
-
-/// Counts a connection among the accepted ones for as long as it is open.
-pub(crate) type Permit = Arc<()>;
 
 impl Tcp {
     pub(crate) fn open(network: &Network, family: Family) -> Result<Self, Errno> {

@@ -114,9 +114,9 @@ pub(crate) async fn descriptors_held_by_the_guest(server: &Serving) -> Tested {
     Ok(())
 }
 
-/// The guest is told that it can open no more, and serves those that wait when others have gone.
+/// Clients wait while the host process can open no more, and are served when others have gone; the guest
+/// hears nothing of it.
 pub(crate) async fn descriptors_of_the_host_used_up(server: &Serving) -> Tested {
-    server.expect_errors(&[MFILE]);
     let new_socket = |_| TcpSocket::new_v4().expect("there are descriptors left");
     let sockets: Vec<TcpSocket> = (0..8).map(new_socket).collect();
     leave_descriptors(4);
@@ -132,7 +132,6 @@ pub(crate) async fn descriptors_of_the_host_used_up(server: &Serving) -> Tested 
     for client in &mut waiting {
         client.send("echo late\n").await?;
     }
-    assert_eq!(first_error(&mut clients[0]).await?.last, MFILE);
     assert_eq!(clients[0].count().await?, Count { open: 4, accepted: 4 });
     drop(clients);
     for client in &mut waiting {

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyport::simulated::Simulated;
-use anyport::{Limits, Outcome, Policy, Running, StdioTarget};
+use anyport::{Limits, Outcome, Policy, Publish, Running, StdioTarget};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::net::unix::pipe;
@@ -42,7 +42,7 @@ impl Serving {
             server = server.simulated(Arc::clone(simulated));
         }
         let running = server.start().expect("the guests can be started");
-        let address = running.ports().first().expect("one is published").1;
+        let address = running.ports().first().and_then(Publish::address).expect("a port is published");
         let printed = pipe::Receiver::from_owned_fd(reader.into()).expect("it is a pipe");
         let mut printed = BufReader::new(printed);
         let mut line = String::new();

@@ -114,7 +114,7 @@ impl Puppet {
 
     /// Where the published ports and listeners are, on the host.
     pub(crate) fn address(&self, index: usize) -> SocketAddr {
-        self.running.as_ref().expect("it runs").ports()[index].1
+        self.running.as_ref().expect("it runs").ports()[index].address().expect("it is an IP port")
     }
 
     /// Elements of its tables before any has grown.

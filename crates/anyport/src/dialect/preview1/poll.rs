@@ -86,6 +86,7 @@ async fn poll(
     // Nothing to wait for is nothing to tell, as on WasmEdge; mio passes no subscription at times.
     if count > 0 {
         let patience = wait.patience();
+        guest.busy.turn();
         guest.pacing.any(&mut wait.watches, patience).await;
     }
     let told = wait.write_events(memory, events)?;

@@ -1,0 +1,145 @@
+//! The time limits of connections: who owes an answer, what is idle, what may end when a server drains.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+
+use crate::descriptor::{Descriptors, Last, Socket};
+use crate::limits::Limits;
+use crate::net::Shutdown;
+use crate::stage::Stage;
+
+/// While a server drains, a connection that was quiet for as long and owes nothing is ended: between
+/// two requests, or before the first. A response that comes in parts has shorter pauses.
+const DRAIN_QUIET: Duration = Duration::from_secs(1);
+
+/// How often is looked while a server drains.
+const DRAIN_LOOK: Duration = Duration::from_millis(50);
+
+/// The longest and shortest time between two looks otherwise.
+const LOOK_MOST: Duration = Duration::from_secs(10);
+const LOOK_LEAST: Duration = Duration::from_millis(5);
+
+/// Looks after the accepted connections of one guest.
+pub(crate) struct Watchman {
+    descriptors: Arc<Descriptors>,
+    timeout: Duration,
+    idle_timeout: Duration,
+    stage: watch::Receiver<Stage>,
+    told: bool,
+}
+
+/// What becomes of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Stays,
+    /// The guest sees the end of the client's bytes, and may still send.
+    LastWords,
+    /// It is closed; the guest has not answered in time.
+    TimedOut,
+    /// It is closed.
+    Idle,
+}
+
+impl Watchman {
+    pub(crate) fn new(descriptors: &Arc<Descriptors>, limits: &Limits, stage: watch::Receiver<Stage>) -> Self {
+        Self {
+            descriptors: Arc::clone(descriptors),
+            timeout: limits.timeout,
+            idle_timeout: limits.idle_timeout,
+            stage,
+            told: false,
+        }
+    }
+
+    /// Looks again and again, for as long as the guest lives.
+    pub(crate) async fn watch(mut self) {
+        let shortest = self.timeout.min(self.idle_timeout);
+        // Late by a tenth at most.
+        let usual = (shortest / 10).clamp(LOOK_LEAST, LOOK_MOST);
+        loop {
+            let draining = *self.stage.borrow_and_update() != Stage::Serving;
+            self.look(Instant::now(), draining);
+            let pause = tokio::time::sleep(if draining { DRAIN_LOOK } else { usual });
+            tokio::select! {
+                () = pause => {}
+                changed = self.stage.changed() => if changed.is_err() { return },
+            }
+        }
+    }
+
+    fn look(&mut self, now: Instant, draining: bool) {
+        for socket in self.descriptors.accepted() {
+            let (last, quiet) = socket.traffic.quiet(now);
+            match self.fate(last, quiet, draining) {
+                Fate::Stays => {}
+                Fate::LastWords => shut(&socket, Shutdown::Read),
+                Fate::Idle => shut(&socket, Shutdown::Both),
+                Fate::TimedOut => {
+                    self.tell();
+                    shut(&socket, Shutdown::Both);
+                }
+            }
+        }
+    }
+
+    fn fate(&self, last: Last, quiet: Duration, draining: bool) -> Fate {
+        if last == Last::Received && quiet >= self.timeout {
+            Fate::TimedOut
+        } else if quiet >= self.idle_timeout {
+            Fate::Idle
+        } else if draining && last != Last::Received && quiet >= DRAIN_QUIET {
+            Fate::LastWords
+        } else {
+            Fate::Stays
+        }
+    }
+
+    /// Once for each guest: a guest that hangs leaves many waiting.
+    fn tell(&mut self) {
+        if !std::mem::replace(&mut self.told, true) {
+            let longer = (self.timeout * 2).as_secs().max(1);
+            tracing::warn!(
+                "the guest left a client without an answer for {:?}, so the connection was closed; if it may take \
+                 longer, add `--timeout {longer}s`",
+                self.timeout
+            );
+        }
+    }
+}
+
+/// Ends a connection for the guest to notice, as if its client had.
+fn shut(socket: &Socket, how: Shutdown) {
+    // It may have ended meanwhile.
+    let _ = socket.endpoint().shutdown(how);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fates() {
+        let (_sender, stage) = watch::channel(Stage::Serving);
+        let limits =
+            Limits { timeout: Duration::from_secs(60), idle_timeout: Duration::from_secs(300), ..Limits::default() };
+        let watchman = Watchman::new(&Arc::new(Descriptors::new(1)), &limits, stage);
+        for (last, seconds, draining, want) in [
+            (Last::Nothing, 299, false, Fate::Stays),
+            (Last::Nothing, 300, false, Fate::Idle),
+            (Last::Nothing, 1, true, Fate::LastWords),
+            (Last::Received, 59, false, Fate::Stays),
+            (Last::Received, 60, false, Fate::TimedOut),
+            (Last::Received, 59, true, Fate::Stays),
+            (Last::Received, 60, true, Fate::TimedOut),
+            (Last::Sent, 60, false, Fate::Stays),
+            (Last::Sent, 300, false, Fate::Idle),
+            (Last::Sent, 0, true, Fate::Stays),
+            (Last::Sent, 1, true, Fate::LastWords),
+        ] {
+            let fate = watchman.fate(last, Duration::from_secs(seconds), draining);
+            assert_eq!(fate, want, "{last:?} for {seconds} s, draining: {draining}");
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! A guest's listener for a public port: connections come from a queue that the front feeds, or
+//! straight from the host's listener.
+//!
+//! Looks like any other endpoint to the guest, whatever is public: a port, a Unix socket, or nothing
+//! but the program that embeds it.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
+
+use rustix::io::Errno;
+use tokio::time::Sleep;
+
+use super::published::Port;
+use super::{Endpoint, Interest, OptionName, Ready, SocketOption};
+
+/// How long accepting rests after an error such as `EMFILE`: long enough for connections to end,
+/// short enough not to be felt.
+pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Connections for one worker that its guest has not accepted yet.
+#[derive(Debug, Default)]
+pub(crate) struct Queue {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    waiting: VecDeque<Arrival>,
+    /// The guest, when it waits for a connection.
+    waker: Option<Waker>,
+    /// Its worker has ended for good.
+    closed: bool,
+}
+
+/// A connection with its peer's address.
+pub(crate) type Arrival = (Endpoint, SocketAddr);
+
+impl Queue {
+    /// Adds a connection; gives it back if nobody will take it.
+    pub(crate) fn push(&self, arrival: Arrival) -> Result<(), Arrival> {
+        let waker = {
+            let mut state = self.lock();
+            if state.closed {
+                return Err(arrival);
+            }
+            state.waiting.push_back(arrival);
+            state.waker.take()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        Ok(())
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.lock().waiting.len()
+    }
+
+    /// Takes all that wait.
+    pub(crate) fn take(&self) -> VecDeque<Arrival> {
+        std::mem::take(&mut self.lock().waiting)
+    }
+
+    /// Takes no more, and ends those that wait.
+    pub(crate) fn close(&self) {
+        let mut state = self.lock();
+        state.closed = true;
+        state.waiting.clear();
+    }
+
+    fn pop(&self) -> Option<Arrival> {
+        self.lock().waiting.pop_front()
+    }
+
+    fn poll_waiting(&self, context: &mut Context<'_>) -> Poll<()> {
+        let mut state = self.lock();
+        if !state.waiting.is_empty() {
+            return Poll::Ready(());
+        }
+        match &mut state.waker {
+            Some(waker) => waker.clone_from(context.waker()),
+            none => *none = Some(context.waker().clone()),
+        }
+        Poll::Pending
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no panic while held")
+    }
+}
+
+/// The listener of one worker's guest.
+#[derive(Debug)]
+pub(crate) struct Inlet {
+    port: Arc<Port>,
+    worker: usize,
+    /// The only worker takes connections from the host's listener by itself: no thread in between.
+    direct: Option<Arc<Endpoint>>,
+    /// After an error that only time cures.
+    pause: Mutex<Option<Pin<Box<Sleep>>>>,
+    listening: AtomicBool,
+}
+
+impl Inlet {
+    pub(super) fn new(port: Arc<Port>, worker: usize, direct: Option<Arc<Endpoint>>) -> Self {
+        Self { port, worker, direct, pause: Mutex::default(), listening: AtomicBool::new(false) }
+    }
+
+    pub(super) fn listen(&self, backlog: u32) -> io::Result<()> {
+        self.port.listen(self.worker, backlog)?;
+        self.listening.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    pub(super) fn accept(&self) -> io::Result<Arrival> {
+        if let Some(arrival) = self.port.queue(self.worker).pop() {
+            return Ok(arrival);
+        }
+        match &self.direct {
+            Some(direct) if !self.port.is_closed() => direct.accept().map_err(|error| self.rest(error)),
+            _ => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
+
+    pub(super) fn poll_ready(&self, context: &mut Context<'_>, interest: Interest) -> Poll<io::Result<Ready>> {
+        if interest == Interest::Write {
+            return Poll::Pending;
+        }
+        if self.port.queue(self.worker).poll_waiting(context).is_ready() {
+            return Poll::Ready(Ok(Ready::default()));
+        }
+        let Some(direct) = &self.direct else { return Poll::Pending };
+        ready!(self.poll_rested(context));
+        let ready = ready!(direct.poll_ready(context, interest));
+        // A public port that was closed to drain is no hang-up: the guest has connections to serve.
+        if self.port.is_closed() { Poll::Pending } else { Poll::Ready(ready) }
+    }
+
+    pub(super) fn local_address(&self) -> SocketAddr {
+        self.port.address().unwrap_or_else(|| (Ipv4Addr::LOCALHOST, self.port.publish.guest_port.unwrap_or(0)).into())
+    }
+
+    pub(super) fn set_option(&self, option: SocketOption) -> io::Result<()> {
+        self.port.host().map_or(Ok(()), |host| host.set_option(option))
+    }
+
+    pub(super) fn option(&self, name: OptionName) -> io::Result<SocketOption> {
+        self.port.host().map_or_else(|| Err(Errno::NOPROTOOPT.into()), |host| host.option(name))
+    }
+
+    /// An error that is the machine's and not the guest's is told to the person; the guest waits.
+    fn rest(&self, error: io::Error) -> io::Error {
+        if !is_shortage(&error) {
+            return error;
+        }
+        tell_of_shortage(&error);
+        *self.pause.lock().expect("no panic while held") = Some(Box::pin(tokio::time::sleep(ACCEPT_PAUSE)));
+        io::ErrorKind::WouldBlock.into()
+    }
+
+    fn poll_rested(&self, context: &mut Context<'_>) -> Poll<()> {
+        let mut pause = self.pause.lock().expect("no panic while held");
+        if let Some(sleep) = pause.as_mut() {
+            ready!(sleep.as_mut().poll(context));
+            *pause = None;
+        }
+        Poll::Ready(())
+    }
+}
+
+impl Drop for Inlet {
+    fn drop(&mut self) {
+        self.port.leave(self.worker);
+    }
+}
+
+/// Whether an error of accept(2) says that the machine, or this process, is short of something.
+pub(crate) fn is_shortage(error: &io::Error) -> bool {
+    let shortages = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
+    shortages.iter().any(|shortage| error.raw_os_error() == Some(shortage.raw_os_error()))
+}
+
+/// Once for the process: the shortage is its own.
+pub(crate) fn tell_of_shortage(error: &io::Error) {
+    static TOLD: AtomicBool = AtomicBool::new(false);
+    if !TOLD.swap(true, Ordering::Relaxed) {
+        tracing::warn!("connections have to wait, since none can be accepted for now: {error}; raise `ulimit -n`");
+    }
+}

@@ -1,0 +1,129 @@
+//! A server at work: reached, drained, stopped, waited for.
+
+use std::os::unix::net::UnixStream;
+use std::pin::pin;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+
+use crate::address::Publish;
+use crate::error::Error;
+use crate::instance::Outcome;
+use crate::net::published::Published;
+use crate::stage::Stage;
+
+/// A server at work. Dropping it stops its guests.
+pub struct Running {
+    published: Arc<Published>,
+    ports: Vec<Publish>,
+    stage: watch::Sender<Stage>,
+    /// Nothing is ever sent: it ends when the last worker has.
+    ended: mpsc::Receiver<()>,
+    workers: Vec<JoinHandle<Outcome>>,
+    front: Option<JoinHandle<()>>,
+}
+
+impl Running {
+    pub(crate) fn new(
+        published: Arc<Published>, stage: watch::Sender<Stage>, ended: mpsc::Receiver<()>,
+        front: Option<JoinHandle<()>>,
+    ) -> Self {
+        let ports = published.ports().iter().map(|port| port.publish.clone()).collect();
+        Self { published, ports, stage, ended, workers: Vec::new(), front }
+    }
+
+    pub(crate) fn add(&mut self, worker: JoinHandle<Outcome>) {
+        self.workers.push(worker);
+    }
+
+    /// The published ports, with the addresses that they have on the host: port 0 is resolved.
+    pub fn ports(&self) -> &[Publish] {
+        &self.ports
+    }
+
+    /// Connects to a TCP port of the guest within this process, however it is published: no port of the
+    /// host takes part. If the guest does not listen yet, the connection waits until it does.
+    ///
+    /// For async programs: `set_nonblocking(true)`, then `tokio::net::UnixStream::from_std`.
+    ///
+    /// # Errors
+    /// The port is not published, or the server has ended or is ending.
+    pub fn connect(&self, guest_port: u16) -> Result<UnixStream, Error> {
+        self.published.connect(guest_port).map_err(|error| match error.kind() {
+            std::io::ErrorKind::AddrNotAvailable => {
+                Error::host(format!("port {guest_port} of the guest is not published"))
+                    .with_hint("publish it: `Publish::in_memory(PORT)` needs no port of the host")
+            }
+            std::io::ErrorKind::ConnectionRefused => Error::host("the server takes no connection any more"),
+            _ => Error::host(format!("port {guest_port} of the guest cannot be reached: {error}")),
+        })
+    }
+
+    /// Takes no new connection, lets the guests finish what they owe, then ends them: when no connection
+    /// is left, or after `timeout`. A connection between two requests is ended as if its client had
+    /// closed it. True if none had to be cut off.
+    pub async fn drain(&mut self, timeout: Duration) -> bool {
+        self.published.close();
+        self.stage.send_replace(Stage::Draining);
+        let drained = tokio::time::timeout(timeout, until_empty(&self.published)).await.is_ok();
+        self.stop();
+        drained
+    }
+
+    /// Ends the guests, whatever they are doing.
+    pub fn stop(&mut self) {
+        self.stage.send_replace(Stage::Stopped);
+    }
+
+    /// Waits until every guest has ended for good.
+    pub async fn ended(&mut self) {
+        let _ = self.ended.recv().await;
+    }
+
+    /// Waits until every guest has ended for good, on this thread; how the worst of them did.
+    pub fn wait(mut self) -> Outcome {
+        let outcomes = std::mem::take(&mut self.workers).into_iter().map(|worker| {
+            worker.join().unwrap_or_else(|_| Outcome::Trapped {
+                reason: "anyport failed: its thread panicked".to_owned(),
+                backtrace: String::new(),
+            })
+        });
+        outcomes.max_by_key(badness).expect("a server has a worker")
+    }
+}
+
+/// In rising order; of equals, the last one's is told.
+fn badness(outcome: &Outcome) -> u32 {
+    match outcome {
+        Outcome::Stopped => 0,
+        Outcome::Exited(0) => 1,
+        Outcome::Exited(_) => 2,
+        Outcome::Trapped { .. } => 3,
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.stop();
+        for worker in self.workers.drain(..) {
+            let _ = worker.join();
+        }
+        if let Some(front) = self.front.take() {
+            let _ = front.join();
+        }
+    }
+}
+
+/// Waits until no connection is open or waits to be accepted.
+async fn until_empty(published: &Published) {
+    loop {
+        let mut ended = pin!(published.ended.notified());
+        ended.as_mut().enable();
+        if published.open() == 0 {
+            return;
+        }
+        ended.await;
+    }
+}

@@ -1,0 +1,296 @@
+//! A module with all it will run with, up to its start.
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, watch};
+use wasmtime::Module;
+
+use crate::address::{HostAddress, Publish, Transport};
+use crate::engine::Engine;
+use crate::error::Error;
+use crate::front;
+use crate::guest::Generation;
+use crate::limits::Limits;
+use crate::link::{self, Import};
+use crate::net::Network;
+use crate::net::published::{self, OnListen, Origin, Published};
+use crate::net::simulated::Simulated;
+use crate::policy::{Gate, Policy};
+use crate::port_holder;
+use crate::running::Running;
+use crate::stage::Stage;
+use crate::stdio::StdioTarget;
+use crate::worker::{Directory, Restart, Template, Worker};
+
+/// A module with all it will run with. Denies by default: no files, no network, no environment.
+pub struct Server {
+    engine: Arc<Engine>,
+    module: Module,
+    name: String,
+    takes_listeners: bool,
+    generation: Generation,
+    args: Vec<String>,
+    env: Vec<(String, String)>,
+    directories: Vec<Directory>,
+    listeners: Vec<Listener>,
+    stdio: [StdioTarget; 3],
+    policy: Policy,
+    limits: Limits,
+    network: Network,
+    on_listen: Option<OnListen>,
+    workers: usize,
+    restart: Restart,
+}
+
+/// A listener for the guest, which finds it open when it starts, from descriptor 3 on.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Listener {
+    /// Listens on this address of the host.
+    Bind(SocketAddr),
+    /// A socket that listens already, from a service manager, with its name. A guest that listens by
+    /// itself gets it as the port that it binds.
+    Inherited {
+        /// The socket.
+        socket: OwnedFd,
+        /// What `LISTEN_FDNAMES` calls it.
+        name: String,
+    },
+}
+
+impl Server {
+    pub(crate) fn new(engine: Arc<Engine>, module: Module, name: &str, imports: &[Import]) -> Self {
+        Self {
+            engine,
+            module,
+            name: name.to_owned(),
+            takes_listeners: link::takes_listeners(imports),
+            generation: link::generation_of(imports),
+            args: vec![name.to_owned()],
+            env: Vec::new(),
+            directories: Vec::new(),
+            listeners: Vec::new(),
+            stdio: Default::default(),
+            policy: Policy::default(),
+            limits: Limits::default(),
+            network: Network::Os,
+            on_listen: None,
+            workers: 1,
+            restart: Restart::default(),
+        }
+    }
+
+    /// The guest's arguments after its name.
+    #[must_use]
+    pub fn args(mut self, args: impl IntoIterator<Item = String>) -> Self {
+        self.args.extend(args);
+        self
+    }
+
+    /// Sets a variable of the guest's environment; the last one of a name counts.
+    #[must_use]
+    pub fn env(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        let name = name.into();
+        self.env.retain(|(other, _)| *other != name);
+        self.env.push((name, value.into()));
+        self
+    }
+
+    /// Lets the guest use a directory.
+    #[must_use]
+    pub fn directory(mut self, directory: Directory) -> Self {
+        self.directories.push(directory);
+        self
+    }
+
+    /// Hands the guest a listener.
+    #[must_use]
+    pub fn listener(mut self, listener: Listener) -> Self {
+        self.listeners.push(listener);
+        self
+    }
+
+    /// Where the guest's stdin, stdout and stderr go; nowhere by default.
+    #[must_use]
+    pub fn stdio(mut self, stdin: StdioTarget, stdout: StdioTarget, stderr: StdioTarget) -> Self {
+        self.stdio = [stdin, stdout, stderr];
+        self
+    }
+
+    /// What the guest may reach, and what reaches it.
+    #[must_use]
+    pub fn policy(mut self, policy: Policy) -> Self {
+        self.policy = policy;
+        self
+    }
+
+    /// How much the guest may hold.
+    #[must_use]
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// How many guests serve behind the same ports, each with a thread, a memory and limits of its own;
+    /// 1 by default, since a guest may keep what it should remember in its memory. Each connection goes
+    /// to the guest with the fewest.
+    #[must_use]
+    pub fn workers(mut self, workers: usize) -> Self {
+        self.workers = workers.max(1);
+        self
+    }
+
+    /// When a guest that has ended is started again.
+    #[must_use]
+    pub fn restart(mut self, restart: Restart) -> Self {
+        self.restart = restart;
+        self
+    }
+
+    /// Calls this when a published port begins to be served, with the address that it has on the host:
+    /// before that, clients are refused.
+    #[must_use]
+    pub fn on_listen(mut self, tell: impl Fn(&Publish) + Send + Sync + 'static) -> Self {
+        self.on_listen = Some(Arc::new(tell));
+        self
+    }
+
+    /// Puts the guest on a simulated network instead of the operating system's.
+    #[must_use]
+    pub fn simulated(mut self, network: Arc<Simulated>) -> Self {
+        self.network = Network::Simulated(network);
+        self
+    }
+
+    /// Whether the guest waits for listeners to be handed to it; published ports become them.
+    pub fn takes_listeners(&self) -> bool {
+        self.takes_listeners
+    }
+
+    /// Binds the ports and starts the guest, each worker's on a thread of its own.
+    ///
+    /// # Errors
+    /// A port is taken, a directory is not there, or the environment is larger than its limit.
+    pub fn start(mut self) -> Result<Running, Error> {
+        let (ports, names) = self.ports()?;
+        self.refuse_twins()?;
+        self.announce_listeners(&names);
+        self.check_environment()?;
+        let (workers, most) = (self.workers, self.limits.connections);
+        let tell = self.on_listen.as_ref();
+        let published = Published::reserve(&self.network, ports, names.len(), workers, most, tell)
+            .map_err(|(publish, error)| port_holder::explain(&publish.host, publish.transport, &error))?;
+        let published = Arc::new(published);
+        let template = Arc::new(Template {
+            engine: self.engine,
+            module: self.module,
+            name: self.name,
+            generation: self.generation,
+            args: self.args,
+            env: self.env,
+            directories: self.directories,
+            stdio: self.stdio,
+            limits: Arc::new(self.limits),
+            network: self.network,
+            published: Arc::clone(&published),
+            gate: Arc::new(Gate::new(self.policy)),
+            restart: self.restart,
+        });
+        launch(&template, published, workers)
+    }
+
+    /// The public ports: those that guests are handed, with their names, then those that they bind.
+    /// Ports that are published for a guest that cannot listen by itself are handed over.
+    fn ports(&mut self) -> Result<(Vec<(Publish, Origin)>, Vec<String>), Error> {
+        let mut handed = Vec::new();
+        let mut names = Vec::new();
+        if self.listeners.is_empty() && self.takes_listeners {
+            let published = std::mem::take(&mut self.policy.publish);
+            let (tcp, others) = published.into_iter().partition(|publish| publish.transport == Transport::Tcp);
+            self.policy.publish = others;
+            handed = Vec::into_iter(tcp).map(|publish| (publish, Origin::Bind)).collect();
+            names = vec!["listener".to_owned(); handed.len()];
+        }
+        let mut bound: Vec<_> = self.policy.publish.iter().map(|publish| (publish.clone(), Origin::Bind)).collect();
+        for listener in std::mem::take(&mut self.listeners) {
+            match listener {
+                Listener::Bind(address) => {
+                    handed.push((Publish::same_port(HostAddress::Ip(address)), Origin::Bind));
+                    names.push("listener".to_owned());
+                }
+                Listener::Inherited { socket, name } => {
+                    let (publish, origin) = published::inherit(socket).map_err(|error| {
+                        Error::host(format!("the inherited socket `{name}` cannot be used: {error}"))
+                    })?;
+                    if self.takes_listeners {
+                        handed.push((publish, origin));
+                        names.push(name);
+                    } else {
+                        self.policy.publish.push(publish.clone());
+                        bound.push((publish, origin));
+                    }
+                }
+            }
+        }
+        handed.append(&mut bound);
+        Ok((handed, names))
+    }
+
+    /// Tells the guest of its listeners, unless the person told it otherwise.
+    fn announce_listeners(&mut self, names: &[String]) {
+        if names.is_empty() {
+            return;
+        }
+        for (name, value) in [("LISTEN_FDS", names.len().to_string()), ("LISTEN_FDNAMES", names.join(":"))] {
+            if !self.env.iter().any(|(other, _)| other == name) {
+                self.env.push((name.to_owned(), value));
+            }
+        }
+    }
+
+    /// A port that the guest binds is published once: it gets one socket.
+    fn refuse_twins(&self) -> Result<(), Error> {
+        let mut seen = HashSet::new();
+        for publish in &self.policy.publish {
+            let Some(port) = publish.guest_port.filter(|port| *port != 0) else { continue };
+            if !seen.insert((port, publish.transport)) {
+                let what = format!("port {port}/{} of the guest is published twice", publish.transport);
+                return Err(Error::host(what).with_hint("leave one out: the guest has one socket for it"));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_environment(&self) -> Result<(), Error> {
+        let args: usize = self.args.iter().map(|arg| arg.len() + 1).sum();
+        let env: usize = self.env.iter().map(|(name, value)| name.len() + value.len() + 2).sum();
+        if args + env <= self.limits.environment_bytes {
+            return Ok(());
+        }
+        Err(Error::host(format!(
+            "the guest's arguments and environment have {} bytes, the limit is {}",
+            args + env,
+            self.limits.environment_bytes,
+        ))
+        .with_hint("pass less, or raise `--limit environment-bytes=N`"))
+    }
+}
+
+/// Starts each worker's guest, and the thread that feeds them where there are several.
+fn launch(template: &Arc<Template>, published: Arc<Published>, workers: usize) -> Result<Running, Error> {
+    let (stage, stages) = watch::channel(Stage::Serving);
+    let (alive, ended) = mpsc::channel(1);
+    // All are made before the first is started: what is wrong with one is wrong with all.
+    let guests: Vec<_> = (0..workers).map(|number| template.guest(number)).collect::<Result<_, _>>()?;
+    let front = if workers > 1 { Some(front::start(&published, stages.clone())?) } else { None };
+    let mut running = Running::new(published, stage, ended, front);
+    for (number, guest) in guests.into_iter().enumerate() {
+        let template = Arc::clone(template);
+        let worker = Worker { number, template, stage: stages.clone(), _alive: alive.clone() };
+        running.add(worker.start(guest)?);
+    }
+    Ok(running)
+}

@@ -1,0 +1,253 @@
+//! A worker: a thread on which one guest lives after the other.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, watch};
+use wasmtime::Module;
+use wasmtime_wasi::p1::WasiP1Ctx;
+use wasmtime_wasi::{FsPerms, WasiCtxBuilder};
+
+use crate::connection_limits::Watchman;
+use crate::engine::Engine;
+use crate::error::Error;
+use crate::guest::{Generation, Guest, Setup};
+use crate::instance::{self, Outcome};
+use crate::limits::Limits;
+use crate::net::Network;
+use crate::net::published::Published;
+use crate::policy::Gate;
+use crate::stage::Stage;
+use crate::stdio::{Stdio, StdioTarget};
+
+/// A directory of the host that a guest may use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Directory {
+    /// Where it is on the host.
+    pub host: PathBuf,
+    /// Its name for the guest.
+    pub guest: String,
+    /// Whether the guest may only read.
+    pub read_only: bool,
+}
+
+/// When a guest that has ended is started again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Restart {
+    /// Never.
+    No,
+    /// When it trapped or exited with an error after it had begun to serve. One that fails before that
+    /// would fail again.
+    #[default]
+    OnFailure,
+    /// Whenever it ends.
+    Always,
+}
+
+/// How long a guest that keeps failing waits for its next start: doubled each time, up to the most.
+const BACK_OFF: Duration = Duration::from_millis(100);
+const BACK_OFF_MOST: Duration = Duration::from_secs(10);
+
+/// All that a guest is made of, as often as one is made.
+pub(crate) struct Template {
+    pub(crate) engine: Arc<Engine>,
+    pub(crate) module: Module,
+    pub(crate) name: String,
+    pub(crate) generation: Generation,
+    pub(crate) args: Vec<String>,
+    pub(crate) env: Vec<(String, String)>,
+    pub(crate) directories: Vec<Directory>,
+    pub(crate) stdio: [StdioTarget; 3],
+    pub(crate) limits: Arc<Limits>,
+    pub(crate) network: Network,
+    pub(crate) published: Arc<Published>,
+    pub(crate) gate: Arc<Gate>,
+    pub(crate) restart: Restart,
+}
+
+impl Template {
+    /// A guest for this worker.
+    pub(crate) fn guest(&self, worker: usize) -> Result<Guest, Error> {
+        let listeners = self
+            .published
+            .hand_over(worker)
+            .map_err(|error| Error::host(format!("the listeners cannot be handed over: {error}")))?;
+        let setup = Setup {
+            stdio: self.open_stdio()?,
+            files: self.files()?,
+            directories: u32::try_from(self.directories.len()).map_err(|_| Error::host("too many directories"))?,
+            generation: self.generation,
+            listeners,
+            limits: Arc::clone(&self.limits),
+            network: self.network.clone(),
+            published: Arc::clone(&self.published),
+            worker,
+            gate: Arc::clone(&self.gate),
+        };
+        Guest::new(setup).map_err(|_| {
+            Error::host("the guest may not open even its first descriptors").with_hint("raise `--limit descriptors=N`")
+        })
+    }
+
+    fn open_stdio(&self) -> Result<[Stdio; 3], Error> {
+        let [stdin, stdout, stderr] = &self.stdio;
+        let open = |target, number| {
+            Stdio::new(target, number)
+                .map_err(|error| Error::host(format!("the guest's descriptor {number} cannot be opened: {error}")))
+        };
+        Ok([open(stdin, 0)?, open(stdout, 1)?, open(stderr, 2)?])
+    }
+
+    fn files(&self) -> Result<WasiP1Ctx, Error> {
+        let mut wasi = WasiCtxBuilder::new();
+        wasi.args(&self.args).envs(&self.env);
+        for directory in &self.directories {
+            let permissions = if directory.read_only { FsPerms::ReadOnly } else { FsPerms::ReadWrite };
+            wasi.preopened_dir(&directory.host, &directory.guest, permissions).map_err(|error| {
+                Error::host(format!(
+                    "the directory `{}` cannot be opened: {}",
+                    directory.host.display(),
+                    error.root_cause()
+                ))
+                .with_hint("it is the part before the colon: `--dir HOST:GUEST`")
+            })?;
+        }
+        Ok(wasi.build_p1())
+    }
+}
+
+/// One worker of a server.
+pub(crate) struct Worker {
+    pub(crate) number: usize,
+    pub(crate) template: Arc<Template>,
+    pub(crate) stage: watch::Receiver<Stage>,
+    /// Dropped when the worker has ended.
+    pub(crate) _alive: mpsc::Sender<()>,
+}
+
+impl Worker {
+    /// Starts the thread with its first guest.
+    pub(crate) fn start(self, guest: Guest) -> Result<JoinHandle<Outcome>, Error> {
+        let runtime = self.runtime()?;
+        std::thread::Builder::new()
+            .name(thread_name(&self.template.name))
+            .spawn(move || {
+                let outcome = self.work(runtime, guest);
+                self.template.published.gone(self.number);
+                outcome
+            })
+            .map_err(|error| Error::host(format!("the guest's thread cannot be started: {error}")))
+    }
+
+    fn runtime(&self) -> Result<tokio::runtime::Runtime, Error> {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| Error::host(format!("the guest's event loop cannot be started: {error}")))
+    }
+
+    /// One guest after the other, until one ends for good.
+    fn work(&self, mut runtime: tokio::runtime::Runtime, mut guest: Guest) -> Outcome {
+        let mut pause = BACK_OFF;
+        loop {
+            let started = Instant::now();
+            let (outcome, served) = runtime.block_on(self.live(guest));
+            if !self.again(&outcome, served) {
+                // Does not wait for file operations that are still under way.
+                runtime.shutdown_background();
+                return outcome;
+            }
+            if started.elapsed() > BACK_OFF_MOST {
+                pause = BACK_OFF;
+            }
+            tell(&outcome, pause);
+            if !runtime.block_on(self.rest(pause)) {
+                runtime.shutdown_background();
+                return outcome;
+            }
+            pause = (pause * 2).min(BACK_OFF_MOST);
+            runtime.shutdown_background();
+            let next = self.runtime().and_then(|runtime| Ok((runtime, self.template.guest(self.number)?)));
+            (runtime, guest) = match next {
+                Ok(next) => next,
+                Err(error) => return Outcome::Trapped { reason: error.to_string(), backtrace: String::new() },
+            };
+        }
+    }
+
+    /// One guest's life: how it ended, and whether it had begun to serve.
+    async fn live(&self, guest: Guest) -> (Outcome, bool) {
+        let Template { engine, module, limits, published, .. } = &*self.template;
+        let watchman = Watchman::new(&guest.descriptors, limits, self.stage.clone());
+        let watching = tokio::spawn(watchman.watch());
+        let (published, number) = (Arc::clone(published), self.number);
+        let (engine, module) = (Arc::clone(engine), module.clone());
+        // A task of its own: waking the outermost future of a tokio runtime costs two syscalls.
+        // Unconstrained: tokio's budget would make ready sockets look unready.
+        let mut life = tokio::spawn(tokio::task::unconstrained(async move {
+            let mut served = false;
+            let outcome = instance::run(engine, module, guest, |guest| {
+                served = guest.busy.is_serving();
+                published.restarting(number);
+            });
+            (outcome.await, served)
+        }));
+        let mut stage = self.stage.clone();
+        let ended = tokio::select! {
+            ended = &mut life => ended,
+            _ = stage.wait_for(|stage| *stage == Stage::Stopped) => {
+                life.abort();
+                life.await
+            }
+        };
+        watching.abort();
+        match ended {
+            Ok(ended) => ended,
+            Err(error) if error.is_cancelled() => (Outcome::Stopped, true),
+            Err(error) => {
+                let reason = format!("anyport failed in a hostcall: {error}");
+                (Outcome::Trapped { reason, backtrace: String::new() }, true)
+            }
+        }
+    }
+
+    /// Whether another guest takes the place of one that ended so.
+    fn again(&self, outcome: &Outcome, served: bool) -> bool {
+        let wanted = match (self.template.restart, outcome) {
+            (Restart::No, _) | (_, Outcome::Stopped) | (Restart::OnFailure, Outcome::Exited(0)) => false,
+            (Restart::OnFailure, _) => served,
+            (Restart::Always, _) => true,
+        };
+        wanted && *self.stage.borrow() == Stage::Serving
+    }
+
+    /// Waits before the next start; false if there will be none.
+    async fn rest(&self, pause: Duration) -> bool {
+        let mut stage = self.stage.clone();
+        let leaving = stage.wait_for(|stage| *stage != Stage::Serving);
+        tokio::time::timeout(pause, leaving).await.is_err()
+    }
+}
+
+fn tell(outcome: &Outcome, pause: Duration) {
+    match outcome {
+        Outcome::Trapped { reason, backtrace } if backtrace.is_empty() => {
+            tracing::warn!("the guest trapped: {reason}; the next one starts in {pause:?}");
+        }
+        Outcome::Trapped { reason, backtrace } => {
+            tracing::warn!("the guest trapped: {reason}; the next one starts in {pause:?}\n{backtrace}");
+        }
+        Outcome::Exited(code) => {
+            tracing::warn!("the guest exited with code {code}; the next one starts in {pause:?}");
+        }
+        Outcome::Stopped => {}
+    }
+}
+
+/// The guest's file name, for `top` and debuggers; Linux takes 15 bytes.
+fn thread_name(name: &str) -> String {
+    let file = name.rsplit('/').next().unwrap_or(name);
+    file.chars().filter(char::is_ascii_graphic).take(15).collect()
+}
