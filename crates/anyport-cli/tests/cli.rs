@@ -371,7 +371,7 @@ fn a_log_filter_that_is_none_is_told() {
     snapshot!(Process::spawn(command).end(), @"
     code 0
     --- stderr
-    trace: proc_exit(rval=0)
+    trace: proc_exit(rval=0) = exit
     ");
 }
 
