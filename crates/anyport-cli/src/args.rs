@@ -157,6 +157,12 @@ pub(crate) struct Run {
     #[arg(long, value_name = "NAME=N", help_heading = "Limits")]
     pub(crate) limit: Vec<String>,
 
+    /// Print each hostcall, as strace does; or some, by group or name: `--trace=sock,poll`, `--trace='!clock'`.
+    /// Groups are args, clock, environ, fd, path, poll, proc, random, sched, sock
+    // An `=` is required, so that the file may stand behind it.
+    #[arg(long, value_name = "WORDS", num_args = 0..=1, require_equals = true, default_missing_value = "")]
+    pub(crate) trace: Option<String>,
+
     /// The file was made by `anyport compile` and by nobody else: run its machine code unchecked
     #[arg(long)]
     pub(crate) allow_precompiled: bool,

@@ -1,12 +1,13 @@
 //! The command line of anyport.
 //!
 //! `args.rs` has the words, `usage.rs` what is said of wrong ones, `plan.rs` what they mean, `run.rs`
-//! the running, `report.rs` what is shown.
+//! the running, `report.rs` what is shown, `trace.rs` which hostcalls are.
 
 mod args;
 mod plan;
 mod report;
 mod run;
+mod trace;
 mod usage;
 
 use std::io::{self, Write};
@@ -20,16 +21,22 @@ use crate::plan::{cache_folder, open_cache};
 
 fn main() -> ExitCode {
     let outcome = match Cli::try_parse() {
-        Ok(cli) => {
-            report::start_log(&cli.global);
-            dispatch(cli)
-        }
+        Ok(cli) => start_log(&cli).and_then(|()| dispatch(cli)),
         Err(error) => usage::answer(&error),
     };
     outcome.unwrap_or_else(|error| {
         report::error(&error);
         ExitCode::from(error.kind().exit_code())
     })
+}
+
+fn start_log(cli: &Cli) -> Result<(), Error> {
+    let words = match &cli.command {
+        Command::Run(run) => run.trace.as_deref(),
+        _ => None,
+    };
+    report::start_log(&cli.global, trace::directives(words)?);
+    Ok(())
 }
 
 fn dispatch(cli: Cli) -> Result<ExitCode, Error> {

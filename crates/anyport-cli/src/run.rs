@@ -133,6 +133,7 @@ const BEFORE_THE_FILE: &[&str] = &[
     "--dir",
     "--volume",
     "--env-file",
+    "--trace",
 ];
 
 fn tell_misplaced(words: &[OsString]) {

@@ -50,6 +50,9 @@ fn help_of_run() {
       <FILE>...  The .wasm file, and the guest's arguments behind it
 
     Options:
+          --trace[=<WORDS>]    Print each hostcall, as strace does; or some, by group or name:
+                               `--trace=sock,poll`, `--trace='!clock'`. Groups are args, clock, environ,
+                               fd, path, poll, proc, random, sched, sock
           --allow-precompiled  The file was made by `anyport compile` and by nobody else: run its
                                machine code unchecked
       -h, --help               Print help
@@ -371,7 +374,7 @@ fn a_log_filter_that_is_none_is_told() {
     snapshot!(Process::spawn(command).end(), @"
     code 0
     --- stderr
-    trace: proc_exit(rval=0) = exit
+    proc_exit(rval=0) = exit
     ");
 }
 
