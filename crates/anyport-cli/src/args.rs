@@ -170,7 +170,7 @@ pub(crate) struct Run {
     #[arg(long, value_name = "TIME", help_heading = "Limits")]
     pub(crate) idle_timeout: Option<String>,
 
-    /// End a guest that computes for so long without a look at its sockets; 0 for never [default: 30s
+    /// End a guest that computes for so long without a look at its sockets; 0 for never [default: 30s,
     /// once it serves a port]
     #[arg(long, value_name = "TIME", help_heading = "Limits")]
     pub(crate) cpu_time: Option<String>,
@@ -180,8 +180,8 @@ pub(crate) struct Run {
     #[arg(long, value_name = "NAME=N", help_heading = "Limits")]
     pub(crate) limit: Vec<String>,
 
-    /// How many guests serve, each on a core of its own: a number, or `cores`. A guest that keeps state
-    /// in its memory would have several states
+    /// How many instances of the guest serve, each on a core of its own: a number, or `cores`. Each has
+    /// a memory of its own: a guest that keeps sessions or counters there must stay with one
     #[arg(long, value_name = "N|cores", default_value = "1", help_heading = "Workers")]
     pub(crate) workers: String,
 
@@ -193,6 +193,12 @@ pub(crate) struct Run {
     /// After SIGTERM or SIGINT, how long the guest may take to finish what it owes its clients
     #[arg(long, value_name = "TIME", default_value = "8s", help_heading = "Workers")]
     pub(crate) drain_timeout: String,
+
+    /// Print each hostcall, as strace does; or some, by group or name: `--trace=sock,poll`, `--trace='!clock'`.
+    /// Groups are args, clock, environ, fd, path, poll, proc, random, sched, sock
+    // An `=` is required, so that the file may stand behind it.
+    #[arg(long, value_name = "WORDS", num_args = 0..=1, require_equals = true, default_missing_value = "")]
+    pub(crate) trace: Option<String>,
 
     /// The file was made by `anyport compile` and by nobody else: run its machine code unchecked
     #[arg(long)]

@@ -1,18 +1,20 @@
 //! The command line of anyport.
 //!
 //! `args.rs` has the words, `usage.rs` what is said of wrong ones, `plan.rs` what they mean, `run.rs`
-//! the running, `report.rs` what is shown.
+//! the running, `report.rs` what is shown, `trace.rs` which hostcalls are.
 
 mod args;
 mod plan;
 mod report;
 mod run;
+mod trace;
 mod usage;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use anyport::{Artifact, Error, ErrorKind, Runtime, inspect};
+use anyport::error::ErrorKind;
+use anyport::{Artifact, Error, Inspection, Runtime};
 use clap::{CommandFactory, Parser};
 
 use crate::args::{CacheCommand, Cli, Command, Compile, Global, Inspect};
@@ -20,16 +22,22 @@ use crate::plan::{cache_folder, open_cache};
 
 fn main() -> ExitCode {
     let outcome = match Cli::try_parse() {
-        Ok(cli) => {
-            report::start_log(&cli.global);
-            dispatch(cli)
-        }
+        Ok(cli) => start_log(&cli).and_then(|()| dispatch(cli)),
         Err(error) => usage::answer(&error),
     };
     outcome.unwrap_or_else(|error| {
         report::error(&error);
         ExitCode::from(error.kind().exit_code())
     })
+}
+
+fn start_log(cli: &Cli) -> Result<(), Error> {
+    let words = match &cli.command {
+        Command::Run(run) => run.trace.as_deref(),
+        _ => None,
+    };
+    report::start_log(&cli.global, trace::directives(words)?);
+    Ok(())
 }
 
 fn dispatch(cli: Cli) -> Result<ExitCode, Error> {
@@ -59,7 +67,7 @@ fn print(bytes: &[u8]) -> Result<ExitCode, Error> {
 }
 
 fn show(command: &Inspect) -> Result<ExitCode, Error> {
-    let inspection = inspect(&Artifact::from_file(&command.file)?);
+    let inspection = Inspection::of(&Artifact::from_file(&command.file)?);
     let text = if command.json {
         serde_json::to_string_pretty(&inspection).expect("an inspection is plain data") + "\n"
     } else {

@@ -6,10 +6,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyport::{
-    Cache, Directory, Error, ErrorKind, HostAddress, Limits, Outbound, Policy, Publish, Restart, Transport,
-    parse_listen_address,
-};
+use anyport::cache::Cache;
+use anyport::error::ErrorKind;
+use anyport::policy::{HostAddress, Outbound, Transport, parse_listen_address};
+use anyport::server::{Directory, Restart};
+use anyport::{Error, Limits, Policy, Publish};
 
 use etcetera::BaseStrategy;
 

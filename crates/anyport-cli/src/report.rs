@@ -6,15 +6,18 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
 use std::time::Duration;
 
-use anyport::{Artifact, ArtifactKind, Error, ImportStatus, Inspection, Want};
+use anyport::inspect::{ArtifactKind, ImportStatus, Want};
+use anyport::{Artifact, Error, Inspection};
 use indicatif::{ProgressBar, ProgressStyle};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Directive;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
 use crate::args::{DEFAULT_LOG, Global};
+use crate::trace;
 
 /// Writes a line to stderr; nobody is left to be told if that fails.
 fn tell(line: &str) {
@@ -64,13 +67,14 @@ pub(crate) fn note(text: &str) {
     tell(&format!("anyport: {text}"));
 }
 
-/// Logs to stderr, in the style of the other messages.
-pub(crate) fn start_log(global: &Global) {
+/// Logs to stderr, in the style of the other messages, and what `--trace` adds.
+pub(crate) fn start_log(global: &Global, traced: Vec<Directive>) {
     let filter = global.filter();
     let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| {
         warn(&format!("`--log {filter}` is not a filter, so warnings are shown"));
         EnvFilter::new(DEFAULT_LOG)
     });
+    let filter = traced.into_iter().fold(filter, EnvFilter::add_directive);
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(is_coloured())
@@ -87,14 +91,16 @@ where
     N: for<'a> FormatFields<'a> + 'static,
 {
     fn format_event(&self, context: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
-        let label = match *event.metadata().level() {
-            Level::ERROR => label("error:", RED),
-            Level::WARN => label("warning:", YELLOW),
-            Level::INFO => "info:".to_owned(),
-            Level::DEBUG => "debug:".to_owned(),
-            Level::TRACE => "trace:".to_owned(),
+        let level = match *event.metadata().level() {
+            // A hostcall: its line is long enough, and looks like nothing else.
+            Level::TRACE if event.metadata().target().starts_with(trace::TARGET) => String::new(),
+            Level::ERROR => label("error:", RED) + " ",
+            Level::WARN => label("warning:", YELLOW) + " ",
+            Level::INFO => "info: ".to_owned(),
+            Level::DEBUG => "debug: ".to_owned(),
+            Level::TRACE => "trace: ".to_owned(),
         };
-        write!(writer, "{label} ")?;
+        write!(writer, "{level}")?;
         context.field_format().format_fields(writer.by_ref(), event)?;
         writeln!(writer)
     }

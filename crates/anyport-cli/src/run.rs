@@ -8,9 +8,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use anyport::{
-    Artifact, ArtifactKind, Error, ErrorKind, Listener, Outcome, Publish, Running, Runtime, Server, StdioTarget,
-};
+use anyport::error::ErrorKind;
+use anyport::inspect::ArtifactKind;
+use anyport::server::{Listener, StdioTarget};
+use anyport::{Artifact, Error, Outcome, Publish, Running, Runtime, Server};
 use listenfd::ListenFd;
 use rustix::process::{Resource, Rlimit};
 use sd_notify::NotifyState;
@@ -196,6 +197,7 @@ const BEFORE_THE_FILE: &[&str] = &[
     "--dir",
     "--volume",
     "--env-file",
+    "--trace",
 ];
 
 fn tell_misplaced(words: &[OsString]) {

@@ -4,7 +4,8 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyport::{Error, ErrorKind};
+use anyport::Error;
+use anyport::error::ErrorKind;
 use clap::CommandFactory;
 use clap::error::{ContextKind, ContextValue, ErrorKind as Fault};
 
@@ -173,7 +174,6 @@ const OPTIONS_ELSEWHERE: &[(&str, &str, &str)] = &[
     ("--from", "Spin", "name the .wasm file: `anyport run FILE`"),
     ("--name", "Docker", BY_SERVICE_MANAGER),
     ("--cpus", "Docker", BY_SERVICE_MANAGER),
-    ("--restart", "Docker", BY_SERVICE_MANAGER),
     ("--detach", "Docker", BY_SERVICE_MANAGER),
     ("-d", "Docker", BY_SERVICE_MANAGER),
     ("--read-only", "Docker", "leave it out: the guest has the directories of `--dir` alone, read-only with `:ro`"),

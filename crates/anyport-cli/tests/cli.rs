@@ -50,6 +50,9 @@ fn help_of_run() {
       <FILE>...  The .wasm file, and the guest's arguments behind it
 
     Options:
+          --trace[=<WORDS>]    Print each hostcall, as strace does; or some, by group or name:
+                               `--trace=sock,poll`, `--trace='!clock'`. Groups are args, clock, environ,
+                               fd, path, poll, proc, random, sched, sock
           --allow-precompiled  The file was made by `anyport compile` and by nobody else: run its
                                machine code unchecked
       -h, --help               Print help
@@ -57,12 +60,15 @@ fn help_of_run() {
     Network:
       -p, --publish <[ADDR:]HOST[:GUEST][/udp]>
               Publish a port of the guest, on 127.0.0.1 unless an address is given
-          --listen <ADDR:PORT>
-              Publish the port of this address as the same port of the guest [alias: --addr]
+          --listen <ADDR:PORT|unix:PATH>
+              Publish the port of this address as the same port of the guest; or a Unix socket, as the
+              first port that the guest binds [alias: --addr]
           --tcplisten <ADDR:PORT>
               Hand the guest a listener on this address, from descriptor 3 on
           --allow-net [<RULE>]
               Let the guest connect to HOST[:PORT], a CIDR, `private`, `public` or `any` [alias: --net]
+          --allow-dns
+              Let the guest look up any name; without it, those that an --allow-net rule could be about
 
     Files and environment:
       -v, --dir <HOST[:GUEST][:ro]>  Let the guest use a directory; `:ro` for reading only [alias:
@@ -72,10 +78,27 @@ fn help_of_run() {
           --inherit-env              Pass our whole environment on
 
     Limits:
-      -m, --memory <SIZE>   The most memory the guest may have, such as 64m or 1g
-          --limit <NAME=N>  Another limit: memory-bytes, table-elements, descriptors, connections,
-                            copy-bytes, held-bytes, random-bytes, environment-bytes, iovecs,
-                            subscriptions
+      -m, --memory <SIZE>        The most memory the guest may have, such as 64m or 1g
+          --max-connections <N>  The most connections that each guest holds at a time; others wait
+                                 [default: 10000]
+          --timeout <TIME>       Close a connection whose client waits for an answer for so long; 0 for
+                                 never [default: 60s]
+          --idle-timeout <TIME>  Close a connection on which nothing passes for so long; 0 for never
+                                 [default: 5m]
+          --cpu-time <TIME>      End a guest that computes for so long without a look at its sockets; 0
+                                 for never [default: 30s, once it serves a port]
+          --limit <NAME=N>       Another limit: memory-bytes, table-elements, descriptors, connections,
+                                 copy-bytes, held-bytes, random-bytes, environment-bytes, iovecs,
+                                 subscriptions
+
+    Workers:
+          --workers <N|cores>     How many instances of the guest serve, each on a core of its own: a
+                                  number, or `cores`. Each has a memory of its own: a guest that keeps
+                                  sessions or counters there must stay with one [default: 1]
+          --restart <WHEN>        When a guest is started again: `no`, `on-failure` (it failed after it
+                                  had begun to serve) or `always` [default: on-failure]
+          --drain-timeout <TIME>  After SIGTERM or SIGINT, how long the guest may take to finish what it
+                                  owes its clients [default: 8s]
 
     Global options:
           --cache-dir <DIR>  Keep compiled modules in this folder [env: ANYPORT_CACHE_DIR]
@@ -371,7 +394,7 @@ fn a_log_filter_that_is_none_is_told() {
     snapshot!(Process::spawn(command).end(), @"
     code 0
     --- stderr
-    trace: proc_exit(rval=0)
+    proc_exit(rval=0) = exit
     ");
 }
 

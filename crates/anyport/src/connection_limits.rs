@@ -5,13 +5,14 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use crate::descriptor::{Descriptors, Last, Socket};
+use crate::descriptor::{Descriptors, Last, Socket, SocketKind};
 use crate::limits::Limits;
 use crate::net::Shutdown;
 use crate::stage::Stage;
 
 /// While a server drains, a connection that was quiet for as long and owes nothing is ended: between
-/// two requests, or before the first. A response that comes in parts has shorter pauses.
+/// two requests, or before the first. A response that comes in parts has shorter pauses. After as long
+/// again, its guest will not close it.
 const DRAIN_QUIET: Duration = Duration::from_secs(1);
 
 /// How often is looked while a server drains.
@@ -36,10 +37,10 @@ enum Fate {
     Stays,
     /// The guest sees the end of the client's bytes, and may still send.
     LastWords,
-    /// It is closed; the guest has not answered in time.
+    /// It is closed: nothing passes.
+    Over,
+    /// It is closed: the guest has not answered in time.
     TimedOut,
-    /// It is closed.
-    Idle,
 }
 
 impl Watchman {
@@ -74,22 +75,26 @@ impl Watchman {
             let (last, quiet) = socket.traffic.quiet(now);
             match self.fate(last, quiet, draining) {
                 Fate::Stays => {}
-                Fate::LastWords => shut(&socket, Shutdown::Read),
-                Fate::Idle => shut(&socket, Shutdown::Both),
+                Fate::LastWords => {
+                    // As if the client had closed its side. It may have done so.
+                    let _ = socket.endpoint().shutdown(Shutdown::Read);
+                }
+                Fate::Over => cut(&socket),
                 Fate::TimedOut => {
                     self.tell();
-                    shut(&socket, Shutdown::Both);
+                    cut(&socket);
                 }
             }
         }
     }
 
     fn fate(&self, last: Last, quiet: Duration, draining: bool) -> Fate {
+        let ends = draining && last != Last::Received;
         if last == Last::Received && quiet >= self.timeout {
             Fate::TimedOut
-        } else if quiet >= self.idle_timeout {
-            Fate::Idle
-        } else if draining && last != Last::Received && quiet >= DRAIN_QUIET {
+        } else if quiet >= self.idle_timeout || (ends && quiet >= 2 * DRAIN_QUIET) {
+            Fate::Over
+        } else if ends && quiet >= DRAIN_QUIET {
             Fate::LastWords
         } else {
             Fate::Stays
@@ -109,10 +114,10 @@ impl Watchman {
     }
 }
 
-/// Ends a connection for the guest to notice, as if its client had.
-fn shut(socket: &Socket, how: Shutdown) {
-    // It may have ended meanwhile.
-    let _ = socket.endpoint().shutdown(how);
+fn cut(socket: &Socket) {
+    if let SocketKind::Tcp(tcp) = &socket.kind {
+        tcp.cut();
+    }
 }
 
 #[cfg(test)]
@@ -127,16 +132,17 @@ mod tests {
         let watchman = Watchman::new(&Arc::new(Descriptors::new(1)), &limits, stage);
         for (last, seconds, draining, want) in [
             (Last::Nothing, 299, false, Fate::Stays),
-            (Last::Nothing, 300, false, Fate::Idle),
+            (Last::Nothing, 300, false, Fate::Over),
             (Last::Nothing, 1, true, Fate::LastWords),
             (Last::Received, 59, false, Fate::Stays),
             (Last::Received, 60, false, Fate::TimedOut),
             (Last::Received, 59, true, Fate::Stays),
             (Last::Received, 60, true, Fate::TimedOut),
             (Last::Sent, 60, false, Fate::Stays),
-            (Last::Sent, 300, false, Fate::Idle),
+            (Last::Sent, 300, false, Fate::Over),
             (Last::Sent, 0, true, Fate::Stays),
             (Last::Sent, 1, true, Fate::LastWords),
+            (Last::Sent, 2, true, Fate::Over),
         ] {
             let fate = watchman.fate(last, Duration::from_secs(seconds), draining);
             assert_eq!(fate, want, "{last:?} for {seconds} s, draining: {draining}");

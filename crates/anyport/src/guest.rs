@@ -147,6 +147,11 @@ impl Guest {
         })
     }
 
+    /// What tells this guest's messages from those of its server's others.
+    pub(crate) fn label(&self) -> String {
+        if self.published.workers() == 1 { String::new() } else { format!("[{}] ", self.worker) }
+    }
+
     /// The buffers of a scatter-gather call.
     pub(crate) fn buffers(&self, memory: &Memory<'_>, iovs: u32, count: u32) -> Result<Buffers, Failure> {
         if count > self.limits.iovecs {

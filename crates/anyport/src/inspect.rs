@@ -3,11 +3,14 @@
 use wasmparser::types::{EntityType, Types, TypesRef};
 use wasmparser::{Parser, ValType, ValidPayload, Validator, WasmFeatures};
 
-use crate::artifact::{Artifact, ArtifactKind};
+use crate::artifact::Artifact;
 use crate::dialect::Dialect;
 use crate::engine;
 use crate::error::{Error, printable};
-use crate::link::{self, Import};
+use crate::link;
+
+pub use crate::artifact::ArtifactKind;
+pub use crate::link::{Import, ImportStatus};
 
 /// What can be said of a file without running it.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -76,38 +79,40 @@ pub struct Verdict {
     pub why: String,
 }
 
-/// Looks at an artifact.
-pub fn inspect(artifact: &Artifact) -> Inspection {
-    let (contents, problem) = match read(artifact) {
-        Ok(contents) => {
-            let problem = contents.check(artifact).and_then(|()| engine::validate(artifact)).err();
-            (contents, problem)
+impl Inspection {
+    /// Looks at an artifact.
+    pub fn of(artifact: &Artifact) -> Self {
+        let (contents, problem) = match read(artifact) {
+            Ok(contents) => {
+                let problem = contents.check(artifact).and_then(|()| engine::validate(artifact)).err();
+                (contents, problem)
+            }
+            Err(problem) => (Contents::default(), Some(problem)),
+        };
+        let mut dialects: Vec<Dialect> = contents.imports.iter().filter_map(Import::dialect).collect();
+        dialects.sort();
+        dialects.dedup();
+        let wants = contents.wants();
+        // A file that is damaged is so for every runtime.
+        let judged = contents.is_command()
+            && (problem.is_none() || contents.imports.iter().any(|import| import.dialect().is_none()));
+        Self {
+            name: artifact.name().to_owned(),
+            bytes: artifact.bytes().len(),
+            kind: artifact.kind(),
+            runtimes: if judged { contents.verdicts(problem.is_none()) } else { Vec::new() },
+            run: problem.is_none().then(|| run_line(artifact, &wants)),
+            hint: problem.as_ref().and_then(|problem| problem.hint().map(str::to_owned)),
+            // One sentence: the imports that follow it are listed already.
+            problem: problem.map(|problem| {
+                let text = problem.to_string();
+                text.lines().next().unwrap_or_default().trim_end_matches(':').to_owned()
+            }),
+            imports: contents.imports,
+            exports: contents.exports,
+            dialects,
+            wants,
         }
-        Err(problem) => (Contents::default(), Some(problem)),
-    };
-    let mut dialects: Vec<Dialect> = contents.imports.iter().filter_map(Import::dialect).collect();
-    dialects.sort();
-    dialects.dedup();
-    let wants = contents.wants();
-    // A file that is damaged is so for every runtime.
-    let judged = contents.is_command()
-        && (problem.is_none() || contents.imports.iter().any(|import| import.dialect().is_none()));
-    Inspection {
-        name: artifact.name().to_owned(),
-        bytes: artifact.bytes().len(),
-        kind: artifact.kind(),
-        runtimes: if judged { contents.verdicts(problem.is_none()) } else { Vec::new() },
-        run: problem.is_none().then(|| run_line(artifact, &wants)),
-        hint: problem.as_ref().and_then(|problem| problem.hint().map(str::to_owned)),
-        // One sentence: the imports that follow it are listed already.
-        problem: problem.map(|problem| {
-            let text = problem.to_string();
-            text.lines().next().unwrap_or_default().trim_end_matches(':').to_owned()
-        }),
-        imports: contents.imports,
-        exports: contents.exports,
-        dialects,
-        wants,
     }
 }
 

@@ -10,8 +10,9 @@ use std::sync::Mutex;
 
 use ipnet::IpNet;
 
-use crate::address::{Publish, Transport};
 use crate::error::printable;
+
+pub use crate::address::{HostAddress, Publish, Transport, parse_listen_address};
 
 /// What a guest may do on the network. [`Policy::default`] denies everything.
 #[derive(Clone, Debug, Default)]

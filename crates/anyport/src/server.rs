@@ -20,10 +20,13 @@ use crate::net::published::{self, OnListen, Origin, Published};
 use crate::net::simulated::Simulated;
 use crate::policy::{Gate, Policy};
 use crate::port_holder;
-use crate::running::Running;
 use crate::stage::Stage;
-use crate::stdio::StdioTarget;
-use crate::worker::{Directory, Restart, Template, Worker};
+use crate::worker::{Template, Worker};
+
+pub use crate::instance::Outcome;
+pub use crate::running::Running;
+pub use crate::stdio::StdioTarget;
+pub use crate::worker::{Directory, Restart};
 
 /// A module with all it will run with. Denies by default: no files, no network, no environment.
 pub struct Server {
@@ -175,13 +178,13 @@ impl Server {
     /// # Errors
     /// A port is taken, a directory is not there, or the environment is larger than its limit.
     pub fn start(mut self) -> Result<Running, Error> {
-        let (ports, names) = self.ports()?;
+        let Ports { all, names } = self.ports()?;
         self.refuse_twins()?;
         self.announce_listeners(&names);
         self.check_environment()?;
         let (workers, most) = (self.workers, self.limits.connections);
         let tell = self.on_listen.as_ref();
-        let published = Published::reserve(&self.network, ports, names.len(), workers, most, tell)
+        let published = Published::reserve(&self.network, all, names.len(), workers, most, tell)
             .map_err(|(publish, error)| port_holder::explain(&publish.host, publish.transport, &error))?;
         let published = Arc::new(published);
         let template = Arc::new(Template {
@@ -202,9 +205,8 @@ impl Server {
         launch(&template, published, workers)
     }
 
-    /// The public ports: those that guests are handed, with their names, then those that they bind.
-    /// Ports that are published for a guest that cannot listen by itself are handed over.
-    fn ports(&mut self) -> Result<(Vec<(Publish, Origin)>, Vec<String>), Error> {
+    /// The public ports. Ports that are published for a guest that cannot listen by itself are handed over.
+    fn ports(&mut self) -> Result<Ports, Error> {
         let mut handed = Vec::new();
         let mut names = Vec::new();
         if self.listeners.is_empty() && self.takes_listeners {
@@ -236,7 +238,7 @@ impl Server {
             }
         }
         handed.append(&mut bound);
-        Ok((handed, names))
+        Ok(Ports { all: handed, names })
     }
 
     /// Tells the guest of its listeners, unless the person told it otherwise.
@@ -277,6 +279,14 @@ impl Server {
         ))
         .with_hint("pass less, or raise `--limit environment-bytes=N`"))
     }
+}
+
+/// The public ports of a server.
+struct Ports {
+    /// Those that guests are handed, then those that they bind.
+    all: Vec<(Publish, Origin)>,
+    /// The names of those that are handed.
+    names: Vec<String>,
 }
 
 /// Starts each worker's guest, and the thread that feeds them where there are several.

@@ -8,6 +8,7 @@ mod wat_support;
 
 mod hostile {
     pub(crate) mod arguments;
+    pub(crate) mod reader;
 }
 
 use std::env;
@@ -20,9 +21,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyport::{Artifact, Outcome, inspect};
+use anyport::{Artifact, Inspection, Outcome};
 use fastrand::Rng;
 use hostile::arguments::Arguments;
+use hostile::reader::Reader;
 use wat_support::{Puppet, Stage, connect, load, rows};
 
 /// How long a call may wait before the guest is stopped.
@@ -63,6 +65,9 @@ fn no_call_breaks_the_host() {
     count_panics();
     let seed = seed();
     println!("ANYPORT_SEED={seed}");
+    if seed % 2 == 1 {
+        tracing::subscriber::set_global_default(Reader).expect("nobody else traces");
+    }
     let began = Instant::now();
     let mut called = vec![Calls::default(); rows().len()];
     let mut lives = 0;
@@ -201,7 +206,7 @@ fn no_bytes_break_the_inspection() {
         for _ in 0..random.usize(1..6) {
             mutate(&mut bytes, &mut random);
         }
-        let told = inspect(&Artifact::from_bytes("hostile.wasm", bytes));
+        let told = Inspection::of(&Artifact::from_bytes("hostile.wasm", bytes));
         assert_eq!(told.run.is_some(), told.problem.is_none(), "ANYPORT_SEED={}", seed.wrapping_add(files));
         files += 1;
     }

@@ -117,6 +117,7 @@ pub fn filters() -> Vec<(&'static str, &'static str)> {
         (r"port \d{4,5}/tcp on", "port PORT/tcp on"),
         (r"\(process \d+\)", "(process PID)"),
         (r"/tmp/\.tmp\w+", "FOLDER"),
+        (r"<\d+\.\d{6}>", "<TIME>"),
         (r"anyport \d+\.\d+\.\d+", "anyport VERSION"),
     ]
 }

@@ -1,10 +1,13 @@
 //! How a row of a dialect's table becomes a wasmtime function.
 //!
-//! Owns what all hostcalls share: finding the guest's memory, telling errno from trap, the trace.
+//! Owns what all hostcalls share: finding the guest's memory, telling errno from trap.
+
+use std::fmt;
 
 use wasmtime::{Caller, Engine, Extern, Linker, ValType};
 use wiggle::{GuestError, GuestMemory};
 
+use super::trace::Traced;
 use crate::errno::Errno;
 use crate::guest::{Failure, Guest};
 use crate::memory::Memory;
@@ -52,6 +55,8 @@ pub(crate) struct Row {
     pub(crate) params: &'static [Param],
     /// Whether it gives an errno; the others give nothing.
     pub(crate) result: bool,
+    /// Tells whoever traces this hostcall a line about it.
+    pub(crate) tell: fn(fmt::Arguments<'_>),
     /// Puts the function into the linker under the module and the key it is given.
     pub(crate) define: fn(&mut Linker<Guest>, &'static Self, &'static Table, &str) -> wasmtime::Result<()>,
 }
@@ -126,13 +131,17 @@ macro_rules! row {
             name: $name,
             params: &[$($crate::dialect::hostcall::row!(@param $param $kind)),*],
             result: true,
+            tell: $crate::dialect::trace::tell!($name),
             define: |linker, row, table, key| {
                 let sends = row.sends();
-                use $crate::dialect::hostcall::Call;
+                use $crate::dialect::hostcall::{Call, enter, leave};
+                use $crate::dialect::trace::{Traced, is_traced};
                 linker.func_wrap(table.module, key, move |mut caller: Call<'_>, $($param: $kind),*| {
-                    let (guest, mut memory) = $crate::dialect::hostcall::enter(&mut caller, sends)?;
+                    let (guest, mut memory) = enter(&mut caller, sends)?;
+                    let call = is_traced!($name)
+                        .then(|| Traced::begin(row, &[$(u64::from($param)),*], guest, &memory));
                     let outcome = $shim(guest, &mut memory, $($param),*);
-                    $crate::dialect::hostcall::leave(row, table, &[$(u64::from($param)),*], outcome)
+                    leave(table, call.as_deref(), guest, &memory, outcome)
                 })?;
                 Ok(())
             },
@@ -143,14 +152,19 @@ macro_rules! row {
             name: $name,
             params: &[$($crate::dialect::hostcall::row!(@param $param $kind)),*],
             result: true,
+            tell: $crate::dialect::trace::tell!($name),
             define: |linker, row, table, key| {
                 let sends = row.sends();
-                use $crate::dialect::hostcall::Call;
+                use $crate::dialect::hostcall::{Call, enter, leave};
+                use $crate::dialect::trace::{Traced, is_traced, watch};
                 linker.func_wrap_async(table.module, key, move |mut caller: Call<'_>, ($($param,)*): ($($kind,)*)| {
                     Box::new(async move {
-                        let (guest, mut memory) = $crate::dialect::hostcall::enter(&mut caller, sends)?;
-                        let outcome = $shim(guest, &mut memory, $($param),*).await;
-                        $crate::dialect::hostcall::leave(row, table, &[$(u64::from($param)),*], outcome)
+                        let (guest, mut memory) = enter(&mut caller, sends)?;
+                        let call = is_traced!($name)
+                            .then(|| Traced::begin(row, &[$(u64::from($param)),*], guest, &memory));
+                        let outcome =
+                            watch(call.as_deref(), std::pin::pin!($shim(guest, &mut memory, $($param),*))).await;
+                        leave(table, call.as_deref(), guest, &memory, outcome)
                     })
                 })?;
                 Ok(())
@@ -186,14 +200,17 @@ pub(crate) fn enter<'a>(
     Ok((guest, Memory::from(GuestMemory::Unshared(bytes))))
 }
 
-/// The number that the guest gets, or the trap that ends it; traced.
-pub(crate) fn leave(row: &Row, table: &Table, params: &[u64], outcome: Result<(), Fault>) -> wasmtime::Result<u32> {
+/// The number that the guest gets, or the trap that ends it; told if the call is traced.
+pub(crate) fn leave(
+    table: &Table, call: Option<&Traced>, guest: &Guest, memory: &Memory<'_>, outcome: Hostcall,
+) -> wasmtime::Result<u32> {
+    let bad_pointer = matches!(outcome, Err(Fault::Memory(_)));
     let outcome = match outcome {
         Err(Fault::Memory(error)) => Err((table.bad_pointer)(error)),
         outcome => outcome,
     };
-    if tracing::enabled!(target: "anyport::hostcall", tracing::Level::TRACE) {
-        trace(row, params, &outcome);
+    if let Some(call) = call {
+        call.end(guest, memory, &outcome, bad_pointer);
     }
     match outcome {
         Ok(()) => Ok(0),
@@ -201,17 +218,6 @@ pub(crate) fn leave(row: &Row, table: &Table, params: &[u64], outcome: Result<()
         Err(Fault::Memory(error)) => Err(error.into()),
         Err(Fault::Trap(error)) => Err(error),
     }
-}
-
-fn trace(row: &Row, params: &[u64], outcome: &Result<(), Fault>) {
-    let params: Vec<String> =
-        row.params.iter().zip(params).map(|(param, value)| format!("{}={value}", param.name)).collect();
-    let result = match outcome {
-        Ok(()) => "success",
-        Err(Fault::Errno(errno)) => errno.name(),
-        Err(Fault::Memory(_) | Fault::Trap(_)) => "trap",
-    };
-    tracing::trace!(target: "anyport::hostcall", "{}({}) = {result}", row.name, params.join(","));
 }
 
 /// A linker with every row of every table, each under its module and key.

@@ -3,6 +3,7 @@
 pub(crate) mod document;
 pub(crate) mod hostcall;
 pub(crate) mod preview1;
+mod trace;
 pub(crate) mod wasmedge;
 
 use std::fmt;

@@ -236,6 +236,10 @@ impl Endpoint {
     /// Whether the next call in this direction will not be refused with `WouldBlock`; else the task
     /// is woken when that changes. Level-triggered, as `poll(2)`.
     pub(crate) fn poll_ready(&self, context: &mut Context<'_>, interest: Interest) -> Poll<io::Result<Ready>> {
-        on_either!(self, endpoint => endpoint.poll_ready(context, interest), inlet inlet => inlet.poll_ready(context, interest))
+        match self {
+            Self::Os(endpoint) => endpoint.poll_ready(context, interest),
+            Self::Simulated(endpoint) => endpoint.poll_ready(context, interest),
+            Self::Inlet(inlet) => inlet.poll_ready(context, interest),
+        }
     }
 }

@@ -150,6 +150,10 @@ impl Published {
         &self.ports
     }
 
+    pub(crate) fn workers(&self) -> usize {
+        self.connections.len()
+    }
+
     pub(crate) fn connections(&self, worker: usize) -> &Arc<Connections> {
         &self.connections[worker]
     }

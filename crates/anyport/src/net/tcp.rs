@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::connections::Permit;
-use super::{Endpoint, Network, OptionName, SocketOption};
+use super::{Endpoint, Network, OptionName, Shutdown, SocketOption};
 use crate::address::{Family, Transport};
 use crate::errno::Errno;
 
@@ -33,7 +33,7 @@ enum Stage {
     /// Next: `Connected`, or `Fresh` when it failed.
     Connecting,
     /// Moves bytes; the last stage, since a shut-down socket stays connected as on Linux.
-    Connected { peer: SocketAddr, local_port: Option<u16>, _permit: Option<Permit> },
+    Connected { peer: SocketAddr, local_port: Option<u16>, permit: Option<Permit> },
 }
 
 /// What a TCP socket can be waited for, by its stage.
@@ -150,7 +150,7 @@ impl Tcp {
             (Arc::clone(&inner.endpoint), local)
         };
         let (stream, peer) = endpoint.accept()?;
-        let stage = Stage::Connected { peer, local_port: Some(local.port()), _permit: Some(permit) };
+        let stage = Stage::Connected { peer, local_port: Some(local.port()), permit: Some(permit) };
         Ok(Self::new(stream, self.family, stage))
     }
 
@@ -172,7 +172,7 @@ impl Tcp {
         };
         match outcome {
             Ok(()) => {
-                inner.stage = Stage::Connected { peer: to, local_port: None, _permit: None };
+                inner.stage = Stage::Connected { peer: to, local_port: None, permit: None };
                 Ok(())
             }
             Err(Errno::InProgress) => {
@@ -189,6 +189,17 @@ impl Tcp {
         match inner.stage {
             Stage::Connecting => inner.settle(),
             _ => Ok(inner.endpoint.take_error()?),
+        }
+    }
+
+    /// Ends a connection from outside. Its guest sees the end of the bytes, and it counts no longer: a guest
+    /// may never close it.
+    pub(crate) fn cut(&self) {
+        let mut inner = self.lock();
+        // Its peer may have ended it meanwhile.
+        let _ = inner.endpoint.shutdown(Shutdown::Both);
+        if let Stage::Connected { permit, .. } = &mut inner.stage {
+            *permit = None;
         }
     }
 
@@ -235,7 +246,7 @@ impl Inner {
             return Err(error.into());
         }
         if let Ok(peer) = self.endpoint.peer_address() {
-            self.stage = Stage::Connected { peer, local_port: None, _permit: None };
+            self.stage = Stage::Connected { peer, local_port: None, permit: None };
         }
         Ok(())
     }

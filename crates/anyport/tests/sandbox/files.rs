@@ -348,7 +348,8 @@ fn nothing_was_given_and_nothing_is_there() {
 #[test]
 fn a_directory_that_is_not_there_is_told() {
     let server = load("(module (func (export \"_start\")))").unwrap_or_else(|error| panic!("{error}"));
-    let directory = anyport::Directory { host: "/nowhere/at/all".into(), guest: "/".to_owned(), read_only: true };
+    let nowhere = "/nowhere/at/all".into();
+    let directory = anyport::server::Directory { host: nowhere, guest: "/".to_owned(), read_only: true };
     let Err(error) = server.directory(directory).start() else { panic!("it starts") };
     assert!(error.to_string().contains("`/nowhere/at/all`"), "{error}");
 }

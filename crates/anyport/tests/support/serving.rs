@@ -5,8 +5,9 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use anyport::server::StdioTarget;
 use anyport::simulated::Simulated;
-use anyport::{Limits, Outcome, Policy, Publish, Running, StdioTarget};
+use anyport::{Limits, Outcome, Policy, Publish, Running};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::net::unix::pipe;

@@ -6,7 +6,8 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::{Mutex, OnceLock};
 
-use anyport::{Artifact, Directory, Error, Limits, Listener, Policy, Runtime, Server, StdioTarget};
+use anyport::server::{Directory, Listener, StdioTarget};
+use anyport::{Artifact, Error, Limits, Policy, Runtime, Server};
 
 use super::module;
 use super::puppet::Puppet;

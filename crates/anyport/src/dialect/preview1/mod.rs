@@ -9,6 +9,7 @@ pub(crate) mod process;
 pub(crate) mod sock;
 
 use super::hostcall::{Param, Row, row};
+use super::trace::tell;
 
 pub(crate) const ROWS: &[Row] = &[
     row!("args_get"(argv: u32, argv_buf: u32) = host_files::args_get),
@@ -29,7 +30,7 @@ pub(crate) const ROWS: &[Row] = &[
     row!(async "fd_filestat_set_times"(fd: u32, atim: u64, mtim: u64, fst_flags: u32) = host_files::fd_filestat_set_times),
     row!(async "fd_pread"(fd: u32, iovs: u32, iovs_len: u32, offset: u64, ro_nread: u32) = host_files::fd_pread),
     row!("fd_prestat_get"(fd: u32, ro_prestat: u32) = fd::prestat_get),
-    row!("fd_prestat_dir_name"(fd: u32, path: u32, path_len: u32) = host_files::fd_prestat_dir_name),
+    row!("fd_prestat_dir_name"(fd: u32, ro_path: u32, path_len: u32) = host_files::fd_prestat_dir_name),
     row!(async "fd_pwrite"(fd: u32, iovs: u32, iovs_len: u32, offset: u64, ro_nwritten: u32) = host_files::fd_pwrite),
     row!(async "fd_read"(fd: u32, iovs: u32, iovs_len: u32, ro_nread: u32) = fd::read),
     row!(async "fd_readdir"(fd: u32, buf: u32, buf_len: u32, cookie: u64, ro_bufused: u32) = host_files::fd_readdir),
@@ -53,6 +54,7 @@ pub(crate) const ROWS: &[Row] = &[
         name: "proc_exit",
         params: &[Param { name: "rval", wide: false }],
         result: false,
+        tell: tell!("proc_exit"),
         define: process::define_exit,
     },
     row!("proc_raise"(sig: u32) = process::raise),

@@ -194,6 +194,45 @@ fn write_event(
     Ok(())
 }
 
+/// A subscription in words: `read 3`, `clock 1.500000s`.
+pub(crate) fn describe_subscription(memory: &Memory<'_>, subscriptions: u32, index: u32) -> Result<String, Fault> {
+    let at = array_element(subscriptions, index, SUBSCRIPTION_BYTES)?;
+    let kind: u8 = memory.read(at + 8)?;
+    if kind == CLOCK {
+        let timeout = Duration::from_nanos(memory.read(at + 24)?);
+        let absolute = memory.read::<u16>(at + 40)? & ABSTIME != 0;
+        return Ok(format!("clock {}{:.6}s", if absolute { "at " } else { "" }, timeout.as_secs_f64()));
+    }
+    let fd = memory.read::<u32>(at + 16)?.cast_signed();
+    Ok(match kind {
+        FD_READ => format!("read {fd}"),
+        FD_WRITE => format!("write {fd}"),
+        other => format!("kind {other}"),
+    })
+}
+
+/// The subscription of an event in words, and what came of it: its errno, or more words.
+pub(crate) fn describe_event(
+    memory: &Memory<'_>, (subscriptions, count): (u32, u32), events: u32, index: u32,
+) -> Result<(String, Result<&'static str, Errno>), Fault> {
+    let at = array_element(events, index, EVENT_BYTES)?;
+    let (userdata, kind): (u64, u8) = (memory.read(at)?, memory.read(at + 10)?);
+    let mut words = format!("kind {kind}");
+    for index in 0..count {
+        let at = array_element(subscriptions, index, SUBSCRIPTION_BYTES)?;
+        if memory.read::<u64>(at)? == userdata && memory.read::<u8>(at + 8)? == kind {
+            words = describe_subscription(memory, subscriptions, index)?;
+            break;
+        }
+    }
+    let outcome = match Errno::from_number(memory.read::<u16>(at + 8)?.into()) {
+        Some(errno) => Err(errno),
+        None if kind != CLOCK && memory.read::<u16>(at + 24)? & HANGUP != 0 => Ok(" hangup"),
+        None => Ok(""),
+    };
+    Ok((words, outcome))
+}
+
 fn array_element(base: u32, index: u32, size: u32) -> Result<u32, Fault> {
     let at = index.checked_mul(size).and_then(|offset| base.checked_add(offset));
     // The last byte of the element too, so that the fields' offsets cannot overflow.

@@ -24,10 +24,10 @@ impl std::error::Error for Exit {}
 /// `proc_exit(rval)`: does not return, so it is no ordinary row.
 /// <https://github.com/WebAssembly/WASI/blob/wasi-0.1/preview1/docs.md#proc_exit>
 pub(super) fn define_exit(
-    linker: &mut Linker<Guest>, _: &'static Row, table: &'static Table, key: &str,
+    linker: &mut Linker<Guest>, row: &'static Row, table: &'static Table, key: &str,
 ) -> wasmtime::Result<()> {
     linker.func_wrap(table.module, key, |_: Caller<'_, Guest>, code: u32| -> wasmtime::Result<()> {
-        tracing::trace!(target: "anyport::hostcall", "proc_exit(rval={code})");
+        (row.tell)(format_args!("proc_exit(rval={}) = exit", code.cast_signed()));
         Err(Exit(code).into())
     })?;
     Ok(())

@@ -15,19 +15,19 @@ const INET6: u16 = 2;
 
 /// `__wasi_address_t`: where an address is, and how much room it has.
 #[derive(Clone, Copy)]
-pub(super) struct Slot {
+pub(in crate::dialect) struct Slot {
     pointer: u32,
-    pub(super) length: u32,
+    pub(in crate::dialect) length: u32,
 }
 
 impl Slot {
-    pub(super) fn read(memory: &Memory<'_>, at: u32) -> Result<Self, Fault> {
+    pub(in crate::dialect) fn read(memory: &Memory<'_>, at: u32) -> Result<Self, Fault> {
         let length = at.checked_add(4).ok_or(wiggle::GuestError::PtrOverflow)?;
         Ok(Self { pointer: memory.read(at)?, length: memory.read(length)? })
     }
 
     /// Decodes the address in the buffer, by its length.
-    pub(super) fn decode(self, memory: &Memory<'_>, port: u32) -> Result<SocketAddr, Fault> {
+    pub(in crate::dialect) fn decode(self, memory: &Memory<'_>, port: u32) -> Result<SocketAddr, Fault> {
         // Guests pass the port as an i32; WasmEdge looks at the low 16 bits.
         let port = (port & 0xffff) as u16;
         let ip: IpAddr = match self.length {

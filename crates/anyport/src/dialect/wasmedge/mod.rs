@@ -4,7 +4,7 @@
 //! one import at a time, and so do we: real guests mix them. Where both shapes have one type, the
 //! address decoder tells them apart by the buffer's length.
 
-mod address;
+pub(super) mod address;
 mod addrinfo;
 mod option;
 mod sock;
@@ -22,15 +22,15 @@ pub(crate) const ROWS: &[Row] = &[
     row!("sock_listen"(fd: u32, backlog: u32) = sock::listen),
     row!(async "sock_accept"(fd: u32, ro_fd: u32) = sock::accept),
     row!(async "sock_connect"(fd: u32, address: u32, port: u32) = sock::connect),
-    row!(async "sock_recv_from"(fd: u32, ri_data: u32, ri_data_len: u32, address: u32, ri_flags: u32, ro_datalen: u32, ro_flags: u32) = sock::recv_from_v1),
-    row!(async "sock_recv_from"(fd: u32, ri_data: u32, ri_data_len: u32, address: u32, ri_flags: u32, ro_port: u32, ro_datalen: u32, ro_flags: u32) = sock::recv_from),
+    row!(async "sock_recv_from"(fd: u32, ri_data: u32, ri_data_len: u32, ro_address: u32, ri_flags: u32, ro_datalen: u32, ro_flags: u32) = sock::recv_from_v1),
+    row!(async "sock_recv_from"(fd: u32, ri_data: u32, ri_data_len: u32, ro_address: u32, ri_flags: u32, ro_port: u32, ro_datalen: u32, ro_flags: u32) = sock::recv_from),
     row!(async "sock_send_to"(fd: u32, si_data: u32, si_data_len: u32, address: u32, port: u32, si_flags: u32, so_datalen: u32) = sock::send_to),
-    row!("sock_getsockopt"(fd: u32, level: u32, name: u32, value: u32, ro_len: u32) = option::get),
+    row!("sock_getsockopt"(fd: u32, level: u32, name: u32, ro_value: u32, ro_len: u32) = option::get),
     row!("sock_setsockopt"(fd: u32, level: u32, name: u32, value: u32, value_len: u32) = option::set),
-    row!("sock_getlocaladdr"(fd: u32, address: u32, ro_type: u32, ro_port: u32) = sock::local_address_v1),
-    row!("sock_getlocaladdr"(fd: u32, address: u32, ro_port: u32) = sock::local_address),
-    row!("sock_getpeeraddr"(fd: u32, address: u32, ro_type: u32, ro_port: u32) = sock::peer_address_v1),
-    row!("sock_getpeeraddr"(fd: u32, address: u32, ro_port: u32) = sock::peer_address),
+    row!("sock_getlocaladdr"(fd: u32, ro_address: u32, ro_type: u32, ro_port: u32) = sock::local_address_v1),
+    row!("sock_getlocaladdr"(fd: u32, ro_address: u32, ro_port: u32) = sock::local_address),
+    row!("sock_getpeeraddr"(fd: u32, ro_address: u32, ro_type: u32, ro_port: u32) = sock::peer_address_v1),
+    row!("sock_getpeeraddr"(fd: u32, ro_address: u32, ro_port: u32) = sock::peer_address),
     row!(async "sock_getaddrinfo"(node: u32, node_len: u32, service: u32, service_len: u32, hints: u32, ro_res: u32, max_res_len: u32, ro_res_len: u32) = addrinfo::get),
     // The second shapes by their own names, as WasmEdge has had them since 0.12.
     row!("sock_bind_v2"(fd: u32, address: u32, port: u32) = sock::bind),
@@ -39,11 +39,11 @@ pub(crate) const ROWS: &[Row] = &[
     row!(async "sock_accept_v2"(fd: u32, flags: u32, ro_fd: u32) = preview1::accept),
     row!(async "sock_connect_v2"(fd: u32, address: u32, port: u32) = sock::connect),
     row!(async "sock_recv_v2"(fd: u32, ri_data: u32, ri_data_len: u32, ri_flags: u32, ro_datalen: u32, ro_flags: u32) = preview1::recv),
-    row!(async "sock_recv_from_v2"(fd: u32, ri_data: u32, ri_data_len: u32, address: u32, ri_flags: u32, ro_port: u32, ro_datalen: u32, ro_flags: u32) = sock::recv_from),
+    row!(async "sock_recv_from_v2"(fd: u32, ri_data: u32, ri_data_len: u32, ro_address: u32, ri_flags: u32, ro_port: u32, ro_datalen: u32, ro_flags: u32) = sock::recv_from),
     row!(async "sock_send_v2"(fd: u32, si_data: u32, si_data_len: u32, si_flags: u32, so_datalen: u32) = preview1::send),
     row!(async "sock_send_to_v2"(fd: u32, si_data: u32, si_data_len: u32, address: u32, port: u32, si_flags: u32, so_datalen: u32) = sock::send_to),
-    row!("sock_getlocaladdr_v2"(fd: u32, address: u32, ro_port: u32) = sock::local_address),
-    row!("sock_getpeeraddr_v2"(fd: u32, address: u32, ro_port: u32) = sock::peer_address),
+    row!("sock_getlocaladdr_v2"(fd: u32, ro_address: u32, ro_port: u32) = sock::local_address),
+    row!("sock_getpeeraddr_v2"(fd: u32, ro_address: u32, ro_port: u32) = sock::peer_address),
 ];
 
 /// Whether a hostcall came with `WasmEdge` 0.10 or later: who imports it speaks the new enums.
