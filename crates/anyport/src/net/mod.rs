@@ -191,6 +191,11 @@ impl Endpoint {
         on_either!(self, endpoint => endpoint.receive_from(buffer, flags))
     }
 
+    /// Bytes that can be received: of datagrams, those of the next one.
+    pub(crate) fn unread(&self) -> io::Result<u64> {
+        on_either!(self, endpoint => endpoint.unread())
+    }
+
     /// Sends to the connected peer. With `more`, a stream may hold the bytes back until the next
     /// send without it, or [`Endpoint::push`].
     pub(crate) fn send(&self, buffers: &[IoSlice<'_>], more: bool) -> io::Result<usize> {

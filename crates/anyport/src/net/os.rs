@@ -170,6 +170,10 @@ impl Endpoint {
         })
     }
 
+    pub(super) fn unread(&self) -> io::Result<u64> {
+        Ok(rustix::io::ioctl_fionread(&self.fd)?)
+    }
+
     pub(super) fn send(&self, buffers: &[IoSlice<'_>], more: bool) -> io::Result<usize> {
         let flags = if more { SendFlags::NOSIGNAL | SendFlags::MORE } else { SendFlags::NOSIGNAL };
         let offered: usize = buffers.iter().map(|buffer| buffer.len()).sum();

@@ -261,6 +261,10 @@ impl Endpoint {
         })
     }
 
+    pub(super) fn unread(&self) -> io::Result<u64> {
+        self.call(|world, id| Ok(world.unread(id)))
+    }
+
     pub(super) fn send(&self, buffers: &[IoSlice<'_>]) -> io::Result<usize> {
         self.call(|world, id| match world.socket(id).transport {
             Transport::Tcp => world.send(id, buffers),

@@ -63,6 +63,23 @@ fn a_time_that_has_passed_is_reported_at_once() {
 }
 
 #[test]
+fn how_many_bytes_there_are_is_told_beside_a_clock_that_is_due() {
+    let Connected { mut guest, fd, mut client, .. } = connected("0:80");
+    client.write_all(b"hello").expect("the guest has room");
+    wait_for_all(&mut guest, &[Read(fd)]);
+    // As wasi-libc's FIONREAD asks.
+    let told = guest.poll(&[Read(fd), After(MONOTONIC, 0)]);
+    assert_eq!(told[0], Event { index: 0, errno: 0, kind: 1, bytes: 5, hangup: false });
+    assert_eq!(guest.recv(fd, 2).as_deref(), Ok(&b"he"[..]));
+    assert_eq!(guest.poll(&[Read(fd), After(MONOTONIC, 0)])[0].bytes, 3);
+    // The end of a stream is readable, though it has no bytes.
+    assert_eq!(guest.recv(fd, 8).as_deref(), Ok(&b"llo"[..]));
+    drop(client);
+    wait_for_all(&mut guest, &[Read(fd)]);
+    assert_eq!(guest.poll(&[Read(fd), After(MONOTONIC, 0)])[0].bytes, 1);
+}
+
+#[test]
 fn the_soonest_clock_is_told_alone_and_equal_ones_together() {
     let mut guest = Stage::preview1().start();
     let never =

@@ -301,6 +301,9 @@ fn shutdown_closes_one_way_or_both() {
     assert_eq!(read_all(&client), b"x");
     let mut guest = Stage::preview1().listener().start();
     assert_eq!(guest.call("sock_shutdown", &[3, 0]), errno::INVALID);
+    // What is no socket is told first, as on Linux.
+    assert_eq!(guest.call("sock_shutdown", &[1, 0]), errno::NOT_SOCKET);
+    assert_eq!(guest.call("sock_shutdown", &[99, 0]), errno::BAD_DESCRIPTOR);
 }
 
 #[test]

@@ -156,38 +156,44 @@ impl Wait {
         let now = Instant::now();
         let mut told = 0;
         for subscription in &self.subscriptions {
-            let outcome = match &subscription.wanted {
-                Wanted::Failed(errno) => Err(*errno),
-                Wanted::Clock(Some(due)) if *due <= now => Ok(Ready::default()),
-                Wanted::Clock(_) => continue,
-                Wanted::Watch { index, socket } => {
-                    let watch = &self.watches[*index];
-                    let Some(outcome) = watch.outcome else { continue };
-                    if let Some(socket) = socket {
-                        socket.tell(watch.interest);
-                    }
-                    outcome
-                }
-            };
+            let Some(outcome) = self.outcome(&subscription.wanted, now) else { continue };
             write_event(memory, array_element(events, told, EVENT_BYTES)?, subscription, outcome)?;
             told += 1;
         }
         Ok(told)
     }
+
+    /// What came of a subscription, with the bytes it can move; nothing if it still waits.
+    fn outcome(&self, wanted: &Wanted, now: Instant) -> Option<Result<(Ready, u64), Errno>> {
+        match wanted {
+            Wanted::Failed(errno) => Some(Err(*errno)),
+            Wanted::Clock(Some(due)) => (*due <= now).then_some(Ok((Ready::default(), 0))),
+            Wanted::Clock(None) => None,
+            Wanted::Watch { index, socket } => {
+                let watch = &self.watches[*index];
+                let outcome = watch.outcome?;
+                let socket = socket.as_ref();
+                socket.inspect(|socket| socket.tell(watch.interest));
+                // How many bytes is not known without asking. Asked where it is looked at: wasi-libc's
+                // FIONREAD polls beside a clock that is due, others only see whether there are any.
+                let asked = watch.interest == Interest::Read && self.soonest.is_some_and(|due| due <= now);
+                let unread = socket.filter(|_| asked).and_then(|socket| socket.endpoint().unread().ok());
+                Some(outcome.map(|ready| (ready, unread.unwrap_or_default().max(1))))
+            }
+        }
+    }
 }
 
 fn write_event(
-    memory: &mut Memory<'_>, at: u32, subscription: &Subscription, outcome: Result<Ready, Errno>,
+    memory: &mut Memory<'_>, at: u32, subscription: &Subscription, outcome: Result<(Ready, u64), Errno>,
 ) -> Hostcall {
     memory.write_bytes(at, &[0; EVENT_BYTES as usize])?;
     memory.write(at, subscription.userdata)?;
     memory.write(at + 10, subscription.kind)?;
     match outcome {
         Err(errno) => memory.write(at + 8, errno.number())?,
-        Ok(_) if subscription.kind == CLOCK => {}
-        Ok(ready) => {
-            // How much is not known without asking; wasi-libc only looks whether there is any.
-            memory.write(at + 16, 1_u64)?;
+        Ok((ready, bytes)) => {
+            memory.write(at + 16, bytes)?;
             memory.write(at + 24, if ready.hangup { HANGUP } else { 0 })?;
         }
     }

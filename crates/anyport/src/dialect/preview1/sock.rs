@@ -71,7 +71,8 @@ pub(crate) fn shutdown(guest: &mut Guest, _: &mut Memory<'_>, fd: u32, how: u32)
         1 => Shutdown::Read,
         2 => Shutdown::Write,
         3 => Shutdown::Both,
-        _ => return Err(Errno::Invalid.into()),
+        // What is no socket is told first, as on Linux.
+        _ => return Err(guest.descriptors.socket(fd).err().unwrap_or(Errno::Invalid).into()),
     };
     Ok(guest.shutdown(fd, how)?)
 }

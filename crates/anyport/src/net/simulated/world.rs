@@ -207,6 +207,18 @@ impl World {
         Ok(count)
     }
 
+    pub(super) fn unread(&mut self, id: Id) -> u64 {
+        let now = self.now;
+        let bytes = match &mut self.socket(id).state {
+            State::Connected(stream) => stream.inbox.arrived(now),
+            State::Datagrams(datagrams) => {
+                datagrams.queue.iter().find(|packet| packet.at <= now).map_or(0, |packet| packet.bytes.len())
+            }
+            _ => 0,
+        };
+        bytes as u64
+    }
+
     pub(super) fn receive_datagram(&mut self, id: Id, buffers: &mut [IoSliceMut<'_>], peek: bool) -> Result<Datagram> {
         let now = self.now;
         let socket = self.socket(id);
