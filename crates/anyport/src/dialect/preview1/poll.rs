@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::descriptor::{Descriptor, Socket};
 use crate::dialect::hostcall::{Fault, Hostcall};
 use crate::errno::Errno;
-use crate::guest::Guest;
+use crate::guest::{Generation, Guest};
 use crate::memory::Memory;
 use crate::net::{Interest, Ready};
 use crate::readiness::{Patience, Source, Watch};
@@ -75,7 +75,10 @@ async fn poll(
     guest: &mut Guest, memory: &mut Memory<'_>, subscriptions: u32, events: u32, count: u32, ro_nevents: u32,
     edge: bool,
 ) -> Hostcall {
-    if count > guest.limits.subscriptions {
+    // The specification refuses a call that waits for nothing, and tokio on preview1 expects that. WasmEdge
+    // does not, and mio_wasi passes no subscription at times.
+    let too_few = count == 0 && guest.generation == Generation::NotWasmEdge;
+    if too_few || count > guest.limits.subscriptions {
         return Err(Errno::Invalid.into());
     }
     let mut wait = Wait::default();
@@ -83,7 +86,6 @@ async fn poll(
         let at = array_element(subscriptions, index, SUBSCRIPTION_BYTES)?;
         wait.add(guest, memory, at, edge)?;
     }
-    // Nothing to wait for is nothing to tell, as on WasmEdge; mio passes no subscription at times.
     if count > 0 {
         let patience = wait.patience();
         guest.busy.turn();
