@@ -37,7 +37,7 @@ rust_guests=(
   wasmedge/legacy-0.4.3
   wasmedge/mio
 )
-c_guests=(preview1/dotnet-like probe)
+c_guests=(preview1/dotnet-like preview1/probe probe)
 go_guests=(preview1/go-nethttp wasmedge/go-net)
 # One source, compiled once for each dialect and way to wait: `<variant> <dialect file> <defines>`.
 behaviour_variants=(
@@ -97,7 +97,7 @@ build_behaviour() {
 
 # A probe is no server.
 c_output() {
-  if [ "$1" = probe ]; then echo probe/probe.wasm; else echo "$1/server.wasm"; fi
+  case $1 in *probe) echo "$1/probe.wasm" ;; *) echo "$1/server.wasm" ;; esac
 }
 
 compile_c() {
