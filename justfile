@@ -37,3 +37,10 @@ bench *ARGS:
     [ -d bench/.peers ] || sh bench/setup.sh
     cargo build --release --locked
     python3 bench/run.py {{ ARGS }}
+
+# Compares preview1 with wasmtime 36, and runs WebAssembly/wasi-testsuite
+conformance:
+    sh conformance/setup.sh
+    cargo build --release --locked
+    python3 conformance/run.py
+    python3 conformance/testsuite.py
