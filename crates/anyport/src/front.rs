@@ -27,8 +27,7 @@ pub(crate) fn start(published: &Arc<Published>, mut stage: watch::Receiver<Stage
             for port in published.ports().iter().filter(|port| port.publish.transport == Transport::Tcp) {
                 runtime.spawn(accept_all(Arc::clone(port), Arc::clone(&published)));
             }
-            // An error says that nobody is left to stop it.
-            let _ = stage.wait_for(|stage| *stage == Stage::Stopped).await;
+            Stage::Stopped.reached(&mut stage).await;
         });
     };
     std::thread::Builder::new().name("anyport-front".to_owned()).spawn(serve).map_err(failed)

@@ -197,7 +197,7 @@ impl Worker {
         let mut stage = self.stage.clone();
         let ended = tokio::select! {
             ended = &mut life => ended,
-            _ = stage.wait_for(|stage| *stage == Stage::Stopped) => {
+            () = Stage::Stopped.reached(&mut stage) => {
                 life.abort();
                 life.await
             }
@@ -226,8 +226,7 @@ impl Worker {
     /// Waits before the next start; false if there will be none.
     async fn rest(&self, pause: Duration) -> bool {
         let mut stage = self.stage.clone();
-        let leaving = stage.wait_for(|stage| *stage != Stage::Serving);
-        tokio::time::timeout(pause, leaving).await.is_err()
+        tokio::time::timeout(pause, Stage::Draining.reached(&mut stage)).await.is_err()
     }
 }
 
