@@ -34,7 +34,7 @@ guests *NAMES:
 
 # Measures against WasmEdge and native servers
 bench *ARGS:
-    [ -d bench/.peers ] || sh bench/setup.sh
+    [ -x bench/.peers/bin/wasmedge ] || sh bench/setup.sh
     cargo build --release --locked
     python3 bench/run.py {{ ARGS }}
 
