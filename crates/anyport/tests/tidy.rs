@@ -36,7 +36,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "dialect",
             "guest",
             "busy readiness",
-            "descriptor",
+            "sending descriptor",
             "stdio",
             "net",
             "memory",
