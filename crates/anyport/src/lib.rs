@@ -39,6 +39,8 @@ mod net;
 mod policy;
 mod port_holder;
 mod readiness;
+#[cfg(test)]
+mod rounds;
 mod runtime;
 mod stdio;
 
