@@ -4,8 +4,9 @@ use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 
+use anyport::simulated::Simulated;
 use anyport::{Artifact, Directory, Error, Limits, Listener, Policy, Runtime, Server, StdioTarget};
 
 use super::module;
@@ -21,6 +22,7 @@ pub(crate) struct Stage {
     listeners: Vec<Listener>,
     stdin: StdioTarget,
     stdout: StdioTarget,
+    network: Option<Arc<Simulated>>,
 }
 
 impl Stage {
@@ -60,6 +62,7 @@ impl Stage {
             listeners: Vec::new(),
             stdin: StdioTarget::Null,
             stdout: StdioTarget::Null,
+            network: None,
         }
     }
 
@@ -109,6 +112,12 @@ impl Stage {
         self
     }
 
+    /// On a simulated network.
+    pub(crate) fn simulated(mut self, network: Arc<Simulated>) -> Self {
+        self.network = Some(network);
+        self
+    }
+
     pub(crate) fn start(self) -> Puppet {
         self.try_start().unwrap_or_else(|error| panic!("{error}"))
     }
@@ -125,6 +134,9 @@ impl Stage {
         }
         for listener in self.listeners {
             server = server.listener(listener);
+        }
+        if let Some(network) = self.network {
+            server = server.simulated(network);
         }
         Ok(Puppet::new(server.start()?, ours, self.rows))
     }
