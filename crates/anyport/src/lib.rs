@@ -62,6 +62,8 @@ mod net;
 pub mod policy;
 mod port_holder;
 mod readiness;
+#[cfg(test)]
+mod rounds;
 mod running;
 mod runtime;
 mod sending;

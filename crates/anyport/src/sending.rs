@@ -132,11 +132,18 @@ mod tests {
             sending.shut(&socket);
             assert!(!sending.holds(&socket));
         }
-        let (one, other) = (connection(), connection());
-        assert!(sending.send(&one));
-        assert!(sending.send(&other), "the first is sent when the guest turns to the second");
-        assert!(!sending.holds(&one));
+    }
+
+    #[test]
+    fn turning_to_another_connection_ends_a_row() {
+        let (mut sending, one, other) = (Sending::default(), connection(), connection());
+        for socket in [&one, &other, &one] {
+            sending.send(socket);
+            sending.send(socket);
+        }
+        assert!(sending.send(&other));
+        assert!(sending.holds(&other) && !sending.holds(&one));
         sending.shut(&one);
-        assert!(!sending.holds(&other), "another is shut");
+        assert!(!sending.holds(&other), "another is shut, so this one is sent");
     }
 }
