@@ -182,7 +182,7 @@ pub(crate) struct Run {
 
     /// How many instances of the guest serve, each on a core of its own: a number, or `cores`. Each has
     /// a memory of its own: a guest that keeps sessions or counters there must stay with one
-    #[arg(long, value_name = "N|cores", default_value = "1", help_heading = "Workers")]
+    #[arg(long, value_name = "N|cores", default_value = "1", help_heading = "Workers", allow_negative_numbers = true)]
     pub(crate) workers: String,
 
     /// When a guest is started again: `no`, `on-failure` (it failed after it had begun to serve) or `always`

@@ -267,14 +267,22 @@ async fn until_end(
         _ = signals.next() => false,
     };
     running.stop();
-    tokio::select! {
-        _ = tokio::time::timeout(STOP_TIMEOUT, running.ended()) => {}
-        _ = signals.next() => {}
-    }
-    // Not joined: it may hang in the kernel, and the process ends with this thread.
-    std::mem::forget(running);
+    let ended = tokio::select! {
+        ended = tokio::time::timeout(STOP_TIMEOUT, running.ended()) => ended.is_ok(),
+        _ = signals.next() => false,
+    };
     // A server that finished its work did what it was told.
-    Ok(if drained && manager.is_serving() { ExitCode::SUCCESS } else { code_after(signal) })
+    let stopped = if drained && manager.is_serving() { ExitCode::SUCCESS } else { code_after(signal) };
+    if !ended {
+        // Not joined: it may hang in the kernel, and the process ends with this thread.
+        std::mem::forget(running);
+        return Ok(stopped);
+    }
+    Ok(match running.wait() {
+        Outcome::Stopped | Outcome::Exited(0) => stopped,
+        // It failed while it finished its work.
+        failed => exit_code(failed),
+    })
 }
 
 fn exit_code(outcome: Outcome) -> ExitCode {

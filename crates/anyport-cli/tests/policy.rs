@@ -5,12 +5,11 @@ mod support;
 use std::fs;
 use std::io::Read;
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::process::{Command, Stdio};
 
 use rustix::process::Signal;
 
+use support::service::activated;
 use support::{Ended, Folder, PATIENCE, Process, anyport, command_in, guests, root};
 
 /// `EACCES` of preview1, with which the small guests exit when they are refused.
@@ -231,18 +230,6 @@ fn tcplisten_hands_a_listener_over() {
         let answer = support::http::http(server.address(), "GET", "/", None);
         assert!(answer.contains("hello from axum"), "{words:?}: {answer}");
     }
-}
-
-/// `anyport` as a service manager starts it: the listener is descriptor 3. The shell's id stays with
-/// `exec`, and is what `LISTEN_PID` must be.
-fn activated(listener: OwnedFd, variables: &str, words: &[&str]) -> Process {
-    let script = format!("exec 3<&0 0</dev/null; {variables} exec \"$@\"");
-    let mut command = Command::new("sh");
-    command.args(["-c", &script, "sh", env!("CARGO_BIN_EXE_anyport")]).args(words);
-    command.current_dir(root()).env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
-    command.env("ANYPORT_CACHE_DIR", support::shared_cache());
-    command.stdin(Stdio::from(listener)).stdout(Stdio::piped()).stderr(Stdio::piped());
-    Process::start(&mut command)
 }
 
 #[test]

@@ -210,6 +210,12 @@ pub fn prints_file() -> Vec<u8> {
     )
 }
 
+/// The server that does what its clients tell it, for this dialect: see `guests/behaviour/behaviour.c`.
+pub fn behaviour(dialect: &str) -> Vec<u8> {
+    let file = super::root().join(format!("guests/behaviour/behaviour-{dialect}.wasm"));
+    std::fs::read(file).expect("it is in the repository")
+}
+
 /// A module that takes seconds to compile: the ways through a function are what Cranelift is slow at.
 pub fn slow_to_compile() -> Vec<u8> {
     let body = "(local.set 0 (i32.add (local.get 0) (i32.load (i32.mul (local.get 0) (i32.const 3)))))".repeat(300);

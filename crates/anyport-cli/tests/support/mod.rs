@@ -4,9 +4,11 @@
 //! fails at its deadline.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part of this")]
 
+pub mod client;
 pub mod guests;
 pub mod http;
 pub mod process;
+pub mod service;
 
 use std::ffi::OsStr;
 use std::fs;
@@ -15,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+pub use client::Client;
 pub use process::{Ended, Process};
 
 /// For what takes as long as it takes: compiling, starting. Long, since machines are shared.
