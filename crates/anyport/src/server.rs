@@ -55,7 +55,8 @@ pub enum Listener {
     /// Listens on this address of the host.
     Bind(SocketAddr),
     /// A socket that listens already, from a service manager, with its name. A guest that listens by
-    /// itself gets it as the port that it binds.
+    /// itself gets it as the port that it binds: of the same number, or whichever if nothing else is
+    /// published.
     Inherited {
         /// The socket.
         socket: OwnedFd,
@@ -236,6 +237,10 @@ impl Server {
                     }
                 }
             }
+        }
+        // One socket alone: whatever port the guest binds, this is meant.
+        if let ([publish], [(same, Origin::Inherited(_))]) = (&mut self.policy.publish[..], &mut bound[..]) {
+            (publish.guest_port, same.guest_port) = (None, None);
         }
         handed.append(&mut bound);
         Ok(Ports { all: handed, names })

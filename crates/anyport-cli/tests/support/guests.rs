@@ -129,8 +129,18 @@ pub fn cat() -> Vec<u8> {
 
 /// Binds this port of WasmEdge's, listens, and waits for a connection.
 pub fn accepts(port: u16) -> Vec<u8> {
+    accepts_after("", port)
+}
+
+/// The same, after it has said that it is ready and has read stdin once.
+pub fn accepts_after_stdin(port: u16) -> Vec<u8> {
+    accepts_after("(call $ready) (drop (call $read (i32.const 0) (i32.const 1024) (i32.const 1024)))", port)
+}
+
+fn accepts_after(first: &str, port: u16) -> Vec<u8> {
     command(&format!(
         "(local $fd i32)
+         {first}
          (local.set $fd (call $socket))
          (call $check (call $sock_bind (local.get $fd) (call $address (i32.const 0)) (i32.const {port})))
          (call $check (call $sock_listen (local.get $fd) (i32.const 128)))
