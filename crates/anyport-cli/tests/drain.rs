@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use support::client::wait_until_refused;
+use support::client::{Client, wait_until_refused};
 use support::process::GuestState;
-use support::{Client, Folder, PATIENCE, Process, command_in, guests, root};
+use support::{Folder, PATIENCE, Process, command_in, guests, root};
 
 /// A person who waits longer than this thinks that it hangs.
 const PROMPT: Duration = Duration::from_secs(5);

@@ -98,6 +98,37 @@ fn connecting_out_is_allowed_by_name_of_the_address() {
 }
 
 #[test]
+fn a_lookup_is_refused_and_names_the_flags() {
+    let refused = run(guests::looks_up("localhost"), &[]);
+    snapshot!(refused, @"
+    code 2
+    --- stderr
+    warning: the guest may not look up `localhost`; to allow it, add `--allow-net localhost` or ↵
+    `--allow-dns`
+    ");
+    assert_eq!(refused.code(), ACCESS);
+    snapshot!(run(guests::looks_up("not a name"), &["--allow-net", "10.0.0.0/8"]), @"
+    code 2
+    --- stderr
+    warning: the guest may not look up `not a name`; to allow it, add `--allow-dns`
+    ");
+}
+
+#[test]
+fn looking_names_up_is_allowed_without_connecting() {
+    for words in [&["--allow-dns"][..], &["--allow-net", "localhost"], &["--allow-dns", "--allow-net", "10.0.0.1"]] {
+        let allowed = run(guests::looks_up("localhost"), words);
+        assert_eq!((allowed.code(), allowed.stderr.as_str()), (0, ""), "{words:?}");
+    }
+    let (listener, port) = peer();
+    let refused = run(guests::connects(port), &["--allow-dns"]);
+    assert_eq!(refused.code(), ACCESS);
+    assert!(refused.stderr.contains("--allow-net 127.0.0.1:"), "{refused}");
+    listener.set_nonblocking(true).expect("a socket");
+    assert!(listener.accept().is_err(), "nobody has come");
+}
+
+#[test]
 fn rules_that_say_too_much_or_nothing_are_explained() {
     let x = guests::exits(0);
     snapshot!(run(x.clone(), &["--net"]), @"

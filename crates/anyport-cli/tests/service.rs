@@ -11,8 +11,9 @@ use std::thread;
 
 use rustix::process::Signal;
 
+use support::client::Client;
 use support::service::{activated, activated_with_two, is_quiet, told};
-use support::{Client, Folder, PATIENCE, Process, guests};
+use support::{Folder, PATIENCE, Process, guests};
 
 const ONE: &str = "LISTEN_PID=$$ LISTEN_FDS=1";
 

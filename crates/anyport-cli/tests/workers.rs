@@ -7,7 +7,8 @@ use std::net::SocketAddr;
 use regex::Regex;
 use rustix::process::Signal;
 
-use support::{Client, Ended, Folder, PATIENCE, Process, guests};
+use support::client::Client;
+use support::{Ended, Folder, PATIENCE, Process, guests};
 
 /// The servers that do what their clients say, of both dialects.
 const BEHAVIOURS: [&str; 2] = ["wasmedge", "preview1"];

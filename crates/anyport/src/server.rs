@@ -261,7 +261,14 @@ impl Server {
     /// A port that the guest binds is published once: it gets one socket.
     fn refuse_twins(&self) -> Result<(), Error> {
         let mut seen = HashSet::new();
+        let mut whichever = None;
         for publish in &self.policy.publish {
+            if publish.guest_port.is_none()
+                && let Some(first) = whichever.replace(&publish.host)
+            {
+                let what = format!("`{first}` and `{}` are both for the first port that the guest binds", publish.host);
+                return Err(Error::host(what).with_hint("say which port of the guest is meant: `-p unix:PATH:8080`"));
+            }
             let Some(port) = publish.guest_port.filter(|port| *port != 0) else { continue };
             if !seen.insert((port, publish.transport)) {
                 let what = format!("port {port}/{} of the guest is published twice", publish.transport);

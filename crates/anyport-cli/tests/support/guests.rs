@@ -167,6 +167,28 @@ pub fn connects(port: u16) -> Vec<u8> {
     ))
 }
 
+/// Looks this name up; exits with the errno, or with 0 if it has an address.
+pub fn looks_up(name: &str) -> Vec<u8> {
+    let length = name.len();
+    // A list of one node of 28 bytes, whose address of 12 bytes has room for 26 more.
+    wasm(&format!(
+        r#"(module
+             (import "wasi_snapshot_preview1" "proc_exit" (func $proc_exit (param i32)))
+             (import "wasi_snapshot_preview1" "sock_getaddrinfo"
+               (func $look_up (param i32 i32 i32 i32 i32 i32 i32 i32) (result i32)))
+             (memory (export "memory") 1)
+             (data (i32.const 256) "{name}")
+             (func (export "_start")
+               (i32.store (i32.const 64) (i32.const 128))
+               (i32.store (i32.const 140) (i32.const 160))
+               (i32.store (i32.const 164) (i32.const 14))
+               (i32.store (i32.const 168) (i32.const 180))
+               (call $proc_exit (call $look_up
+                 (i32.const 256) (i32.const {length}) (i32.const 0) (i32.const 0)
+                 (i32.const 0) (i32.const 64) (i32.const 1) (i32.const 68)))))"#
+    ))
+}
+
 /// Waits at the listener that it is handed as descriptor 3.
 pub fn polls_listener() -> Vec<u8> {
     wasm(

@@ -17,7 +17,6 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-pub use client::Client;
 pub use process::{Ended, Process};
 
 /// For what takes as long as it takes: compiling, starting. Long, since machines are shared.
