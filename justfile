@@ -12,6 +12,11 @@ run *ARGS='-p 8080:8080 -e PORT=8080 guests/wasmedge/hello/server.wasm':
 test *ARGS:
     cargo test --workspace --locked {{ ARGS }}
 
+# Plays the random tests for so many seconds each: hostile calls, files, addresses and lists
+fuzz SECONDS='300':
+    ANYPORT_FUZZ_SECONDS={{ SECONDS }} cargo test --workspace --locked --lib properties
+    ANYPORT_FUZZ_SECONDS={{ SECONDS }} cargo test --workspace --locked --test hostile -- --nocapture
+
 # Checks the layout of the code, and lints it
 lint:
     bash .ci/run fmt clippy
@@ -34,7 +39,7 @@ guests *NAMES:
 
 # Measures against WasmEdge and native servers
 bench *ARGS:
-    [ -d bench/.peers ] || sh bench/setup.sh
+    [ -x bench/.peers/bin/wasmedge ] || sh bench/setup.sh
     cargo build --release --locked
     python3 bench/run.py {{ ARGS }}
 

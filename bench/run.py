@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Measures anyport beside WasmEdge (AOT) and beside the guests' native twins, and prints the ratios.
+"""Measures anyport beside WasmEdge (AOT), wasmtime 46 and the guests' native twins, and prints the ratios.
 
 Run bench/setup.sh once before, and `cargo build --release` for anyport itself. All servers of a guest run
 at the same time and are loaded in turn, in interleaved rounds, so that a noisy machine is as unfair to one
@@ -66,7 +66,7 @@ GUESTS = {
         "guests/wasmedge/hello/server.wasm",
         "hyper-hello",
         *HELLO,
-        (Load(1), Load(64), Load(64, "HTTP/1.0")),
+        (Load(1), Load(64), Load(1, "HTTP/1.0"), Load(64, "HTTP/1.0")),
     ),
     # Closes after each answer: a connection for each request, whatever the client asks for.
     "blocking": Guest(
@@ -118,6 +118,7 @@ def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n", maxsplit=1)[0])
     parser.add_argument("--anyport", type=pathlib.Path, default=ROOT / "target/release/anyport")
     parser.add_argument("--wasmedge", type=pathlib.Path, default=PEERS / "bin/wasmedge")
+    parser.add_argument("--wasmtime", type=pathlib.Path, default=PEERS / "wasmtime-46/bin/wasmtime")
     parser.add_argument("--guest", action="append", choices=GUESTS, help="only this; repeatable")
     parser.add_argument("--rounds", type=int, default=5, help="of each load on each server")
     parser.add_argument("--seconds", type=int, default=3, help="length of a round")
@@ -152,6 +153,12 @@ def find_servers(guest, options):
         notes.append(f"anyport is skipped: no `{options.anyport}` (`cargo build --release`)")
     if guest.preopened:
         notes.append("WasmEdge cannot run this guest: it has no preopened listeners")
+        if not module.exists():
+            pass
+        elif options.wasmtime.exists():
+            commands["wasmtime 46"] = wasmtime(options.wasmtime, module)
+        else:
+            notes.append(f"wasmtime is skipped: no `{options.wasmtime}` (bench/setup.sh)")
     elif module.exists() and options.wasmedge.exists():
         commands["WasmEdge AOT"] = wasmedge(options.wasmedge, module)
     elif module.exists():
@@ -166,25 +173,38 @@ def find_servers(guest, options):
     return commands, notes
 
 
-def anyport(binary, module):
+def anyport(binary, module, *options):
     def words(port):
         variables = (f"PORT={port}", f"ADDR=127.0.0.1:{port}", "LISTEN_FDS=1")
         flags = [word for variable in variables for word in ("-e", variable)]
-        return [binary, "run", "-p", f"{port}:{port}", *flags, module]
+        return [binary, "run", "-p", f"{port}:{port}", *options, *flags, module]
 
     return Command(words)
 
 
 def wasmedge(binary, module):
-    digest = hashlib.sha256(module.read_bytes()).hexdigest()[:16]
-    library = PEERS / "aot" / f"{module.parent.name}-{digest}.so"
-    if not library.exists():
-        library.parent.mkdir(parents=True, exist_ok=True)
-        partial = library.with_name("partial.so")
-        subprocess.run([binary, "compile", module, partial], check=True, stdout=sys.stderr)
-        partial.rename(library)
+    library = aot(module, "so", lambda partial: [binary, "compile", module, partial])
     # Without --run-mode aot it interprets even a compiled library, 8 times slower.
     return Command(lambda port: [binary, "--run-mode", "aot", "--env", f"PORT={port}", library])
+
+
+def wasmtime(binary, module):
+    compiled = aot(module, "cwasm", lambda partial: [binary, "compile", module, "-o", partial])
+    wasi = "preview2=n,tcplisten=127.0.0.1:"
+    environment = ["--env", "LISTEN_FDS=1"]
+    return Command(lambda port: [binary, "run", "--allow-precompiled", "-S", f"{wasi}{port}", *environment, compiled])
+
+
+def aot(module, suffix, command):
+    """The module as a peer compiled it, once for each content."""
+    digest = hashlib.sha256(module.read_bytes()).hexdigest()[:16]
+    compiled = PEERS / "aot" / f"{module.parent.name}-{digest}.{suffix}"
+    if not compiled.exists():
+        compiled.parent.mkdir(parents=True, exist_ok=True)
+        partial = compiled.with_name(f"partial.{suffix}")
+        subprocess.run(command(partial), check=True, stdout=sys.stderr)
+        partial.rename(compiled)
+    return compiled
 
 
 class Server:
@@ -314,12 +334,23 @@ def measure(guest, commands, notes, options):
         time.sleep(REST_S)
         for name, server in servers.items():
             results[name]["idle_mb"] = server.resident_mb()
+        deaths = dict.fromkeys(servers, 0)
         for _ in range(options.rounds):
             for load in guest.loads:
-                for name, server in servers.items():
+                for name in servers:
                     figures = results[name]["loads"].setdefault(str(load), {})
-                    for key, value in one_round(server, guest, load, options.seconds).items():
+                    try:
+                        values = one_round(servers[name], guest, load, options.seconds)
+                    except ServerError:
+                        # A peer that does not bear the load is started again, and that is told.
+                        if name == "anyport" or deaths[name] == options.rounds:
+                            raise
+                        deaths[name] += 1
+                        servers[name] = stack.enter_context(contextlib.closing(Server(commands[name], guest)))
+                        continue
+                    for key, value in values.items():
                         figures.setdefault(key, []).append(value)
+    notes += [f"**{name} ended itself under load {count} times**" for name, count in deaths.items() if count]
     return results
 
 
@@ -375,6 +406,7 @@ def figures(guest):
     """(title, function of a server's results) for each row of the table."""
     units = {
         "requests_per_s": "requests/s",
+        "p50_ms": "median latency, ms",
         "p99_ms": "p99 latency, ms",
         "cpu_us_per_request": "server CPU per request, µs",
     }
@@ -424,7 +456,12 @@ def machine():
 
 def versions(options):
     found = []
-    for command in ([options.anyport, "--version"], [options.wasmedge, "--version"], ["wrk", "-v"]):
+    for command in (
+        [options.anyport, "--version"],
+        [options.wasmedge, "--version"],
+        [options.wasmtime, "--version"],
+        ["wrk", "-v"],
+    ):
         if shutil.which(command[0]):
             done = subprocess.run(command, check=False, capture_output=True, text=True)
             number = re.search(r"\d+\.\d+[.\d]*", done.stdout + done.stderr)

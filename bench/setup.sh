@@ -1,6 +1,7 @@
 #!/bin/sh
-# Sets up what `just bench` measures against: wrk, WasmEdge and the native twins of the guests.
+# Sets up what `just bench` measures against: wrk, WasmEdge, wasmtime 46 and the native twins of the guests.
 #
+# wasmtime 46 is the last that hands a guest a listener (`-S tcplisten`); cargo builds it, which takes ten minutes.
 # WasmEdge comes from Debian sid and is unpacked under bench/.peers with its own libc and LLVM, never
 # installed: the machine's packages and apt settings stay as they are. Its mirror is the machine's own.
 # SUITE=NAME takes another suite. Run it again to refresh; delete bench/.peers to undo it.
@@ -21,7 +22,7 @@ mirror=$(sed -n -e 's/^URIs: *\([^ ]*\).*/\1/p' -e 's/^deb \(\[[^]]*\] \)\{0,1\}
 
 # An apt of its own: empty status, so that every dependency counts as missing and is downloaded.
 apt=$peers/apt
-rm -rf "$peers"
+rm -rf "$apt" "$peers/root" "$peers/bin" "$peers/aot"
 mkdir -p "$apt/lists/partial" "$apt/cache/archives/partial" "$apt/debs" "$peers/root" "$peers/bin"
 echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror $suite main" >"$apt/sources.list"
 : >"$apt/status"
@@ -47,4 +48,9 @@ W
 chmod +x "$peers/bin/wasmedge"
 "$peers/bin/wasmedge" --version
 
+if [ ! -x "$peers/wasmtime-46/bin/wasmtime" ]; then
+  # Only what it takes to run a module; optimised as a release is.
+  cargo install wasmtime-cli --version '^46' --locked --root "$peers/wasmtime-46" --no-default-features \
+    --features run,compile,cranelift,parallel-compilation,pooling-allocator,cache,component-model,threads,demangle,addr2line
+fi
 cargo build --release --locked --manifest-path native/Cargo.toml

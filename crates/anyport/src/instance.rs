@@ -37,7 +37,7 @@ pub(crate) async fn run(engine: Arc<Engine>, module: Module, guest: Guest, befor
     store.set_epoch_deadline(1);
     // tokio's own yield, so that the poller is asked too and timers fire.
     store.epoch_deadline_callback(|mut store| {
-        store.data_mut().push_sent();
+        store.data_mut().sending.end();
         store.data_mut().busy.tick()?;
         Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())))
     });
