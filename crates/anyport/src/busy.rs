@@ -35,16 +35,16 @@ impl std::error::Error for Overrun {}
 
 impl Busy {
     /// At most this long; by default as long as fits a guest that serves.
-    pub(crate) fn new(most: Option<Duration>, serving: bool) -> Self {
-        Self { most, serving, turns: 0, stretch: None }
+    pub(crate) fn new(most: Option<Duration>) -> Self {
+        Self { most, serving: false, turns: 0, stretch: None }
     }
 
-    /// The guest has something to serve.
+    /// The guest has begun to serve: it listens, or looks for connections where it was handed a listener.
     pub(crate) fn serves(&mut self) {
         self.serving = true;
     }
 
-    /// Whether it has.
+    /// Whether it has begun to.
     pub(crate) fn is_serving(&self) -> bool {
         self.serving
     }
@@ -93,7 +93,7 @@ mod tests {
     #[test]
     fn a_stretch_ends_with_a_look_at_the_sockets() {
         let most = Duration::from_secs(2);
-        let mut busy = Busy::new(Some(most), false);
+        let mut busy = Busy::new(Some(most));
         let tick = |busy: &mut Busy, millis| busy.tick_at(Duration::from_millis(millis), most).is_ok();
         assert!(tick(&mut busy, 1000));
         assert!(tick(&mut busy, 2999));
@@ -105,7 +105,7 @@ mod tests {
 
     #[test]
     fn only_a_guest_that_serves_has_a_limit_by_default() {
-        let mut busy = Busy::new(None, false);
+        let mut busy = Busy::new(None);
         assert_eq!(busy.limit(), None);
         busy.serves();
         assert_eq!(busy.limit(), Some(SERVING_CPU_TIME));

@@ -73,7 +73,9 @@ impl Watchman {
     fn look(&mut self, now: Instant, draining: bool) {
         for socket in self.descriptors.accepted() {
             let (last, quiet) = socket.traffic.quiet(now);
-            match self.fate(last, quiet, draining) {
+            // What the guest has not read may be a request.
+            let ends = draining && !socket.endpoint().unread().is_ok_and(|bytes| bytes > 0);
+            match self.fate(last, quiet, ends) {
                 Fate::Stays => {}
                 Fate::LastWords => {
                     // As if the client had closed its side. It may have done so.
@@ -88,8 +90,9 @@ impl Watchman {
         }
     }
 
-    fn fate(&self, last: Last, quiet: Duration, draining: bool) -> Fate {
-        let ends = draining && last != Last::Received;
+    /// `ends` says that it may be ended as soon as nothing is owed.
+    fn fate(&self, last: Last, quiet: Duration, ends: bool) -> Fate {
+        let ends = ends && matches!(last, Last::Nothing | Last::Sent);
         if last == Last::Received && quiet >= self.timeout {
             Fate::TimedOut
         } else if quiet >= self.idle_timeout || (ends && quiet >= 2 * DRAIN_QUIET) {
@@ -130,7 +133,7 @@ mod tests {
         let limits =
             Limits { timeout: Duration::from_secs(60), idle_timeout: Duration::from_secs(300), ..Limits::default() };
         let watchman = Watchman::new(&Arc::new(Descriptors::new(1)), &limits, stage);
-        for (last, seconds, draining, want) in [
+        for (last, seconds, ends, want) in [
             (Last::Nothing, 299, false, Fate::Stays),
             (Last::Nothing, 300, false, Fate::Over),
             (Last::Nothing, 1, true, Fate::LastWords),
@@ -143,9 +146,11 @@ mod tests {
             (Last::Sent, 0, true, Fate::Stays),
             (Last::Sent, 1, true, Fate::LastWords),
             (Last::Sent, 2, true, Fate::Over),
+            (Last::Stuck, 299, true, Fate::Stays),
+            (Last::Stuck, 300, true, Fate::Over),
         ] {
-            let fate = watchman.fate(last, Duration::from_secs(seconds), draining);
-            assert_eq!(fate, want, "{last:?} for {seconds} s, draining: {draining}");
+            let fate = watchman.fate(last, Duration::from_secs(seconds), ends);
+            assert_eq!(fate, want, "{last:?} for {seconds} s, ends: {ends}");
         }
     }
 }

@@ -58,6 +58,8 @@ pub(crate) enum Last {
     /// The guest owes an answer.
     Received,
     Sent,
+    /// The guest has more to send than its peer takes for now.
+    Stuck,
 }
 
 impl Traffic {
@@ -72,6 +74,11 @@ impl Traffic {
         self.pass(2);
     }
 
+    /// Not all that the guest sends has gone. Nothing passes by that.
+    pub(crate) fn stuck(&self) {
+        self.passed.fetch_or(3, Ordering::Relaxed);
+    }
+
     fn pass(&self, last: u32) {
         let passed = self.passed.load(Ordering::Relaxed);
         self.passed.store((passed & !3).wrapping_add(4) | last, Ordering::Relaxed);
@@ -82,14 +89,15 @@ impl Traffic {
         let passed = self.passed.load(Ordering::Relaxed);
         let mut looked = self.looked.lock().expect("no panic while held");
         let since = match *looked {
-            Some((seen, since)) if seen == passed => since,
+            Some((seen, since)) if seen >> 2 == passed >> 2 => since,
             _ => now,
         };
         *looked = Some((passed, since));
         let last = match passed & 3 {
             0 => Last::Nothing,
             1 => Last::Received,
-            _ => Last::Sent,
+            2 => Last::Sent,
+            _ => Last::Stuck,
         };
         (last, now.saturating_duration_since(since))
     }
@@ -370,6 +378,10 @@ mod tests {
         assert_eq!(traffic.quiet(at(6)), (Last::Received, Duration::from_secs(2)));
         traffic.sent();
         assert_eq!(traffic.quiet(at(7)), (Last::Sent, Duration::ZERO));
+        traffic.stuck();
+        assert_eq!(traffic.quiet(at(9)), (Last::Stuck, Duration::from_secs(2)));
+        traffic.sent();
+        assert_eq!(traffic.quiet(at(10)), (Last::Sent, Duration::ZERO));
     }
 
     #[test]

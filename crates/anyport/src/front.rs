@@ -12,12 +12,12 @@ use tokio::sync::watch;
 
 use crate::address::Transport;
 use crate::error::Error;
+use crate::net::Interest;
 use crate::net::inlet::{ACCEPT_PAUSE, is_shortage, tell_of_shortage};
 use crate::net::published::{Port, Published};
-use crate::net::{Endpoint, Interest};
 use crate::stage::Stage;
 
-/// Starts to accept; ends when the server is stopped, or its ports are closed.
+/// Starts to accept; ends when the server is stopped.
 pub(crate) fn start(published: &Arc<Published>, mut stage: watch::Receiver<Stage>) -> Result<JoinHandle<()>, Error> {
     let failed = |error| Error::host(format!("the thread that accepts connections cannot be started: {error}"));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
@@ -25,7 +25,7 @@ pub(crate) fn start(published: &Arc<Published>, mut stage: watch::Receiver<Stage
     let serve = move || {
         runtime.block_on(async {
             for port in published.ports().iter().filter(|port| port.publish.transport == Transport::Tcp) {
-                runtime.spawn(accept_all(Arc::clone(port), Arc::clone(&published)));
+                runtime.spawn(feed(Arc::clone(port), Arc::clone(&published)));
             }
             Stage::Stopped.reached(&mut stage).await;
         });
@@ -33,49 +33,43 @@ pub(crate) fn start(published: &Arc<Published>, mut stage: watch::Receiver<Stage
     std::thread::Builder::new().name("anyport-front".to_owned()).spawn(serve).map_err(failed)
 }
 
-/// Gives each connection of a port to the worker with the fewest.
-async fn accept_all(port: Arc<Port>, published: Arc<Published>) {
-    while !port.is_closed() {
+/// Gives each connection of a port to the worker with the fewest. Also when the port is closed: some may
+/// still wait for a worker.
+async fn feed(port: Arc<Port>, published: Arc<Published>) {
+    loop {
         let mut changed = pin!(published.changed.notified());
         changed.as_mut().enable();
-        let mut ended = pin!(published.ended.notified());
+        let mut ended = pin!(published.all.ended.notified());
         ended.as_mut().enable();
-        let Some(host) = port.listener() else {
-            changed.await;
-            continue;
-        };
-        if published.least_loaded(&port).is_none() {
-            // They wait in the kernel's backlog.
-            tokio::select! {
-                () = changed => {}
-                () = ended => {}
-            }
-            continue;
-        }
-        tokio::select! {
-            () = changed => {}
-            accepted = accept(&host) => match accepted {
-                Ok(arrival) => published.hand(&port, arrival),
-                Err(error) => {
-                    if is_shortage(&error) {
-                        tell_of_shortage(&error);
-                    } else {
-                        tracing::debug!("accepting on {}: {error}", port.publish);
-                    }
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
-            },
-        }
-    }
-}
-
-async fn accept(host: &Endpoint) -> io::Result<(Endpoint, std::net::SocketAddr)> {
-    loop {
-        match host.accept() {
+        match published.feed(&port) {
+            // Others have their turn.
+            Ok(()) => tokio::task::yield_now().await,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                poll_fn(|context| host.poll_ready(context, Interest::Read)).await?;
+                let host = port.listener().filter(|_| published.has_room(&port));
+                match host {
+                    Some(host) => tokio::select! {
+                        () = changed => {}
+                        ready = poll_fn(|context| host.poll_ready(context, Interest::Read)) => {
+                            if ready.is_err() {
+                                tokio::time::sleep(ACCEPT_PAUSE).await;
+                            }
+                        }
+                    },
+                    // They wait in the kernel's backlog.
+                    None => tokio::select! {
+                        () = changed => {}
+                        () = ended => {}
+                    },
+                }
             }
-            outcome => return outcome,
+            Err(error) => {
+                if is_shortage(&error) {
+                    tell_of_shortage(&error);
+                } else {
+                    tracing::debug!("accepting on {}: {error}", port.publish);
+                }
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
         }
     }
 }

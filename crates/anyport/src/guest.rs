@@ -114,7 +114,7 @@ impl Guest {
     /// come first because real servers hard-code 3 for them.
     pub(crate) fn new(setup: Setup) -> Result<Self, Errno> {
         let descriptors = Descriptors::new(setup.limits.descriptors);
-        let busy = Busy::new(setup.limits.cpu_time, !setup.listeners.is_empty());
+        let busy = Busy::new(setup.limits.cpu_time);
         for stdio in setup.stdio {
             descriptors.insert(Descriptor::Stdio(Arc::new(stdio)))?;
         }
@@ -225,6 +225,7 @@ impl Guest {
             return Err(Errno::Invalid);
         }
         listener.used(Interest::Read);
+        self.busy.serves();
         self.busy.turn();
         if self.descriptors.is_full() {
             return Err(Errno::TooManyOpen);
@@ -235,7 +236,7 @@ impl Guest {
             return Err(if listener.is_nonblocking() { Errno::Again } else { Errno::TooManyOpen });
         }
         let stream = loop {
-            match tcp.accept(self.connections.permit()) {
+            match tcp.accept(&self.connections) {
                 Err(Errno::Again) if !listener.is_nonblocking() => {
                     readiness::ready(&tcp.endpoint(), Interest::Read, listener.receive_timeout()).await?;
                 }
@@ -342,6 +343,7 @@ impl Guest {
                         // What was held back for this send does not wait with it.
                         endpoint.push();
                     }
+                    socket.traffic.stuck();
                     if socket.is_nonblocking() {
                         return if total > 0 { Ok(total) } else { Err(Errno::Again.into()) };
                     }
@@ -354,8 +356,12 @@ impl Guest {
                 Err(error) => return Err(error.into()),
                 Ok(sent) => {
                     total += sent;
+                    let all = buffers.advance(sent);
                     socket.traffic.sent();
-                    if buffers.advance(sent) || socket.is_nonblocking() {
+                    if !all {
+                        socket.traffic.stuck();
+                    }
+                    if all || socket.is_nonblocking() {
                         return Ok(total);
                     }
                 }
@@ -466,7 +472,7 @@ impl Guest {
     }
 
     /// What to wait for on behalf of a descriptor.
-    pub(crate) fn source(&self, descriptor: &Descriptor, interest: Interest) -> Source {
+    pub(crate) fn source(&mut self, descriptor: &Descriptor, interest: Interest) -> Source {
         let socket = match descriptor {
             Descriptor::Host(_) => return Source::File,
             Descriptor::Stdio(stdio) => return Source::Stdio(Arc::clone(stdio)),
@@ -476,9 +482,13 @@ impl Guest {
             SocketKind::Udp(udp) => Source::Socket(udp.endpoint()),
             SocketKind::Tcp(tcp) => match tcp.awaited() {
                 Awaited::Nothing => Source::HungUp,
-                // tokio polls listeners for writing too: that must neither fire nor fail.
-                Awaited::Connections(_) if interest == Interest::Write || self.is_crowded() => Source::Never,
-                Awaited::Connections(endpoint) | Awaited::Bytes(endpoint) => Source::Socket(endpoint),
+                Awaited::Connections(endpoint) => {
+                    self.busy.serves();
+                    // tokio polls listeners for writing too: that must neither fire nor fail.
+                    let never = interest == Interest::Write || self.is_crowded();
+                    if never { Source::Never } else { Source::Socket(endpoint) }
+                }
+                Awaited::Bytes(endpoint) => Source::Socket(endpoint),
             },
         }
     }

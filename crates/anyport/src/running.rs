@@ -1,7 +1,6 @@
 //! A server at work: reached, drained, stopped, waited for.
 
 use std::os::unix::net::UnixStream;
-use std::pin::pin;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -51,7 +50,11 @@ impl Running {
     /// # Errors
     /// The port is not published, or the server has ended or is ending.
     pub fn connect(&self, guest_port: u16) -> Result<UnixStream, Error> {
-        self.published.connect(guest_port).map_err(|error| match error.kind() {
+        let connected = match *self.stage.borrow() {
+            Stage::Serving => self.published.connect(guest_port),
+            Stage::Draining | Stage::Stopped => Err(std::io::ErrorKind::ConnectionRefused.into()),
+        };
+        connected.map_err(|error| match error.kind() {
             std::io::ErrorKind::AddrNotAvailable => {
                 Error::host(format!("port {guest_port} of the guest is not published"))
                     .with_hint("publish it: `Publish::in_memory(PORT)` needs no port of the host")
@@ -66,15 +69,23 @@ impl Running {
     /// closed it. True if none had to be cut off.
     pub async fn drain(&mut self, timeout: Duration) -> bool {
         self.published.close();
-        self.stage.send_replace(Stage::Draining);
-        let drained = tokio::time::timeout(timeout, until_empty(&self.published)).await.is_ok();
+        self.advance(Stage::Draining);
+        let drained = tokio::time::timeout(timeout, self.published.all.gone()).await.is_ok();
         self.stop();
         drained
     }
 
     /// Ends the guests, whatever they are doing.
     pub fn stop(&mut self) {
-        self.stage.send_replace(Stage::Stopped);
+        self.advance(Stage::Stopped);
+    }
+
+    /// Never back: a server that was stopped does not drain.
+    fn advance(&mut self, to: Stage) {
+        self.stage.send_if_modified(|now| {
+            let before = std::mem::replace(now, to.max(*now));
+            before < to
+        });
     }
 
     /// Waits until every guest has ended for good.
@@ -113,17 +124,5 @@ impl Drop for Running {
         if let Some(front) = self.front.take() {
             let _ = front.join();
         }
-    }
-}
-
-/// Waits until no connection is open or waits to be accepted.
-async fn until_empty(published: &Published) {
-    loop {
-        let mut ended = pin!(published.ended.notified());
-        ended.as_mut().enable();
-        if published.open() == 0 {
-            return;
-        }
-        ended.await;
     }
 }

@@ -3,7 +3,7 @@
 //! The descriptors may be shared with other processes (a shell's terminal), so they are not made
 //! non-blocking: they are asked whether a read or a short write will block before each.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -11,6 +11,7 @@ use std::task::{Context, Poll, ready};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::FileType;
+use smallvec::SmallVec;
 use tokio::io::unix::AsyncFd;
 
 use crate::net::{Interest, Ready, poller};
@@ -92,17 +93,24 @@ impl Stdio {
         Ok(rustix::io::retry_on_intr(|| rustix::io::read(fd, &mut *buffer))?)
     }
 
-    /// Writes as much as goes without waiting; [`io::ErrorKind::WouldBlock`] says wait.
-    pub(crate) fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
-        let Some(fd) = &self.fd else { return Ok(bytes.len()) };
+    /// Writes as much as goes without waiting; [`io::ErrorKind::WouldBlock`] says wait. What goes, goes in one
+    /// piece: the guests of other workers write there too, and libc hands over a line in two buffers.
+    pub(crate) fn try_write(&self, buffers: &[IoSlice<'_>]) -> io::Result<usize> {
+        let Some(fd) = &self.fd else { return Ok(buffers.iter().map(|buffer| buffer.len()).sum()) };
         if self.file_type == FileType::RegularFile {
-            return Ok(rustix::io::retry_on_intr(|| rustix::io::write(fd, bytes))?);
+            return Ok(rustix::io::retry_on_intr(|| rustix::io::writev(fd, buffers))?);
         }
         if !self.is_ready_now(Interest::Write)? {
             return Err(io::ErrorKind::WouldBlock.into());
         }
-        let bytes = &bytes[..bytes.len().min(WRITE_BYTES)];
-        Ok(rustix::io::retry_on_intr(|| rustix::io::write(fd, bytes))?)
+        let mut left = WRITE_BYTES;
+        let parts = buffers.iter().map(|buffer| {
+            let part = &buffer[..buffer.len().min(left)];
+            left -= part.len();
+            IoSlice::new(part)
+        });
+        let parts: SmallVec<[IoSlice<'_>; 8]> = parts.take_while(|part| !part.is_empty()).collect();
+        Ok(rustix::io::retry_on_intr(|| rustix::io::writev(fd, &parts))?)
     }
 
     /// As [`crate::net::Endpoint::poll_ready`].

@@ -70,16 +70,16 @@ pub(crate) struct Template {
 impl Template {
     /// A guest for this worker.
     pub(crate) fn guest(&self, worker: usize) -> Result<Guest, Error> {
-        let listeners = self
-            .published
-            .hand_over(worker)
-            .map_err(|error| Error::host(format!("the listeners cannot be handed over: {error}")))?;
         let setup = Setup {
             stdio: self.open_stdio()?,
             files: self.files()?,
             directories: u32::try_from(self.directories.len()).map_err(|_| Error::host("too many directories"))?,
             generation: self.generation,
-            listeners,
+            // Last: should the others fail, the ports stay as they are.
+            listeners: self
+                .published
+                .hand_over(worker)
+                .map_err(|error| Error::host(format!("the listeners cannot be handed over: {error}")))?,
             limits: Arc::clone(&self.limits),
             network: self.network.clone(),
             published: Arc::clone(&self.published),
@@ -166,19 +166,29 @@ impl Worker {
                 pause = BACK_OFF;
             }
             tell(&outcome, &format!("the next one starts in {pause:?}"));
-            if !runtime.block_on(self.rest(pause)) {
-                runtime.shutdown_background();
+            match self.next(runtime, &mut pause) {
+                Some(next) => (runtime, guest) = next,
                 // How this one ended is told.
-                return Outcome::Stopped;
+                None => return Outcome::Stopped,
             }
-            pause = (pause * 2).min(BACK_OFF_MOST);
-            runtime.shutdown_background();
-            let next = self.runtime().and_then(|runtime| Ok((runtime, self.template.guest(self.number)?)));
-            (runtime, guest) = match next {
-                Ok(next) => next,
-                Err(error) => return Outcome::Trapped { reason: error.to_string(), backtrace: String::new() },
-            };
         }
+    }
+
+    /// The next guest, after a pause; none if the server has no need of it any more. What the machine is
+    /// short of when it is made, it may have after the next pause.
+    fn next(&self, runtime: tokio::runtime::Runtime, pause: &mut Duration) -> Option<(tokio::runtime::Runtime, Guest)> {
+        let next = loop {
+            if !runtime.block_on(self.rest(*pause)) {
+                break None;
+            }
+            *pause = (*pause * 2).min(BACK_OFF_MOST);
+            match self.runtime().and_then(|runtime| Ok((runtime, self.template.guest(self.number)?))) {
+                Ok(next) => break Some(next),
+                Err(error) => tracing::warn!("the next guest cannot be started: {error}; tried again in {pause:?}"),
+            }
+        };
+        runtime.shutdown_background();
+        next
     }
 
     /// One guest's life: how it ended, and whether it had begun to serve.

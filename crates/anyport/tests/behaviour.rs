@@ -31,7 +31,7 @@ behaviours! {
     half_close_by_client: every on every;
     half_close_by_server: every on every;
     answers_after_half_close: every on every;
-    reset: every on every;
+    reset: every on resets;
     client_gone_at_every_byte: every on every;
     client_gone_while_the_guest_sends: every on every;
     client_gone_before_it_is_connected: every on every;

@@ -4,96 +4,24 @@
 //! Looks like any other endpoint to the guest, whatever is public: a port, a Unix socket, or nothing
 //! but the program that embeds it.
 
-use std::collections::VecDeque;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
-use std::task::{Context, Poll, Waker, ready};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use rustix::io::Errno;
 use tokio::time::Sleep;
 
 use super::published::Port;
+use super::queue::Arrival;
 use super::{Endpoint, Interest, OptionName, Ready, SocketOption};
 
 /// How long accepting rests after an error such as `EMFILE`: long enough for connections to end,
 /// short enough not to be felt.
 pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-/// Connections for one worker that its guest has not accepted yet.
-#[derive(Debug, Default)]
-pub(crate) struct Queue {
-    state: Mutex<State>,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    waiting: VecDeque<Arrival>,
-    /// The guest, when it waits for a connection.
-    waker: Option<Waker>,
-    /// Its worker has ended for good.
-    closed: bool,
-}
-
-/// A connection with its peer's address.
-pub(crate) type Arrival = (Endpoint, SocketAddr);
-
-impl Queue {
-    /// Adds a connection; gives it back if nobody will take it.
-    pub(crate) fn push(&self, arrival: Arrival) -> Result<(), Arrival> {
-        let waker = {
-            let mut state = self.lock();
-            if state.closed {
-                return Err(arrival);
-            }
-            state.waiting.push_back(arrival);
-            state.waker.take()
-        };
-        if let Some(waker) = waker {
-            waker.wake();
-        }
-        Ok(())
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.lock().waiting.len()
-    }
-
-    /// Takes all that wait.
-    pub(crate) fn take(&self) -> VecDeque<Arrival> {
-        std::mem::take(&mut self.lock().waiting)
-    }
-
-    /// Takes no more, and ends those that wait.
-    pub(crate) fn close(&self) {
-        let mut state = self.lock();
-        state.closed = true;
-        state.waiting.clear();
-    }
-
-    fn pop(&self) -> Option<Arrival> {
-        self.lock().waiting.pop_front()
-    }
-
-    fn poll_waiting(&self, context: &mut Context<'_>) -> Poll<()> {
-        let mut state = self.lock();
-        if !state.waiting.is_empty() {
-            return Poll::Ready(());
-        }
-        match &mut state.waker {
-            Some(waker) => waker.clone_from(context.waker()),
-            none => *none = Some(context.waker().clone()),
-        }
-        Poll::Pending
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().expect("no panic while held")
-    }
-}
 
 /// The listener of one worker's guest.
 #[derive(Debug)]
@@ -104,26 +32,28 @@ pub(crate) struct Inlet {
     direct: Option<Arc<Endpoint>>,
     /// After an error that only time cures.
     pause: Mutex<Option<Pin<Box<Sleep>>>>,
-    listening: AtomicBool,
 }
 
 impl Inlet {
     pub(super) fn new(port: Arc<Port>, worker: usize, direct: Option<Arc<Endpoint>>) -> Self {
-        Self { port, worker, direct, pause: Mutex::default(), listening: AtomicBool::new(false) }
+        Self { port, worker, direct, pause: Mutex::default() }
     }
 
     pub(super) fn listen(&self, backlog: u32) -> io::Result<()> {
-        self.port.listen(self.worker, backlog)?;
-        self.listening.store(true, Ordering::Release);
-        Ok(())
+        self.port.listen(self.worker, backlog)
     }
 
     pub(super) fn accept(&self) -> io::Result<Arrival> {
-        if let Some(arrival) = self.port.queue(self.worker).pop() {
+        let queue = self.port.queue(self.worker);
+        if let Some(arrival) = queue.pop() {
             return Ok(arrival);
         }
         match &self.direct {
-            Some(direct) if !self.port.is_closed() => direct.accept().map_err(|error| self.rest(error)),
+            Some(direct) if !self.port.is_closed() => match Arrival::accept(direct, queue.permit()) {
+                // Meanwhile it was, which is nothing that the guest has to know.
+                Err(_) if self.port.is_closed() => Err(io::ErrorKind::WouldBlock.into()),
+                outcome => outcome.map_err(|error| self.rest(error)),
+            },
             _ => Err(io::ErrorKind::WouldBlock.into()),
         }
     }
@@ -151,7 +81,7 @@ impl Inlet {
     }
 
     pub(super) fn option(&self, name: OptionName) -> io::Result<SocketOption> {
-        self.port.host().map_or_else(|| Err(Errno::NOPROTOOPT.into()), |host| host.option(name))
+        self.port.host().map_or_else(|| Ok(default_option(name)), |host| host.option(name))
     }
 
     /// An error that is the machine's and not the guest's is told to the person; the guest waits.
@@ -179,6 +109,22 @@ impl Drop for Inlet {
         self.port.leave(self.worker);
     }
 }
+
+/// What a listener without a socket on the host says: servers read back what they have set, and copy it.
+fn default_option(name: OptionName) -> SocketOption {
+    match name {
+        OptionName::ReuseAddress => SocketOption::ReuseAddress(true),
+        OptionName::Broadcast => SocketOption::Broadcast(false),
+        OptionName::SendBuffer => SocketOption::SendBuffer(BUFFER_BYTES),
+        OptionName::ReceiveBuffer => SocketOption::ReceiveBuffer(BUFFER_BYTES),
+        OptionName::KeepAlive => SocketOption::KeepAlive(false),
+        OptionName::OobInline => SocketOption::OobInline(false),
+        OptionName::Linger => SocketOption::Linger(None),
+    }
+}
+
+/// The buffers of Linux's Unix sockets, which such connections are (`net.core.wmem_default`).
+const BUFFER_BYTES: usize = 212_992;
 
 /// Whether an error of accept(2) says that the machine, or this process, is short of something.
 pub(crate) fn is_shortage(error: &io::Error) -> bool {

@@ -8,6 +8,7 @@ pub(crate) mod inlet;
 mod os;
 pub(crate) mod poller;
 pub(crate) mod published;
+pub(crate) mod queue;
 pub(crate) mod resolve;
 pub mod simulated;
 pub(crate) mod tcp;
@@ -23,6 +24,8 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 
+use self::connections::Connections;
+use self::queue::Arrival;
 use crate::address::{Family, Transport};
 
 /// Where sockets come from.
@@ -173,12 +176,21 @@ impl Endpoint {
         on_either!(self, endpoint => endpoint.take_error(), inlet _ => Ok(()))
     }
 
-    /// The next pending connection, with its peer's address.
+    /// The next pending connection, with its peer's address. Those of a public port come by
+    /// [`Endpoint::accept_for`].
     pub(crate) fn accept(&self) -> io::Result<(Self, SocketAddr)> {
         match self {
             Self::Os(endpoint) => endpoint.accept().map(|(stream, peer)| (Self::Os(stream), peer)),
             Self::Simulated(endpoint) => endpoint.accept().map(|(stream, peer)| (Self::Simulated(stream), peer)),
+            Self::Inlet(_) => Err(Errno::OPNOTSUPP.into()),
+        }
+    }
+
+    /// The next pending connection for a guest, which counts it.
+    pub(crate) fn accept_for(&self, connections: &Arc<Connections>) -> io::Result<Arrival> {
+        match self {
             Self::Inlet(inlet) => inlet.accept(),
+            listener => listener.accept().map(|(stream, peer)| Arrival { stream, peer, permit: connections.permit() }),
         }
     }
 

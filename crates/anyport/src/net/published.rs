@@ -17,8 +17,9 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix};
 use tokio::sync::Notify;
 
-use super::connections::Connections;
-use super::inlet::{Arrival, Inlet, Queue};
+use super::connections::{All, Connections};
+use super::inlet::Inlet;
+use super::queue::{Arrival, Queue};
 use super::{Endpoint, Network, Shutdown, SocketOption};
 use crate::address::{Family, HostAddress, Publish, Transport};
 
@@ -36,9 +37,10 @@ pub(crate) struct Published {
     handed: usize,
     /// The connections of each worker.
     connections: Vec<Arc<Connections>>,
-    /// Told when a connection has ended.
-    pub(crate) ended: Arc<Notify>,
-    /// Told when a guest begins to listen or ends, and when the ports close.
+    /// All connections.
+    pub(crate) all: Arc<All>,
+    /// Told when a guest begins to listen or ends, when connections wait for the front, and when the
+    /// ports close.
     pub(crate) changed: Arc<Notify>,
 }
 
@@ -54,6 +56,8 @@ pub(crate) struct Port {
     closed: AtomicBool,
     /// For each worker.
     queues: Vec<Queue>,
+    /// Those that the front has not given to a worker yet; of a single worker, none.
+    unassigned: Queue,
     changed: Arc<Notify>,
     on_listen: Option<OnListen>,
 }
@@ -104,17 +108,18 @@ impl Published {
         network: &Network, ports: Vec<(Publish, Origin)>, handed: usize, workers: usize, most: usize,
         on_listen: Option<&OnListen>,
     ) -> Result<Self, (Publish, io::Error)> {
-        let (ended, changed) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let (all, changed) = (Arc::new(All::default()), Arc::new(Notify::new()));
+        let connections: Vec<_> = (0..workers).map(|_| Connections::new(most, &all)).collect();
+        let unassigned = Connections::new(usize::MAX, &all);
         let ports = ports.into_iter().enumerate().map(|(index, (publish, origin))| {
-            let port = Port::reserve(network, publish, origin, workers, &changed, on_listen)?;
+            let port = Port::reserve(network, publish, origin, &connections, &unassigned, &changed, on_listen)?;
             if index < handed {
                 port.begin(ACCEPT_BACKLOG).map_err(|error| (port.publish.clone(), error))?;
             }
             Ok(Arc::new(port))
         });
         let ports = ports.collect::<Result<_, _>>()?;
-        let connections = (0..workers).map(|_| Connections::new(most, Arc::clone(&ended))).collect();
-        Ok(Self { ports, handed, connections, ended, changed })
+        Ok(Self { ports, handed, connections, all, changed })
     }
 
     /// The endpoint for a port that a worker's guest binds, by its place in the policy.
@@ -132,14 +137,18 @@ impl Published {
 
     /// The listeners to hand to a worker's guest, with their addresses as it sees them.
     pub(crate) fn hand_over(&self, worker: usize) -> io::Result<Vec<(Endpoint, SocketAddr)>> {
-        let handed = self.ports[..self.handed].iter().map(|port| {
-            let inlet = port.inlet(worker)?;
-            inlet.listen(ACCEPT_BACKLOG)?;
-            let mut local = inlet.local_address();
-            local.set_port(port.publish.guest_port.filter(|port| *port != 0).unwrap_or_else(|| local.port()));
-            Ok((Endpoint::Inlet(inlet), local))
-        });
-        handed.collect()
+        let mut handed = Vec::new();
+        for port in &self.ports[..self.handed] {
+            match port.hand_over(worker) {
+                Ok(listener) => handed.push(listener),
+                Err(error) => {
+                    // Those that it had already stay as they are, for the next attempt.
+                    self.restarting(worker);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(handed)
     }
 
     /// The IP version that a port is published on.
@@ -159,42 +168,41 @@ impl Published {
         &self.connections[worker]
     }
 
-    /// Connections that are open or wait to be accepted.
-    pub(crate) fn open(&self) -> usize {
-        let waiting = self.ports.iter().flat_map(|port| &port.queues).map(Queue::len).sum::<usize>();
-        waiting + self.connections.iter().map(|connections| connections.open()).sum::<usize>()
-    }
-
-    /// The worker with the fewest connections of those whose guests listen on this port and have room
+    /// The worker with the fewest connections of those whose guests listen on a port and have room
     /// for another.
-    pub(crate) fn least_loaded(&self, port: &Port) -> Option<usize> {
-        let state = port.lock();
-        let load = |worker: usize| {
-            self.connections[worker].open() + self.ports.iter().map(|port| port.queues[worker].len()).sum::<usize>()
-        };
+    fn least_loaded(&self, state: &State) -> Option<usize> {
         (0..self.connections.len())
-            .filter(|worker| state.guests[*worker] == Side::Listening)
-            .map(|worker| (load(worker), worker))
-            .filter(|(load, worker)| *load < self.connections[*worker].most())
-            .min()
-            .map(|(_, worker)| worker)
+            .filter(|worker| state.guests[*worker] == Side::Listening && self.connections[*worker].has_room())
+            .min_by_key(|worker| self.connections[*worker].held())
     }
 
-    /// Gives a connection to a worker: the least loaded one, or whichever will take it.
-    pub(crate) fn hand(&self, port: &Port, mut arrival: Arrival) {
-        let first = self.least_loaded(port);
-        for worker in first.into_iter().chain(0..self.connections.len()) {
-            match port.queues[worker].push(arrival) {
-                Ok(()) => return,
-                Err(back) => arrival = back,
+    /// Whether a worker would be given a connection of this port.
+    pub(crate) fn has_room(&self, port: &Port) -> bool {
+        self.least_loaded(&port.lock()).is_some()
+    }
+
+    /// Gives the next connection of a port to the worker with the fewest.
+    ///
+    /// # Errors
+    /// `WouldBlock` if there is none, or nobody has room for it.
+    pub(crate) fn feed(&self, port: &Port) -> io::Result<()> {
+        // Held until it is given: a worker whose guest ends meanwhile gives it back.
+        let state = port.lock();
+        let worker = self.least_loaded(&state).ok_or(io::ErrorKind::WouldBlock)?;
+        let arrival = match (port.unassigned.pop(), &state.host) {
+            (Some(arrival), _) => arrival,
+            (None, Host::Listening(host)) if !port.is_closed() => {
+                Arrival::accept(host, self.connections[worker].permit())?
             }
-        }
+            _ => return Err(io::ErrorKind::WouldBlock.into()),
+        };
+        port.queues[worker].push(arrival).map_err(|_| io::ErrorKind::ConnectionRefused.into())
     }
 
     /// A connection of this program to a port of the guest.
     ///
     /// # Errors
-    /// No such port is published.
+    /// No such port is published, or nobody will serve it any more.
     pub(crate) fn connect(&self, guest_port: u16) -> io::Result<UnixStream> {
         let named = |port: &&Arc<Port>| port.publish.transport == Transport::Tcp && port.is_named(guest_port);
         let port = self.ports.iter().find(named).ok_or(io::ErrorKind::AddrNotAvailable)?;
@@ -202,43 +210,38 @@ impl Published {
             return Err(io::ErrorKind::ConnectionRefused.into());
         }
         let (ours, theirs) = UnixStream::pair()?;
-        let peer = super::os::LOCAL_PEER;
-        self.hand(port, (Endpoint::from_stream(theirs.into())?, peer));
+        let entrance = port.entrance();
+        let (stream, peer) = (Endpoint::from_stream(theirs.into())?, super::os::LOCAL_PEER);
+        let arrival = Arrival { stream, peer, permit: entrance.permit() };
+        entrance.push(arrival).map_err(|_| io::ErrorKind::ConnectionRefused)?;
+        self.changed.notify_waiters();
         Ok(ours)
     }
 
     /// A worker's guest has ended, and another will take its place: the ports stay as they are.
-    /// Connections that wait for it go to others that listen.
+    /// Connections that wait for it go to others.
     pub(crate) fn restarting(&self, worker: usize) {
         for port in &self.ports {
-            port.lock().guests[worker] = Side::Restarting;
-            if self.least_loaded(port).is_some() {
-                port.queues[worker].take().into_iter().for_each(|arrival| self.hand(port, arrival));
-            }
+            port.withdraw(worker, Side::Restarting);
         }
+        self.changed.notify_waiters();
     }
 
     /// A worker's guest has ended for good.
     pub(crate) fn gone(&self, worker: usize) {
-        self.restarting(worker);
         for port in &self.ports {
+            port.withdraw(worker, Side::Away);
             port.queues[worker].close();
-            port.lock().guests[worker] = Side::Bound;
-            port.leave(worker);
+            if port.queues.iter().all(Queue::is_closed) {
+                port.unassigned.close();
+            }
         }
     }
 
     /// Takes the connections that wait at the ports, and no more.
     pub(crate) fn close(&self) {
         for port in self.ports.iter().filter(|port| port.publish.transport == Transport::Tcp) {
-            // What waits at an inherited socket is for the next process.
-            if let (false, Some(host)) = (port.inherited, port.host()) {
-                while let Ok(arrival) = host.accept() {
-                    self.hand(port, arrival);
-                }
-            }
-            port.closed.store(true, Ordering::Release);
-            port.shut();
+            port.close();
         }
         self.changed.notify_waiters();
     }
@@ -246,8 +249,8 @@ impl Published {
 
 impl Port {
     fn reserve(
-        network: &Network, publish: Publish, origin: Origin, workers: usize, changed: &Arc<Notify>,
-        on_listen: Option<&OnListen>,
+        network: &Network, publish: Publish, origin: Origin, workers: &[Arc<Connections>],
+        unassigned: &Arc<Connections>, changed: &Arc<Notify>, on_listen: Option<&OnListen>,
     ) -> Result<Self, (Publish, io::Error)> {
         let inherited = matches!(origin, Origin::Inherited(_));
         let host = match origin {
@@ -264,14 +267,15 @@ impl Port {
                 Err(error) => return Err((publish, error)),
             }
         }
-        let state = State { host, guests: vec![Side::Away; workers], told: false };
+        let state = State { host, guests: vec![Side::Away; workers.len()], told: false };
         Ok(Self {
             publish,
             network: network.clone(),
             inherited,
             state: Mutex::new(state),
             closed: AtomicBool::new(false),
-            queues: (0..workers).map(|_| Queue::default()).collect(),
+            queues: workers.iter().map(Queue::new).collect(),
+            unassigned: Queue::new(unassigned),
             changed: Arc::clone(changed),
             on_listen: on_listen.cloned(),
         })
@@ -289,11 +293,16 @@ impl Port {
         &self.queues[worker]
     }
 
-    /// The host's listener, if a guest listens.
+    /// Where connections come in: to the front, or straight to the only worker.
+    fn entrance(&self) -> &Queue {
+        if let [only] = &self.queues[..] { only } else { &self.unassigned }
+    }
+
+    /// The host's listener, if connections are taken from it.
     pub(crate) fn listener(&self) -> Option<Arc<Endpoint>> {
         match &self.lock().host {
-            Host::Listening(endpoint) => Some(Arc::clone(endpoint)),
-            Host::None | Host::Bound(_) | Host::Closed => None,
+            Host::Listening(endpoint) if !self.is_closed() => Some(Arc::clone(endpoint)),
+            _ => None,
         }
     }
 
@@ -310,6 +319,15 @@ impl Port {
             None | Some(0) => self.address().is_none_or(|address| address.port() == guest_port),
             Some(port) => port == guest_port,
         }
+    }
+
+    /// A listener that a worker's guest is handed, with its address as the guest sees it.
+    fn hand_over(self: &Arc<Self>, worker: usize) -> io::Result<(Endpoint, SocketAddr)> {
+        let inlet = self.inlet(worker)?;
+        inlet.listen(ACCEPT_BACKLOG)?;
+        let mut local = inlet.local_address();
+        local.set_port(self.publish.guest_port.filter(|port| *port != 0).unwrap_or_else(|| local.port()));
+        Ok((Endpoint::Inlet(inlet), local))
     }
 
     /// A listener for a worker's guest; bound anew where the guest had closed it.
@@ -382,19 +400,51 @@ impl Port {
         }
     }
 
-    /// A worker's guest has closed its listener, or is no more.
+    /// A worker's guest has closed its listener.
     pub(super) fn leave(&self, worker: usize) {
-        let nobody = {
+        // One that has ended has withdrawn already.
+        if self.lock().guests[worker] != Side::Restarting {
+            self.withdraw(worker, Side::Away);
+        }
+    }
+
+    /// A worker takes no connection for now: those that wait for it go to others. If no guest will come,
+    /// they end with the listener, as a kernel has it.
+    fn withdraw(&self, worker: usize, side: Side) {
+        let (nobody, listened) = {
             let mut state = self.lock();
-            if state.guests[worker] == Side::Restarting {
-                return;
+            let before = std::mem::replace(&mut state.guests[worker], side);
+            if self.queues.len() > 1 {
+                for arrival in self.queues[worker].take() {
+                    // Refused when no worker is left to serve it.
+                    let _ = self.unassigned.push(arrival);
+                }
             }
-            state.guests[worker] = Side::Away;
-            state.guests.iter().all(|side| *side == Side::Away)
+            let nobody = state.guests.iter().all(|side| *side == Side::Away);
+            (nobody, matches!(before, Side::Listening | Side::Restarting))
         };
         if nobody {
             self.shut();
+            if listened {
+                drop(self.entrance().take());
+            }
         }
+        self.changed.notify_waiters();
+    }
+
+    /// Takes the connections that wait, and no more.
+    fn close(&self) {
+        // What waits at an inherited socket is for the next process.
+        if let (false, Some(host)) = (self.inherited, self.listener()) {
+            // Unknown to the poller, so that it asks the kernel whatever the poller knows.
+            let host = host.renewed().ok().flatten().map_or(host, Arc::new);
+            while let Ok(arrival) = Arrival::accept(&host, self.entrance().permit()) {
+                // Refused when every worker has ended.
+                let _ = self.entrance().push(arrival);
+            }
+        }
+        self.closed.store(true, Ordering::Release);
+        self.shut();
     }
 
     /// Ends the host's listener: clients are refused from now on.
@@ -462,7 +512,7 @@ fn bind(network: &Network, publish: &Publish) -> io::Result<Option<Endpoint>> {
     Ok(Some(endpoint))
 }
 
-/// A socket at a path. What a server that was killed left there is taken away.
+/// A socket at a path. What a server that was killed left there is taken away, and nothing else.
 fn bind_unix(path: &Path) -> io::Result<Endpoint> {
     match Endpoint::bind_unix(path) {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_abandoned(path) => {

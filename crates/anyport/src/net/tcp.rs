@@ -3,7 +3,8 @@
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use super::connections::Permit;
+use super::connections::{Connections, Permit};
+use super::queue::Arrival;
 use super::{Endpoint, Network, OptionName, Shutdown, SocketOption};
 use crate::address::{Family, Transport};
 use crate::errno::Errno;
@@ -142,14 +143,15 @@ impl Tcp {
         }
     }
 
-    /// The next pending connection, which holds `permit` while it is open.
-    pub(crate) fn accept(&self, permit: Permit) -> Result<Self, Errno> {
+    /// The next pending connection, which counts while it is open.
+    pub(crate) fn accept(&self, connections: &Arc<Connections>) -> Result<Self, Errno> {
         let (endpoint, local) = {
             let inner = self.lock();
             let Stage::Listening { local } = inner.stage else { return Err(Errno::Invalid) };
             (Arc::clone(&inner.endpoint), local)
         };
-        let (stream, peer) = endpoint.accept()?;
+        let Arrival { stream, peer, mut permit } = endpoint.accept_for(connections)?;
+        permit.accept();
         let stage = Stage::Connected { peer, local_port: Some(local.port()), permit: Some(permit) };
         Ok(Self::new(stream, self.family, stage))
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyport::simulated::Connection;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 
 use super::bytes::{assert_same, pattern};
 
@@ -170,22 +170,29 @@ impl Client {
             Stream::Os(stream) => {
                 rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO)).expect("every socket has it");
             }
+            // It ends: these have no reset.
+            Stream::Unix(stream) => drop(stream),
             Stream::Simulated(connection) => connection.reset(),
         }
     }
 }
 
-/// A connection on either network.
+/// A connection on any network.
 pub(crate) enum Stream {
     Os(TcpStream),
+    Unix(UnixStream),
     Simulated(Connection),
 }
 
 /// Forwards to the connection that this stream is.
-macro_rules! on_either {
+macro_rules! on_any {
     ($self:ident, $stream:ident => $call:expr) => {
         match $self.get_mut() {
             Stream::Os(stream) => {
+                let $stream = Pin::new(stream);
+                $call
+            }
+            Stream::Unix(stream) => {
                 let $stream = Pin::new(stream);
                 $call
             }
@@ -199,27 +206,33 @@ macro_rules! on_either {
 
 impl AsyncRead for Stream {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        on_either!(self, stream => stream.poll_read(context, buffer))
+        on_any!(self, stream => stream.poll_read(context, buffer))
     }
 }
 
 impl AsyncWrite for Stream {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        on_either!(self, stream => stream.poll_write(context, bytes))
+        on_any!(self, stream => stream.poll_write(context, bytes))
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        on_either!(self, stream => stream.poll_flush(context))
+        on_any!(self, stream => stream.poll_flush(context))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        on_either!(self, stream => stream.poll_shutdown(context))
+        on_any!(self, stream => stream.poll_shutdown(context))
     }
 }
 
 impl From<TcpStream> for Client {
     fn from(stream: TcpStream) -> Self {
         Self::new(Stream::Os(stream))
+    }
+}
+
+impl From<UnixStream> for Client {
+    fn from(stream: UnixStream) -> Self {
+        Self::new(Stream::Unix(stream))
     }
 }
 

@@ -9,7 +9,16 @@ use anyport::simulated::{Faults, Simulated};
 #[derive(Clone, Debug)]
 pub(crate) enum Network {
     Os,
-    Simulated { seed: u64, faults: Faults },
+    /// Clients come over a Unix socket.
+    Unix,
+    /// Clients come from the program that embeds the guest.
+    Memory,
+    Simulated {
+        seed: u64,
+        faults: Faults,
+    },
+    /// A thread of its own takes the connections, as for several guests.
+    Front(Box<Self>),
 }
 
 impl Network {
@@ -38,36 +47,53 @@ impl Network {
     /// A faulty network that also refuses and resets connections.
     pub(crate) fn stormy(seed: u64) -> Self {
         match Self::faulty(seed) {
-            Self::Os => Self::Os,
             Self::Simulated { seed, faults } => {
                 Self::Simulated { seed, faults: Faults { reset: 0.01, refuse: 0.2, ..faults } }
             }
+            other => other,
+        }
+    }
+
+    /// The same, with a thread that takes the connections.
+    pub(crate) fn behind_a_front(self) -> Self {
+        Self::Front(Box::new(self))
+    }
+
+    pub(crate) fn has_front(&self) -> bool {
+        matches!(self, Self::Front(_))
+    }
+
+    /// What the connections are made of.
+    pub(crate) fn sockets(&self) -> &Self {
+        match self {
+            Self::Front(sockets) => sockets.sockets(),
+            sockets => sockets,
         }
     }
 
     /// Whether connections can fail although both sides do all they should.
     pub(crate) fn is_stormy(&self) -> bool {
-        matches!(self, Self::Simulated { faults, .. } if faults.reset > 0.0 || faults.refuse > 0.0)
+        matches!(self.sockets(), Self::Simulated { faults, .. } if faults.reset > 0.0 || faults.refuse > 0.0)
     }
 
     /// Whether a connection that was made may be yet to come for the guest.
     pub(crate) fn is_late(&self) -> bool {
-        matches!(self, Self::Simulated { faults, .. } if faults.delay > 0.0)
+        matches!(self.sockets(), Self::Simulated { faults, .. } if faults.delay > 0.0)
     }
 
     /// A number of bytes that no buffer on the way can hold.
     pub(crate) fn large(&self) -> usize {
-        match self {
-            Self::Os => 8 << 20,
+        match self.sockets() {
             Self::Simulated { faults, .. } => (32 * faults.buffer_bytes).max(64 << 10),
+            _ => 8 << 20,
         }
     }
 
     /// The simulated network, with nothing on it yet; `None` is the operating system's.
     pub(crate) fn build(&self) -> Option<Arc<Simulated>> {
-        match self {
-            Self::Os => None,
+        match self.sockets() {
             Self::Simulated { seed, faults } => Some(Simulated::new(*seed, *faults)),
+            _ => None,
         }
     }
 }

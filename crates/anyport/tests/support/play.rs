@@ -14,8 +14,9 @@ use super::serving::Serving;
 /// as `NAME::GUEST::NETWORK`, for each of them.
 ///
 /// Guests are `every` one, those that serve `many` connections at once, those that serve them
-/// `in_turn`, or a dialect's. Networks are `every` one, `storms`, or `own_process`: the operating
-/// system's, in a process of the test's own. A body without a line is dead code.
+/// `in_turn`, or a dialect's. Networks are `every` one, those that tell of `resets`, `storms`, or
+/// `own_process`: the operating system's, in a process of the test's own. A body without a line is dead
+/// code.
 macro_rules! behaviours {
     ($($name:ident: $guests:ident on $networks:ident $(with $limits:ident)?;)*) => { $(
         mod $name {
@@ -48,11 +49,18 @@ macro_rules! behaviours {
     };
 
     (@networks every, $($rest:tt)*) => {
+        behaviours!(@networks resets, $($rest)*);
+        behaviours!(@test memory, support::Network::Memory, $($rest)*);
+        behaviours!(@test unix, support::Network::Unix, $($rest)*);
+    };
+    (@networks resets, $($rest:tt)*) => {
         behaviours!(@test os, support::Network::Os, $($rest)*);
         behaviours!(@test simulated, support::Network::simulated(), $($rest)*);
         behaviours!(@test simulated_faults_seed1, support::Network::faulty(1), $($rest)*);
         behaviours!(@test simulated_faults_seed2, support::Network::faulty(2), $($rest)*);
         behaviours!(@test simulated_faults_seed3, support::Network::faulty(3), $($rest)*);
+        behaviours!(@test os_front, support::Network::Os.behind_a_front(), $($rest)*);
+        behaviours!(@test simulated_front_faults_seed4, support::Network::faulty(4).behind_a_front(), $($rest)*);
     };
     (@networks storms, $($rest:tt)*) => {
         behaviours!(@test simulated_storm_seed1, support::Network::stormy(1), $($rest)*);
@@ -113,7 +121,7 @@ struct ReplayHint(Network);
 impl Drop for ReplayHint {
     #[allow(clippy::print_stderr, reason = "the test harness shows it with the failure")]
     fn drop(&mut self) {
-        if std::thread::panicking() && !matches!(self.0, Network::Os) {
+        if std::thread::panicking() && matches!(self.0.sockets(), Network::Simulated { .. }) {
             eprintln!("{self}");
         }
     }
@@ -121,7 +129,7 @@ impl Drop for ReplayHint {
 
 impl fmt::Display for ReplayHint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Network::Simulated { seed, faults } = &self.0 else { return Ok(()) };
+        let Network::Simulated { seed, faults } = self.0.sockets() else { return Ok(()) };
         let thread = std::thread::current();
         let test = thread.name().unwrap_or_default();
         write!(f, "with {faults:?}; again: {SEED}={seed} cargo test -p anyport --test behaviour -- --exact {test}")

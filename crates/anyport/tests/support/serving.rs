@@ -8,9 +8,10 @@ use std::sync::Arc;
 use anyport::server::StdioTarget;
 use anyport::simulated::Simulated;
 use anyport::{Limits, Outcome, Policy, Publish, Running};
+use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::net::TcpStream;
 use tokio::net::unix::pipe;
+use tokio::net::{TcpStream, UnixStream};
 
 use super::client::{Client, Count, Stream, Tested, within};
 use super::guest::Guest;
@@ -22,9 +23,10 @@ pub(crate) struct Serving {
     pub(crate) network: Network,
     simulated: Option<Arc<Simulated>>,
     running: Running,
-    address: SocketAddr,
+    /// Where the Unix socket is, if it is one.
+    folder: TempDir,
     /// What the guest prints; kept open, for it may print more.
-    _printed: BufReader<pipe::Receiver>,
+    printed: BufReader<pipe::Receiver>,
     expected: Cell<&'static [u16]>,
 }
 
@@ -32,37 +34,69 @@ impl Serving {
     /// Starts a guest, and waits until it listens.
     pub(crate) async fn start(guest: Guest, network: Network, limits: Limits) -> Self {
         let simulated = network.build();
+        let folder = tempfile::tempdir().expect("a test may make a folder");
+        let publish = match network.sockets() {
+            Network::Unix => format!("unix:{}:8080", folder.path().join("socket").display()).parse().expect("a path"),
+            Network::Memory => Publish::in_memory(8080),
+            _ => "0:8080".parse().expect("a port"),
+        };
         let (reader, writer) = io::pipe().expect("a test may open descriptors");
         let errors = writer.try_clone().expect("a test may open descriptors");
         let mut server = guest
             .server()
-            .policy(Policy { publish: vec!["0:8080".parse().expect("a port")], ..Policy::default() })
+            .policy(Policy { publish: vec![publish], ..Policy::default() })
             .limits(limits)
+            .workers(if network.has_front() { 2 } else { 1 })
             .stdio(StdioTarget::Null, StdioTarget::Fd(writer.into()), StdioTarget::Fd(errors.into()));
         if let Some(simulated) = &simulated {
             server = server.simulated(Arc::clone(simulated));
         }
         let running = server.start().expect("the guests can be started");
-        let address = running.ports().first().and_then(Publish::address).expect("a port is published");
         let printed = pipe::Receiver::from_owned_fd(reader.into()).expect("it is a pipe");
-        let mut printed = BufReader::new(printed);
-        let mut line = String::new();
-        within("waiting for the guest to listen", printed.read_line(&mut line)).await.expect("a pipe does not fail");
-        assert!(line.starts_with("listening on fd "), "the guest says {line:?}");
-        Self { guest, network, simulated, running, address, _printed: printed, expected: Cell::new(&[]) }
+        let printed = BufReader::new(printed);
+        let mut serving = Self { guest, network, simulated, running, folder, printed, expected: Cell::new(&[]) };
+        serving.listens().await;
+        if serving.network.has_front() {
+            serving.listens().await;
+            serving.end_one().await.expect("the second guest can be told to end");
+        }
+        serving
     }
 
-    /// Where it can be reached.
+    /// Waits until a guest listens.
+    async fn listens(&mut self) {
+        let mut line = String::new();
+        let reading = self.printed.read_line(&mut line);
+        within("waiting for the guest to listen", reading).await.expect("a pipe does not fail");
+        assert!(line.starts_with("listening on fd "), "the guest says {line:?}");
+    }
+
+    /// Ends one of two guests: connections still go through the front, and all come to the other, which
+    /// counts them.
+    async fn end_one(&self) -> Tested {
+        let mut client = self.connect().await?;
+        client.send("exit 0\n").await?;
+        client.end().await
+    }
+
+    /// Where it can be reached, on the operating system's network.
     pub(crate) fn address(&self) -> SocketAddr {
-        self.address
+        self.running.ports().first().and_then(Publish::address).expect("a port is published")
     }
 
     pub(crate) async fn connect(&self) -> Tested<Client> {
-        let stream = match &self.simulated {
-            None => Stream::Os(within("connecting", connect_os(self.address)).await?),
-            Some(network) => Stream::Simulated(within("connecting", network.connect(self.address)).await?),
-        };
-        Ok(Client::new(stream))
+        if let Some(network) = &self.simulated {
+            let stream = within("connecting", network.connect(self.address())).await?;
+            return Ok(Client::new(Stream::Simulated(stream)));
+        }
+        match self.network.sockets() {
+            Network::Unix => {
+                let path = self.folder.path().join("socket");
+                within("connecting", UnixStream::connect(path)).await.map(Client::from)
+            }
+            Network::Memory => within("connecting", async { connect_memory(&self.running) }).await.map(Client::from),
+            _ => within("connecting", connect_os(self.address())).await.map(Client::from),
+        }
     }
 
     /// As many clients.
@@ -108,7 +142,9 @@ impl Serving {
             Ok(())
         })
         .await?;
-        assert_eq!(self.running.wait(), Outcome::Stopped);
+        // Of two, one was told to end.
+        let outcome = if self.network.has_front() { Outcome::Exited(0) } else { Outcome::Stopped };
+        assert_eq!(self.running.wait(), outcome);
         Ok(())
     }
 }
@@ -117,4 +153,11 @@ async fn connect_os(to: SocketAddr) -> io::Result<TcpStream> {
     let stream = TcpStream::connect(to).await?;
     stream.set_nodelay(true)?;
     Ok(stream)
+}
+
+/// A connection within this process.
+pub(crate) fn connect_memory(running: &Running) -> io::Result<UnixStream> {
+    let stream = running.connect(8080).map_err(io::Error::other)?;
+    stream.set_nonblocking(true)?;
+    UnixStream::from_std(stream)
 }

@@ -97,7 +97,7 @@ async fn write_stdio(stdio: &Stdio, memory: &Memory<'_>, buffers: &Buffers) -> R
         return Ok(0);
     }
     loop {
-        match memory.gather(buffers, |slices| stdio.try_write(&slices[0]))?.map_err(Errno::from) {
+        match memory.gather(buffers, |slices| stdio.try_write(slices))?.map_err(Errno::from) {
             Err(Errno::Again) if !stdio.is_nonblocking() => readiness::stdio_ready(stdio, Interest::Write).await?,
             outcome => return Ok(outcome?),
         }

@@ -96,7 +96,7 @@ async fn poll(
 }
 
 impl Wait {
-    fn add(&mut self, guest: &Guest, memory: &Memory<'_>, at: u32, edge: bool) -> Hostcall {
+    fn add(&mut self, guest: &mut Guest, memory: &Memory<'_>, at: u32, edge: bool) -> Hostcall {
         let userdata = memory.read(at)?;
         let kind: u8 = memory.read(at + 8)?;
         let wanted = match kind {
@@ -126,7 +126,7 @@ impl Wait {
         })
     }
 
-    fn add_watch(&mut self, guest: &Guest, fd: u32, interest: Interest, edge: bool) -> Wanted {
+    fn add_watch(&mut self, guest: &mut Guest, fd: u32, interest: Interest, edge: bool) -> Wanted {
         let descriptor = match guest.descriptors.get(fd) {
             Ok(descriptor) => descriptor,
             Err(errno) => return Wanted::Failed(errno),
