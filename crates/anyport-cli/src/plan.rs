@@ -67,8 +67,11 @@ impl Plan {
         plan.policy.name_lookup = run.allow_dns;
         plan.add_workers(run)?;
         plan.set_times(run)?;
-        if let Some(most) = run.max_connections {
-            plan.limits.connections = most;
+        if let Some(most) = &run.max_connections {
+            plan.limits.connections = match most.parse() {
+                Ok(most @ 1..) => most,
+                _ => return Err(wrong("--max-connections", most, "it is a number from 1 up")),
+            };
         }
         if let Some(size) = &run.memory {
             plan.limits.memory_bytes =
@@ -291,11 +294,18 @@ pub(crate) fn cache_folder(global: &Global) -> Result<PathBuf, Error> {
 
 fn wrong(flag: &str, value: &str, why: impl std::fmt::Display) -> Error {
     let form = match flag {
+        "--publish" | "--listen" if value.starts_with("unix:") => {
+            "`unix:/run/server.sock` is right, and `unix:/run/server.sock:8080` for one port of several"
+        }
+        "--tcplisten" if value.starts_with("unix:") => {
+            "`--listen unix:PATH` publishes a Unix socket, and hands it over where a guest waits for one"
+        }
         "--publish" => "`-p 8080`, `-p 8080:80` and `-p 0.0.0.0:8080:80` are right; the first port is this machine's",
         "--listen" | "--tcplisten" | "-S tcplisten" => "`127.0.0.1:8080`, `[::]:8080` and `:8080` are right",
         "--allow-net" => "`--allow-net example.com:443`, `--allow-net 10.0.0.0/8` and `--allow-net any` are right",
         "--env" | "--env-file" => "`-e PORT=8080` is right",
         "--timeout" | "--idle-timeout" | "--cpu-time" | "--drain-timeout" => "`30s`, `500ms`, `2m` and `1h` are right",
+        "--max-connections" => "`--max-connections 1000` is right",
         "--workers" => "`--workers 2` and `--workers cores` are right",
         "--memory" | "-W max-memory-size" => "`--memory 64m` is right",
         _ => "`anyport run --help` shows each option",

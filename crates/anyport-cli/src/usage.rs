@@ -1,6 +1,7 @@
 //! What is said of words that are no command or option here. clap finds the fault; these are our
 //! words for it, and what to type instead for those who come from another runtime.
 
+use std::error::Error as _;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -48,13 +49,9 @@ fn explain(error: &clap::Error, words: &[String]) -> Error {
             ),
             None => (format!("`{command}` needs {}", about(ContextKind::InvalidArg).trim_end_matches("...")), None),
         },
-        Fault::InvalidValue if about(ContextKind::InvalidValue).is_empty() => {
-            (format!("`{}` has no value", about(ContextKind::InvalidArg)), None)
+        Fault::InvalidValue | Fault::ValueValidation => {
+            return wrong_value(error, &about(ContextKind::InvalidArg), &about(ContextKind::InvalidValue), &command);
         }
-        Fault::InvalidValue => (
-            format!("`{}` is not a {}", about(ContextKind::InvalidValue), about(ContextKind::InvalidArg)),
-            text(error, ContextKind::ValidValue).map(|known| format!("there are {known}")),
-        ),
         Fault::ArgumentConflict => (format!("`{}` is given more than once", about(ContextKind::InvalidArg)), None),
         Fault::InvalidUtf8 => ("an argument is not valid UTF-8".to_owned(), None),
         _ => {
@@ -64,6 +61,28 @@ fn explain(error: &clap::Error, words: &[String]) -> Error {
         }
     };
     wrong(what, hint.unwrap_or_else(|| form_of(&command)))
+}
+
+/// The sentence for an argument whose value is missing, or of the wrong kind.
+fn wrong_value(error: &clap::Error, argument: &str, value: &str, command: &str) -> Error {
+    if value.is_empty() {
+        return wrong(format!("`{argument}` has no value"), form_of(command));
+    }
+    let name = argument.split(' ').next().unwrap_or_default();
+    let what = if name.starts_with('-') {
+        format!("`{name} {value}` is not right")
+    } else {
+        format!("`{value}` is not a {name}")
+    };
+    let advice = VALUES_ELSEWHERE.iter().find(|(option, known, _)| *option == name && value.starts_with(known));
+    if let Some((.., advice)) = advice {
+        return wrong(what, *advice);
+    }
+    match (text(error, ContextKind::ValidValue), error.source()) {
+        (Some(known), _) => wrong(what, format!("there are {known}")),
+        (None, Some(why)) => wrong(format!("{what}: {why}"), form_of(command)),
+        (None, None) => wrong(what, form_of(command)),
+    }
 }
 
 fn wrong(what: impl Into<String>, hint: impl Into<String>) -> Error {
@@ -178,6 +197,21 @@ const OPTIONS_ELSEWHERE: &[(&str, &str, &str)] = &[
     ("-d", "Docker", BY_SERVICE_MANAGER),
     ("--read-only", "Docker", "leave it out: the guest has the directories of `--dir` alone, read-only with `:ro`"),
     ("--network", "Docker", "leave it out: the network is closed but for `-p` and `--allow-net`"),
+];
+
+/// Values of the peers for options that are ours too: the option, how the value begins, what to do.
+const VALUES_ELSEWHERE: &[(&str, &str, &str)] = &[
+    (
+        "--restart",
+        "unless-stopped",
+        "`--restart always` starts the guest whenever it ends; that anyport itself is started again is up to a \
+         service manager",
+    ),
+    (
+        "--restart",
+        "on-failure:",
+        "`--restart on-failure`: attempts are not counted, but each failure doubles the pause before the next start",
+    ),
 ];
 
 #[cfg(test)]

@@ -120,8 +120,9 @@ impl Denial {
     fn lookup(name: &str) -> Self {
         let name = printable(name);
         let flag = match name.parse() {
-            Ok(Outbound::Host { .. }) => format!("--allow-net {name}"),
-            _ => "--allow-net any".to_owned(),
+            // It can be connected to, then. What looks names up for another reason needs no more than the other.
+            Ok(Outbound::Host { .. }) => format!("--allow-net {name}` or `--allow-dns"),
+            _ => "--allow-dns".to_owned(),
         };
         Self { what: format!("look up `{name}`"), flag }
     }

@@ -55,7 +55,8 @@ pub enum Listener {
     /// Listens on this address of the host.
     Bind(SocketAddr),
     /// A socket that listens already, from a service manager, with its name. A guest that listens by
-    /// itself gets it as the port that it binds.
+    /// itself gets it as the port that it binds: of the same number, or whichever if nothing else is
+    /// published.
     Inherited {
         /// The socket.
         socket: OwnedFd,
@@ -237,6 +238,10 @@ impl Server {
                 }
             }
         }
+        // One socket alone: whatever port the guest binds, this is meant.
+        if let ([publish], [(same, Origin::Inherited(_))]) = (&mut self.policy.publish[..], &mut bound[..]) {
+            (publish.guest_port, same.guest_port) = (None, None);
+        }
         handed.append(&mut bound);
         Ok(Ports { all: handed, names })
     }
@@ -256,7 +261,14 @@ impl Server {
     /// A port that the guest binds is published once: it gets one socket.
     fn refuse_twins(&self) -> Result<(), Error> {
         let mut seen = HashSet::new();
+        let mut whichever = None;
         for publish in &self.policy.publish {
+            if publish.guest_port.is_none()
+                && let Some(first) = whichever.replace(&publish.host)
+            {
+                let what = format!("`{first}` and `{}` are both for the first port that the guest binds", publish.host);
+                return Err(Error::host(what).with_hint("say which port of the guest is meant: `-p unix:PATH:8080`"));
+            }
             let Some(port) = publish.guest_port.filter(|port| *port != 0) else { continue };
             if !seen.insert((port, publish.transport)) {
                 let what = format!("port {port}/{} of the guest is published twice", publish.transport);

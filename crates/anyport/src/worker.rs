@@ -155,6 +155,9 @@ impl Worker {
             let started = Instant::now();
             let (outcome, served) = runtime.block_on(self.live(guest));
             if !self.again(&outcome, served) {
+                if served && self.template.published.workers() > 1 {
+                    tell(&outcome, "it is not started again");
+                }
                 // Does not wait for file operations that are still under way.
                 runtime.shutdown_background();
                 return outcome;
@@ -162,10 +165,11 @@ impl Worker {
             if started.elapsed() > BACK_OFF_MOST {
                 pause = BACK_OFF;
             }
-            tell(&outcome, pause);
+            tell(&outcome, &format!("the next one starts in {pause:?}"));
             match self.next(runtime, &mut pause) {
                 Some(next) => (runtime, guest) = next,
-                None => return outcome,
+                // How this one ended is told.
+                None => return Outcome::Stopped,
             }
         }
     }
@@ -240,17 +244,16 @@ impl Worker {
     }
 }
 
-fn tell(outcome: &Outcome, pause: Duration) {
+/// Tells how a guest ended where others go on, and what follows.
+fn tell(outcome: &Outcome, then: &str) {
     match outcome {
         Outcome::Trapped { reason, backtrace } if backtrace.is_empty() => {
-            tracing::warn!("the guest trapped: {reason}; the next one starts in {pause:?}");
+            tracing::warn!("the guest trapped: {reason}; {then}");
         }
         Outcome::Trapped { reason, backtrace } => {
-            tracing::warn!("the guest trapped: {reason}; the next one starts in {pause:?}\n{backtrace}");
+            tracing::warn!("the guest trapped: {reason}; {then}\nthe guest's functions, innermost first:\n{backtrace}");
         }
-        Outcome::Exited(code) => {
-            tracing::warn!("the guest exited with code {code}; the next one starts in {pause:?}");
-        }
+        Outcome::Exited(code) => tracing::warn!("the guest exited with code {code}; {then}"),
         Outcome::Stopped => {}
     }
 }

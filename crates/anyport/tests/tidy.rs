@@ -46,7 +46,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "error rounds",
         ],
     ),
-    ("crates/anyport-cli/src/", &["main", "run", "plan", "usage", "report", "trace args"]),
+    ("crates/anyport-cli/src/", &["main", "run", "plan", "usage", "report", "service trace args"]),
 ];
 
 /// Names that say nothing of what a module owns.
