@@ -208,7 +208,7 @@ pub(crate) struct Run {
     #[arg(short = 'S', value_name = "OPTION[=VALUE]", hide = true)]
     pub(crate) wasi: Vec<String>,
 
-    /// Options of wasmtime: max-memory-size=N is taken, others are explained
+    /// Options of wasmtime: max-memory-size=N and max-table-elements=N are taken, others are explained
     #[arg(short = 'W', value_name = "OPTION[=VALUE]", hide = true)]
     pub(crate) wasm: Vec<String>,
 }

@@ -64,7 +64,7 @@ impl Plan {
         for text in &run.wasm {
             plan.take_wasm_option(text)?;
         }
-        plan.policy.name_lookup = run.allow_dns;
+        plan.policy.name_lookup |= run.allow_dns;
         plan.add_workers(run)?;
         plan.set_times(run)?;
         if let Some(most) = &run.max_connections {
@@ -235,7 +235,8 @@ impl Plan {
                     self.listeners
                         .push(parse_listen_address(address).map_err(|why| wrong("-S tcplisten", address, why))?);
                 }
-                ("inherit-network" | "tcp" | "udp" | "allow-ip-name-lookup", "y") => {
+                ("allow-ip-name-lookup", "y") => self.policy.name_lookup = true,
+                ("inherit-network" | "tcp" | "udp", "y") => {
                     return Err(Error::new(ErrorKind::Host, format!("`-S {option}` would allow the whole network"))
                         .with_hint(
                             "`-p PORT` publishes a port, `--allow-net RULE` allows outbound traffic (`any` for all)",
@@ -244,6 +245,7 @@ impl Plan {
                 ("inherit-env", "y") => self.inherit_env(),
                 // What is so here anyway.
                 ("cli" | "common" | "preview2" | "listenfd" | "preview0", _) => {}
+                ("inherit-network" | "tcp" | "udp" | "allow-ip-name-lookup" | "inherit-env", "n") => {}
                 _ => return Err(unknown_option("-S", option)),
             }
         }
@@ -257,6 +259,16 @@ impl Plan {
                 Some(("max-memory-size", size)) => {
                     self.limits.memory_bytes =
                         bytes(size).ok_or_else(|| wrong("-W max-memory-size", size, "it is a number of bytes"))?;
+                }
+                Some(("max-table-elements", count)) => {
+                    self.limits.table_elements =
+                        count.parse().map_err(|_| wrong("-W max-table-elements", count, "it is a number"))?;
+                }
+                Some(("timeout" | "fuel", _)) => {
+                    return Err(wasmtime_option("-W", option).with_hint(
+                        "`--cpu-time TIME` ends a guest that computes without end, `timeout SECONDS anyport run FILE` \
+                         ends it in any case",
+                    ));
                 }
                 _ => return Err(unknown_option("-W", option)),
             }
@@ -314,8 +326,11 @@ fn wrong(flag: &str, value: &str, why: impl std::fmt::Display) -> Error {
 }
 
 fn unknown_option(flag: &str, option: &str) -> Error {
+    wasmtime_option(flag, option).with_hint("leave it out; `anyport run --help` shows what there is")
+}
+
+fn wasmtime_option(flag: &str, option: &str) -> Error {
     Error::new(ErrorKind::Host, format!("`{flag} {option}` is an option of wasmtime's that anyport does not have"))
-        .with_hint("leave it out; `anyport run --help` shows what there is")
 }
 
 /// `HOST[:GUEST][:ro]` and `HOST::GUEST`. Without a guest path it is the host's, as wasmtime has it.
@@ -446,14 +461,17 @@ mod tests {
             "-S",
             "tcplisten=127.0.0.1:81",
             "-W",
-            "max-memory-size=1048576",
+            "max-memory-size=1048576,max-table-elements=5",
+            "-S",
+            "allow-ip-name-lookup,inherit-network=n",
             "-e",
             "A=b=c",
         ])
         .expect("right");
         assert_eq!(plan.policy.publish[0].to_string(), "0.0.0.0:80:80/tcp");
         assert_eq!(plan.listeners[0].to_string(), "127.0.0.1:81");
-        assert_eq!(plan.limits.memory_bytes, 1 << 20);
+        assert_eq!((plan.limits.memory_bytes, plan.limits.table_elements), (1 << 20, 5));
+        assert!(plan.policy.name_lookup);
         assert_eq!(plan.env["A"], "b=c");
     }
 

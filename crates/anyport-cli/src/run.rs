@@ -122,7 +122,7 @@ fn configure(mut server: Server, plan: Plan, inherited: Vec<Listener>) -> Server
 }
 
 /// Options whose place is before the file. Behind it they are the guest's, as they are with `docker
-/// run`; but who forgets that finds no port published.
+/// run`; but who forgets that finds no port published. Not those that many guests have themselves.
 const BEFORE_THE_FILE: &[&str] = &[
     "-p",
     "--publish",
@@ -131,9 +131,16 @@ const BEFORE_THE_FILE: &[&str] = &[
     "--tcplisten",
     "--allow-net",
     "--net",
+    "--allow-dns",
     "--dir",
     "--volume",
     "--env-file",
+    "--workers",
+    "--restart",
+    "--drain-timeout",
+    "--idle-timeout",
+    "--cpu-time",
+    "--max-connections",
     "--trace",
 ];
 

@@ -170,6 +170,9 @@ const BY_DEFAULT: &str = "leave it out: what anyport supports is on";
 const BY_SERVICE_MANAGER: &str =
     "leave it out; a service manager or a container does that for anyport as for any process";
 
+const ONE_GUEST: &str = "leave it out: a guest serves until it ends, and `--workers N` is how many there are";
+const DRAIN_TIMEOUT: &str = "`--drain-timeout TIME` is how long a guest may take to finish what it owes";
+
 /// Options of the peers that are not ours: the option, whose it is, what to do.
 const OPTIONS_ELSEWHERE: &[(&str, &str, &str)] = &[
     ("-C", "Wasmtime", "leave it out: compiled modules are kept in the cache by default"),
@@ -179,20 +182,42 @@ const OPTIONS_ELSEWHERE: &[(&str, &str, &str)] = &[
         "anyport runs a program's start; leave it out, and build a program with `main`",
     ),
     ("--argv0", "Wasmtime", "leave it out: the guest is told the file's name as it is given"),
-    ("--time-limit", "WasmEdge", "`timeout SECONDS anyport run FILE` ends it after that time"),
+    (
+        "--time-limit",
+        "WasmEdge",
+        "`timeout SECONDS anyport run FILE` ends it after that time, `--cpu-time TIME` when it computes without end",
+    ),
     ("--memory-page-limit", "WasmEdge", "`--memory SIZE` is the limit, in bytes: a page has 64k"),
-    ("--gas-limit", "WasmEdge", "leave it out: anyport does not count instructions"),
+    (
+        "--gas-limit",
+        "WasmEdge",
+        "anyport does not count instructions: `--cpu-time TIME` ends a guest that computes without end",
+    ),
     ("--reactor", "WasmEdge", "anyport runs a program's start; leave it out, and build a program with `main`"),
     ("--enable-threads", "WasmEdge", BY_DEFAULT),
     ("--enable-all", "WasmEdge and Wasmer", BY_DEFAULT),
-    ("--allow-af-unix", "WasmEdge", "leave it out: anyport has no UNIX sockets, and no known server needs them"),
+    (
+        "--allow-af-unix",
+        "WasmEdge",
+        "leave it out: no known server needs Unix sockets of its own; `--listen unix:PATH` puts its port behind one",
+    ),
     ("--cwd", "Wasmer", "`--dir HOST:GUEST` gives the guest a directory"),
-    ("--shutdown-addr", "Wasmtime", "leave it out: SIGTERM ends anyport"),
+    ("--shutdown-addr", "Wasmtime", "leave it out: SIGTERM ends anyport, once what was begun is answered"),
+    ("--max-instance-reuse-count", "Wasmtime", ONE_GUEST),
+    ("--max-instance-concurrent-reuse-count", "Wasmtime", ONE_GUEST),
+    ("--idle-instance-timeout", "Wasmtime", ONE_GUEST),
     ("--tls-cert", "Spin and wash", "anyport does not speak TLS yet: put a proxy in front of it"),
     ("--tls-key", "Spin and wash", "anyport does not speak TLS yet: put a proxy in front of it"),
     ("--from", "Spin", "name the .wasm file: `anyport run FILE`"),
     ("--name", "Docker", BY_SERVICE_MANAGER),
-    ("--cpus", "Docker", BY_SERVICE_MANAGER),
+    ("--cpus", "Docker", "`--workers N` is how many cores serve; less than one is up to a service manager"),
+    ("--stop-timeout", "Docker", DRAIN_TIMEOUT),
+    ("--stop-signal", "Docker", "leave it out: SIGTERM and SIGINT both end anyport, once what was begun is answered"),
+    ("--ulimit", "Docker", "leave it out: anyport takes as many open files as `ulimit -n` allows it"),
+    ("--rm", "Docker", BY_SERVICE_MANAGER),
+    ("--graceful-timeout", "gunicorn", DRAIN_TIMEOUT),
+    ("--keep-alive", "gunicorn", "`--idle-timeout TIME` is how long a connection may be quiet"),
+    ("--bind", "gunicorn", "`--listen ADDR:PORT` and `--listen unix:PATH` are the same here"),
     ("--detach", "Docker", BY_SERVICE_MANAGER),
     ("-d", "Docker", BY_SERVICE_MANAGER),
     ("--read-only", "Docker", "leave it out: the guest has the directories of `--dir` alone, read-only with `:ro`"),
@@ -238,7 +263,11 @@ mod tests {
         ");
         insta::assert_snapshot!(said(&["run", "--time-limit", "5", "x.wasm"]), @"
         `--time-limit` is an option of WasmEdge, and not of anyport
-        hint: `timeout SECONDS anyport run FILE` ends it after that time
+        hint: `timeout SECONDS anyport run FILE` ends it after that time, `--cpu-time TIME` when it computes without end
+        ");
+        insta::assert_snapshot!(said(&["run", "--stop-timeout=30", "x.wasm"]), @"
+        `--stop-timeout` is an option of Docker, and not of anyport
+        hint: `--drain-timeout TIME` is how long a guest may take to finish what it owes
         ");
         insta::assert_snapshot!(said(&["run"]), @"
         `anyport run` needs <FILE>

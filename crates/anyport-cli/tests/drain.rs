@@ -139,6 +139,16 @@ fn a_guest_that_fails_while_it_drains_is_told_of() {
 }
 
 #[test]
+fn a_guest_that_was_about_to_listen_does_not_fail() {
+    for _ in 0..10 {
+        // One of several listens, the others are at any point of their start.
+        let (_folder, server, _) = serve("wasmedge", &["--workers", "4"]);
+        let ended = server.end_by(Signal::TERM, PATIENCE);
+        assert_eq!(ended.code(), 0, "{ended}");
+    }
+}
+
+#[test]
 fn idle_connections_do_not_keep_it() {
     for words in [&[][..], &["--workers", "2"]] {
         let hello = [&["run", "-p", "0:8080"], words, &["guests/wasmedge/hello/server.wasm"]].concat();

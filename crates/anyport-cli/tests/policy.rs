@@ -168,10 +168,24 @@ fn rules_that_say_too_much_or_nothing_are_explained() {
     error: `-S http` is an option of wasmtime's that anyport does not have
     hint: leave it out; `anyport run --help` shows what there is
     ");
-    snapshot!(run(x, &["-W", "fuel=100"]), @"
+    snapshot!(run(x.clone(), &["-W", "fuel=100"]), @"
     code 125
     --- stderr
     error: `-W fuel=100` is an option of wasmtime's that anyport does not have
+    hint: `--cpu-time TIME` ends a guest that computes without end, `timeout SECONDS anyport run FILE` ↵
+    ends it in any case
+    ");
+    snapshot!(run(x.clone(), &["-W", "timeout=5s"]), @"
+    code 125
+    --- stderr
+    error: `-W timeout=5s` is an option of wasmtime's that anyport does not have
+    hint: `--cpu-time TIME` ends a guest that computes without end, `timeout SECONDS anyport run FILE` ↵
+    ends it in any case
+    ");
+    snapshot!(run(x, &["-W", "threads"]), @"
+    code 125
+    --- stderr
+    error: `-W threads` is an option of wasmtime's that anyport does not have
     hint: leave it out; `anyport run --help` shows what there is
     ");
 }

@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::fs;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::linux::net::SocketAddrExt;
@@ -13,7 +14,7 @@ use rustix::process::Signal;
 
 use support::client::Client;
 use support::service::{activated, activated_with_two, is_quiet, told};
-use support::{Folder, PATIENCE, Process, guests};
+use support::{Folder, PATIENCE, Process, guests, root, skip};
 
 const ONE: &str = "LISTEN_PID=$$ LISTEN_FDS=1";
 
@@ -213,4 +214,62 @@ fn a_manager_that_is_not_there_is_no_error() {
     let mut command = folder.command(["run", "x.wasm"]);
     command.env("NOTIFY_SOCKET", folder.path().join("nobody"));
     snapshot!(Process::spawn(command).end(), @"code 0");
+}
+
+/// The blocks of the document that are unit files.
+fn units() -> Vec<String> {
+    let text = fs::read_to_string(root().join("docs/service.md")).expect("it is in the repository");
+    let blocks = text.split("```ini\n").skip(1).map(|rest| rest.split("```").next().unwrap_or_default());
+    blocks.map(str::to_owned).collect()
+}
+
+/// The value of a unit file's line.
+fn value<'a>(unit: &'a str, name: &str) -> Option<&'a str> {
+    unit.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='))
+}
+
+#[test]
+fn the_units_of_the_document_work() {
+    let units = units();
+    let services: Vec<&String> = units.iter().filter(|unit| unit.contains("[Service]")).collect();
+    assert_eq!((units.len(), services.len()), (3, 2));
+    for service in services {
+        assert_eq!(value(service, "Type"), Some("notify"));
+        let command = value(service, "ExecStart").expect("it starts something");
+        let words: Vec<&str> = command.split(' ').collect();
+        let ["/usr/local/bin/anyport", words @ .., "/srv/hello.wasm"] = &words[..] else { panic!("{command}") };
+        let has_port = words.contains(&"-p");
+        // The test must not have a port that somebody else has.
+        let words: Vec<_> = words.iter().map(|word| word.replace("0.0.0.0:8080:", "127.0.0.1:0:")).collect();
+        let words: Vec<_> = words.iter().map(String::as_str).chain([SERVERS[0].0]).collect();
+        let folder = Folder::new();
+        let (ear, path) = ear(&folder);
+        let (listener, address) = listener();
+        let variables = if has_port { String::new() } else { ONE.to_owned() };
+        let mut server = activated(copy(&listener), &format!("NOTIFY_SOCKET={path} {variables}"), &words);
+        assert_eq!(told(&ear), "READY=1");
+        let served = server.address();
+        assert_eq!(served == address, !has_port);
+        assert_eq!(Client::to(served).get("/").expect("an answer"), SERVERS[0].1);
+        server.signal(Signal::TERM);
+        assert_eq!(told(&ear), "STOPPING=1");
+        assert_eq!(server.end().code(), 0);
+    }
+}
+
+#[test]
+fn a_socket_of_both_ip_versions_is_served() {
+    let Ok(listener) = TcpListener::bind("[::]:0") else {
+        skip("there is no IPv6");
+        return;
+    };
+    let port = listener.local_addr().expect("bound").port();
+    for (file, answer) in SERVERS {
+        let server = activated(copy(&listener), ONE, &["run", file]);
+        for address in [format!("127.0.0.1:{port}"), format!("[::1]:{port}")] {
+            let mut client = Client::to(address.parse().expect("an address"));
+            assert_eq!(client.get("/").expect("an answer"), answer, "{address}");
+        }
+        assert_eq!(server.end_by(Signal::TERM, PATIENCE).code(), 0);
+    }
 }

@@ -21,7 +21,7 @@ use crate::net::simulated::Simulated;
 use crate::policy::{Gate, Policy};
 use crate::port_holder;
 use crate::stage::Stage;
-use crate::worker::{Template, Worker};
+use crate::worker::{self, Template, Worker};
 
 pub use crate::instance::Outcome;
 pub use crate::running::Running;
@@ -306,13 +306,15 @@ fn launch(template: &Arc<Template>, published: Arc<Published>, workers: usize) -
     let (stage, stages) = watch::channel(Stage::Serving);
     let (alive, ended) = mpsc::channel(1);
     // All are made before the first is started: what is wrong with one is wrong with all.
+    // Before the first connection, too, which could take the last descriptor.
     let guests: Vec<_> = (0..workers).map(|number| template.guest(number)).collect::<Result<_, _>>()?;
+    let runtimes: Vec<_> = (0..workers).map(|_| worker::event_loop()).collect::<Result<_, _>>()?;
     let front = if workers > 1 { Some(front::start(&published, stages.clone())?) } else { None };
     let mut running = Running::new(published, stage, ended, front);
-    for (number, guest) in guests.into_iter().enumerate() {
+    for (number, (runtime, guest)) in runtimes.into_iter().zip(guests).enumerate() {
         let template = Arc::clone(template);
         let worker = Worker { number, template, stage: stages.clone(), _alive: alive.clone() };
-        running.add(worker.start(guest)?);
+        running.add(worker.start(runtime, guest)?);
     }
     Ok(running)
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
 use wasmtime::Module;
 use wasmtime_wasi::p1::WasiP1Ctx;
@@ -118,6 +119,14 @@ impl Template {
     }
 }
 
+/// The event loop of a worker's guest.
+pub(crate) fn event_loop() -> Result<Runtime, Error> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Error::host(format!("the guest's event loop cannot be started: {error}")))
+}
+
 /// One worker of a server.
 pub(crate) struct Worker {
     pub(crate) number: usize,
@@ -129,8 +138,7 @@ pub(crate) struct Worker {
 
 impl Worker {
     /// Starts the thread with its first guest.
-    pub(crate) fn start(self, guest: Guest) -> Result<JoinHandle<Outcome>, Error> {
-        let runtime = self.runtime()?;
+    pub(crate) fn start(self, runtime: Runtime, guest: Guest) -> Result<JoinHandle<Outcome>, Error> {
         std::thread::Builder::new()
             .name(thread_name(&self.template.name))
             .spawn(move || {
@@ -141,15 +149,8 @@ impl Worker {
             .map_err(|error| Error::host(format!("the guest's thread cannot be started: {error}")))
     }
 
-    fn runtime(&self) -> Result<tokio::runtime::Runtime, Error> {
-        tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(|error| Error::host(format!("the guest's event loop cannot be started: {error}")))
-    }
-
     /// One guest after the other, until one ends for good.
-    fn work(&self, mut runtime: tokio::runtime::Runtime, mut guest: Guest) -> Outcome {
+    fn work(&self, mut runtime: Runtime, mut guest: Guest) -> Outcome {
         let mut pause = BACK_OFF;
         loop {
             let started = Instant::now();
@@ -176,13 +177,13 @@ impl Worker {
 
     /// The next guest, after a pause; none if the server has no need of it any more. What the machine is
     /// short of when it is made, it may have after the next pause.
-    fn next(&self, runtime: tokio::runtime::Runtime, pause: &mut Duration) -> Option<(tokio::runtime::Runtime, Guest)> {
+    fn next(&self, runtime: Runtime, pause: &mut Duration) -> Option<(Runtime, Guest)> {
         let next = loop {
             if !runtime.block_on(self.rest(*pause)) {
                 break None;
             }
             *pause = (*pause * 2).min(BACK_OFF_MOST);
-            match self.runtime().and_then(|runtime| Ok((runtime, self.template.guest(self.number)?))) {
+            match event_loop().and_then(|runtime| Ok((runtime, self.template.guest(self.number)?))) {
                 Ok(next) => break Some(next),
                 Err(error) => tracing::warn!("the next guest cannot be started: {error}; tried again in {pause:?}"),
             }
