@@ -165,7 +165,8 @@ impl Worker {
             tell(&outcome, pause);
             match self.next(runtime, &mut pause) {
                 Some(next) => (runtime, guest) = next,
-                None => return outcome,
+                // Told of above; what ended the worker is that none came after it.
+                None => return Outcome::Stopped,
             }
         }
     }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use anyport::server::Restart;
+
 use crate::servers::started::{Setup, ends, until};
 use crate::support::{Count, Guest, Tested};
 
@@ -122,28 +124,29 @@ async fn guests_that_serve_one_at_a_time() -> Tested {
     Ok(())
 }
 
-/// Those that wait for a guest that ends are served by another, once it is sure that none will come.
+/// Guests that serve one at a time leave every other one waiting.
 #[tokio::test]
 async fn those_that_wait_for_a_guest_that_ends_go_to_others() -> Tested {
-    for guest in [Guest::Preview1, Guest::Wasmedge] {
-        let server = Setup::of(guest)
-            .workers(2)
-            .restart(anyport::server::Restart::No)
-            .limits(|limits| limits.cpu_time = Some(Duration::from_millis(300)))
-            .start()
-            .await?;
-        let mut clients = server.served(2).await?;
-        clients[0].send("spin\n").await?;
-        // Every second one is for the guest that computes.
-        let mut late = server.connect_all(8).await?;
-        for client in &mut late {
-            client.send("echo late\n").await?;
+    for guest in [Guest::Preview1Blocking, Guest::WasmedgeBlocking] {
+        for end in ["trap", "exit 0"] {
+            let server = Setup::of(guest).workers(2).restart(Restart::No).start().await?;
+            let mut clients = server.served(2).await?;
+            // Every second one is for the guest that ends.
+            let mut late = server.connect_all(8).await?;
+            for client in &mut late {
+                client.send("echo late\n").await?;
+                client.finish().await?;
+            }
+            clients[0].send(format!("{end}\n")).await?;
+            ends(&mut clients[0]).await?;
+            clients[1].finish().await?;
+            clients[1].end().await?;
+            for client in &mut late {
+                assert_eq!(client.line().await?, "late");
+                client.end().await?;
+            }
+            assert_eq!(server.connect().await?.count().await?, Count { open: 1, accepted: 10 });
         }
-        ends(&mut clients[0]).await?;
-        for client in &mut late {
-            assert_eq!(client.line().await?, "late");
-        }
-        assert_eq!(clients[1].count().await?, Count { open: 9, accepted: 9 });
     }
     Ok(())
 }

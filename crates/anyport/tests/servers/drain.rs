@@ -347,7 +347,7 @@ async fn a_worker_without_a_guest_holds_nothing_up() -> Tested {
             Ok(())
         });
         assert!(drained.await?);
-        server.outcome().await?;
+        assert_eq!(server.outcome().await?, Outcome::Stopped);
     }
     Ok(())
 }
