@@ -12,6 +12,11 @@ run *ARGS='-p 8080:8080 -e PORT=8080 guests/wasmedge/hello/server.wasm':
 test *ARGS:
     cargo test --workspace --locked {{ ARGS }}
 
+# Plays the random tests for so many seconds each: hostile calls, files, addresses and lists
+fuzz SECONDS='300':
+    ANYPORT_FUZZ_SECONDS={{ SECONDS }} cargo test --workspace --locked --lib properties
+    ANYPORT_FUZZ_SECONDS={{ SECONDS }} cargo test --workspace --locked --test hostile -- --nocapture
+
 # Checks the layout of the code, and lints it
 lint:
     bash .ci/run fmt clippy

@@ -334,12 +334,23 @@ def measure(guest, commands, notes, options):
         time.sleep(REST_S)
         for name, server in servers.items():
             results[name]["idle_mb"] = server.resident_mb()
+        deaths = dict.fromkeys(servers, 0)
         for _ in range(options.rounds):
             for load in guest.loads:
-                for name, server in servers.items():
+                for name in servers:
                     figures = results[name]["loads"].setdefault(str(load), {})
-                    for key, value in one_round(server, guest, load, options.seconds).items():
+                    try:
+                        values = one_round(servers[name], guest, load, options.seconds)
+                    except ServerError:
+                        # A peer that does not bear the load is started again, and that is told.
+                        if name == "anyport" or deaths[name] == options.rounds:
+                            raise
+                        deaths[name] += 1
+                        servers[name] = stack.enter_context(contextlib.closing(Server(commands[name], guest)))
+                        continue
+                    for key, value in values.items():
                         figures.setdefault(key, []).append(value)
+    notes += [f"**{name} ended itself under load {count} times**" for name, count in deaths.items() if count]
     return results
 
 

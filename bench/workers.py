@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measures what a second worker brings, and what a guest in an endless loop takes from its neighbour.
 
-Run bench/setup.sh once before, and `cargo build --release --examples` for anyport itself. Everything stays on
+Run bench/setup.sh once before, and `cargo build --release --bins --examples` for anyport itself. Everything stays on
 127.0.0.1 and ends with this process.
 
 The client shares the machine. So a second worker is measured by what it is worth: requests for each second of

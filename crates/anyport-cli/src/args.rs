@@ -159,20 +159,20 @@ pub(crate) struct Run {
     pub(crate) memory: Option<String>,
 
     /// The most connections that each guest holds at a time; others wait [default: 10000]
-    #[arg(long, value_name = "N", help_heading = "Limits")]
-    pub(crate) max_connections: Option<usize>,
+    #[arg(long, value_name = "N", help_heading = "Limits", allow_negative_numbers = true)]
+    pub(crate) max_connections: Option<String>,
 
     /// Close a connection whose client waits for an answer for so long; 0 for never [default: 60s]
-    #[arg(long, value_name = "TIME", help_heading = "Limits")]
+    #[arg(long, allow_hyphen_values = true, value_name = "TIME", help_heading = "Limits")]
     pub(crate) timeout: Option<String>,
 
     /// Close a connection on which nothing passes for so long; 0 for never [default: 5m]
-    #[arg(long, value_name = "TIME", help_heading = "Limits")]
+    #[arg(long, allow_hyphen_values = true, value_name = "TIME", help_heading = "Limits")]
     pub(crate) idle_timeout: Option<String>,
 
     /// End a guest that computes for so long without a look at its sockets; 0 for never [default: 30s,
     /// once it serves a port]
-    #[arg(long, value_name = "TIME", help_heading = "Limits")]
+    #[arg(long, allow_hyphen_values = true, value_name = "TIME", help_heading = "Limits")]
     pub(crate) cpu_time: Option<String>,
 
     /// Another limit: memory-bytes, table-elements, descriptors, connections, copy-bytes, held-bytes,
@@ -182,7 +182,7 @@ pub(crate) struct Run {
 
     /// How many instances of the guest serve, each on a core of its own: a number, or `cores`. Each has
     /// a memory of its own: a guest that keeps sessions or counters there must stay with one
-    #[arg(long, value_name = "N|cores", default_value = "1", help_heading = "Workers")]
+    #[arg(long, value_name = "N|cores", default_value = "1", help_heading = "Workers", allow_negative_numbers = true)]
     pub(crate) workers: String,
 
     /// When a guest is started again: `no`, `on-failure` (it failed after it had begun to serve) or `always`
@@ -191,7 +191,7 @@ pub(crate) struct Run {
     pub(crate) restart: When,
 
     /// After SIGTERM or SIGINT, how long the guest may take to finish what it owes its clients
-    #[arg(long, value_name = "TIME", default_value = "8s", help_heading = "Workers")]
+    #[arg(long, allow_hyphen_values = true, value_name = "TIME", default_value = "8s", help_heading = "Workers")]
     pub(crate) drain_timeout: String,
 
     /// Print each hostcall, as strace does; or some, by group or name: `--trace=sock,poll`, `--trace='!clock'`.
@@ -208,7 +208,7 @@ pub(crate) struct Run {
     #[arg(short = 'S', value_name = "OPTION[=VALUE]", hide = true)]
     pub(crate) wasi: Vec<String>,
 
-    /// Options of wasmtime: max-memory-size=N is taken, others are explained
+    /// Options of wasmtime: max-memory-size=N and max-table-elements=N are taken, others are explained
     #[arg(short = 'W', value_name = "OPTION[=VALUE]", hide = true)]
     pub(crate) wasm: Vec<String>,
 }

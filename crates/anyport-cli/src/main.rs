@@ -1,12 +1,14 @@
 //! The command line of anyport.
 //!
 //! `args.rs` has the words, `usage.rs` what is said of wrong ones, `plan.rs` what they mean, `run.rs`
-//! the running, `report.rs` what is shown, `trace.rs` which hostcalls are.
+//! the running, `service.rs` what a service manager has to do with it, `report.rs` what is shown,
+//! `trace.rs` which hostcalls are.
 
 mod args;
 mod plan;
 mod report;
 mod run;
+mod service;
 mod trace;
 mod usage;
 

@@ -64,11 +64,14 @@ impl Plan {
         for text in &run.wasm {
             plan.take_wasm_option(text)?;
         }
-        plan.policy.name_lookup = run.allow_dns;
+        plan.policy.name_lookup |= run.allow_dns;
         plan.add_workers(run)?;
         plan.set_times(run)?;
-        if let Some(most) = run.max_connections {
-            plan.limits.connections = most;
+        if let Some(most) = &run.max_connections {
+            plan.limits.connections = match most.parse() {
+                Ok(most @ 1..) => most,
+                _ => return Err(wrong("--max-connections", most, "it is a number from 1 up")),
+            };
         }
         if let Some(size) = &run.memory {
             plan.limits.memory_bytes =
@@ -232,7 +235,8 @@ impl Plan {
                     self.listeners
                         .push(parse_listen_address(address).map_err(|why| wrong("-S tcplisten", address, why))?);
                 }
-                ("inherit-network" | "tcp" | "udp" | "allow-ip-name-lookup", "y") => {
+                ("allow-ip-name-lookup", "y") => self.policy.name_lookup = true,
+                ("inherit-network" | "tcp" | "udp", "y") => {
                     return Err(Error::new(ErrorKind::Host, format!("`-S {option}` would allow the whole network"))
                         .with_hint(
                             "`-p PORT` publishes a port, `--allow-net RULE` allows outbound traffic (`any` for all)",
@@ -241,6 +245,7 @@ impl Plan {
                 ("inherit-env", "y") => self.inherit_env(),
                 // What is so here anyway.
                 ("cli" | "common" | "preview2" | "listenfd" | "preview0", _) => {}
+                ("inherit-network" | "tcp" | "udp" | "allow-ip-name-lookup" | "inherit-env", "n") => {}
                 _ => return Err(unknown_option("-S", option)),
             }
         }
@@ -254,6 +259,16 @@ impl Plan {
                 Some(("max-memory-size", size)) => {
                     self.limits.memory_bytes =
                         bytes(size).ok_or_else(|| wrong("-W max-memory-size", size, "it is a number of bytes"))?;
+                }
+                Some(("max-table-elements", count)) => {
+                    self.limits.table_elements =
+                        count.parse().map_err(|_| wrong("-W max-table-elements", count, "it is a number"))?;
+                }
+                Some(("timeout" | "fuel", _)) => {
+                    return Err(wasmtime_option("-W", option).with_hint(
+                        "`--cpu-time TIME` ends a guest that computes without end, `timeout SECONDS anyport run FILE` \
+                         ends it in any case",
+                    ));
                 }
                 _ => return Err(unknown_option("-W", option)),
             }
@@ -291,11 +306,18 @@ pub(crate) fn cache_folder(global: &Global) -> Result<PathBuf, Error> {
 
 fn wrong(flag: &str, value: &str, why: impl std::fmt::Display) -> Error {
     let form = match flag {
+        "--publish" | "--listen" if value.starts_with("unix:") => {
+            "`unix:/run/server.sock` is right, and `unix:/run/server.sock:8080` for one port of several"
+        }
+        "--tcplisten" if value.starts_with("unix:") => {
+            "`--listen unix:PATH` publishes a Unix socket, and hands it over where a guest waits for one"
+        }
         "--publish" => "`-p 8080`, `-p 8080:80` and `-p 0.0.0.0:8080:80` are right; the first port is this machine's",
         "--listen" | "--tcplisten" | "-S tcplisten" => "`127.0.0.1:8080`, `[::]:8080` and `:8080` are right",
         "--allow-net" => "`--allow-net example.com:443`, `--allow-net 10.0.0.0/8` and `--allow-net any` are right",
         "--env" | "--env-file" => "`-e PORT=8080` is right",
         "--timeout" | "--idle-timeout" | "--cpu-time" | "--drain-timeout" => "`30s`, `500ms`, `2m` and `1h` are right",
+        "--max-connections" => "`--max-connections 1000` is right",
         "--workers" => "`--workers 2` and `--workers cores` are right",
         "--memory" | "-W max-memory-size" => "`--memory 64m` is right",
         _ => "`anyport run --help` shows each option",
@@ -304,8 +326,11 @@ fn wrong(flag: &str, value: &str, why: impl std::fmt::Display) -> Error {
 }
 
 fn unknown_option(flag: &str, option: &str) -> Error {
+    wasmtime_option(flag, option).with_hint("leave it out; `anyport run --help` shows what there is")
+}
+
+fn wasmtime_option(flag: &str, option: &str) -> Error {
     Error::new(ErrorKind::Host, format!("`{flag} {option}` is an option of wasmtime's that anyport does not have"))
-        .with_hint("leave it out; `anyport run --help` shows what there is")
 }
 
 /// `HOST[:GUEST][:ro]` and `HOST::GUEST`. Without a guest path it is the host's, as wasmtime has it.
@@ -436,14 +461,17 @@ mod tests {
             "-S",
             "tcplisten=127.0.0.1:81",
             "-W",
-            "max-memory-size=1048576",
+            "max-memory-size=1048576,max-table-elements=5",
+            "-S",
+            "allow-ip-name-lookup,inherit-network=n",
             "-e",
             "A=b=c",
         ])
         .expect("right");
         assert_eq!(plan.policy.publish[0].to_string(), "0.0.0.0:80:80/tcp");
         assert_eq!(plan.listeners[0].to_string(), "127.0.0.1:81");
-        assert_eq!(plan.limits.memory_bytes, 1 << 20);
+        assert_eq!((plan.limits.memory_bytes, plan.limits.table_elements), (1 << 20, 5));
+        assert!(plan.policy.name_lookup);
         assert_eq!(plan.env["A"], "b=c");
     }
 

@@ -51,10 +51,8 @@ pub(crate) fn warn(text: &str) {
 
 pub(crate) fn trap(reason: &str, backtrace: &str) {
     tell(&format!("{} the guest trapped: {reason}", label("error:", RED)));
-    // The engine's heading says "error" again, and its modules have no name.
-    let calls = backtrace.trim_start_matches("error while executing at wasm backtrace:\n").replace("<unknown>!", "");
-    if !calls.trim().is_empty() {
-        tell(&format!("the guest's functions, innermost first:\n{}", calls.trim_end()));
+    if !backtrace.is_empty() {
+        tell(&format!("the guest's functions, innermost first:\n{backtrace}"));
     }
 }
 

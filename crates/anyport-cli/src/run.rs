@@ -1,25 +1,22 @@
 //! `anyport run`: from a plan to an exit code.
 
 use std::ffi::OsString;
-use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyport::error::ErrorKind;
 use anyport::inspect::ArtifactKind;
 use anyport::server::{Listener, StdioTarget};
 use anyport::{Artifact, Error, Outcome, Publish, Running, Runtime, Server};
-use listenfd::ListenFd;
 use rustix::process::{Resource, Rlimit};
-use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::args::{Global, Run};
 use crate::plan::{Plan, open_cache};
 use crate::report;
+use crate::service::{Manager, inherited_listeners};
 
 /// What a guest gets to end in after a signal: it is dropped at its next hostcall or tick, so only
 /// a file operation that hangs in the kernel takes longer.
@@ -104,41 +101,6 @@ fn listening(publish: &Publish) -> String {
     }
 }
 
-/// The service manager, if one started us with `NOTIFY_SOCKET`: `sd_notify(3)`.
-struct Manager {
-    ports: usize,
-    listening: AtomicUsize,
-}
-
-impl Manager {
-    fn new(ports: usize) -> Self {
-        Self { ports, listening: AtomicUsize::new(0) }
-    }
-
-    /// One more port is served.
-    fn one_listens(&self) {
-        let listening = self.listening.fetch_add(1, Ordering::AcqRel) + 1;
-        self.all_listen(listening);
-    }
-
-    /// Tells when this is all there is to serve.
-    fn all_listen(&self, listening: usize) {
-        if listening == self.ports {
-            Self::tell(&[NotifyState::Ready]);
-        }
-    }
-
-    fn is_serving(&self) -> bool {
-        self.listening.load(Ordering::Acquire) > 0
-    }
-
-    fn tell(states: &[NotifyState<'_>]) {
-        if let Err(error) = sd_notify::notify(states) {
-            tracing::debug!("the service manager cannot be told: {error}");
-        }
-    }
-}
-
 fn configure(mut server: Server, plan: Plan, inherited: Vec<Listener>) -> Server {
     for (name, value) in plan.env {
         server = server.env(name, value);
@@ -159,33 +121,8 @@ fn configure(mut server: Server, plan: Plan, inherited: Vec<Listener>) -> Server
     )
 }
 
-/// The sockets that a service manager started us with: `sd_listen_fds(3)`.
-fn inherited_listeners() -> Result<Vec<Listener>, Error> {
-    let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
-    let mut names = names.split(':');
-    let mut inherited = ListenFd::from_env();
-    let mut listeners = Vec::new();
-    for index in 0..inherited.len() {
-        let socket: Option<OwnedFd> = match inherited.take_tcp_listener(index) {
-            Ok(listener) => listener.map(Into::into),
-            Err(_) => inherited
-                .take_unix_listener(index)
-                .map_err(|error| {
-                    let what = format!("descriptor {} of LISTEN_FDS is no stream listener: {error}", 3 + index);
-                    Error::new(ErrorKind::Host, what)
-                })?
-                .map(Into::into),
-        };
-        let name = names.next().filter(|name| !name.is_empty()).unwrap_or("unknown");
-        if let Some(socket) = socket {
-            listeners.push(Listener::Inherited { socket, name: name.to_owned() });
-        }
-    }
-    Ok(listeners)
-}
-
 /// Options whose place is before the file. Behind it they are the guest's, as they are with `docker
-/// run`; but who forgets that finds no port published.
+/// run`; but who forgets that finds no port published. Not those that many guests have themselves.
 const BEFORE_THE_FILE: &[&str] = &[
     "-p",
     "--publish",
@@ -194,9 +131,16 @@ const BEFORE_THE_FILE: &[&str] = &[
     "--tcplisten",
     "--allow-net",
     "--net",
+    "--allow-dns",
     "--dir",
     "--volume",
     "--env-file",
+    "--workers",
+    "--restart",
+    "--drain-timeout",
+    "--idle-timeout",
+    "--cpu-time",
+    "--max-connections",
     "--trace",
 ];
 
@@ -261,20 +205,28 @@ async fn until_end(
         signal = signals.next() => Some(signal),
     };
     let Some(signal) = signal else { return Ok(exit_code(running.wait())) };
-    Manager::tell(&[NotifyState::Stopping]);
+    Manager::stops();
     let drained = tokio::select! {
         drained = running.drain(drain_timeout) => drained,
         _ = signals.next() => false,
     };
     running.stop();
-    tokio::select! {
-        _ = tokio::time::timeout(STOP_TIMEOUT, running.ended()) => {}
-        _ = signals.next() => {}
-    }
-    // Not joined: it may hang in the kernel, and the process ends with this thread.
-    std::mem::forget(running);
+    let ended = tokio::select! {
+        ended = tokio::time::timeout(STOP_TIMEOUT, running.ended()) => ended.is_ok(),
+        _ = signals.next() => false,
+    };
     // A server that finished its work did what it was told.
-    Ok(if drained && manager.is_serving() { ExitCode::SUCCESS } else { code_after(signal) })
+    let stopped = if drained && manager.is_serving() { ExitCode::SUCCESS } else { code_after(signal) };
+    if !ended {
+        // Not joined: it may hang in the kernel, and the process ends with this thread.
+        std::mem::forget(running);
+        return Ok(stopped);
+    }
+    Ok(match running.wait() {
+        Outcome::Stopped | Outcome::Exited(0) => stopped,
+        // It failed while it finished its work.
+        failed => exit_code(failed),
+    })
 }
 
 fn exit_code(outcome: Outcome) -> ExitCode {

@@ -1,6 +1,7 @@
 //! What is said of words that are no command or option here. clap finds the fault; these are our
 //! words for it, and what to type instead for those who come from another runtime.
 
+use std::error::Error as _;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -48,13 +49,9 @@ fn explain(error: &clap::Error, words: &[String]) -> Error {
             ),
             None => (format!("`{command}` needs {}", about(ContextKind::InvalidArg).trim_end_matches("...")), None),
         },
-        Fault::InvalidValue if about(ContextKind::InvalidValue).is_empty() => {
-            (format!("`{}` has no value", about(ContextKind::InvalidArg)), None)
+        Fault::InvalidValue | Fault::ValueValidation => {
+            return wrong_value(error, &about(ContextKind::InvalidArg), &about(ContextKind::InvalidValue), &command);
         }
-        Fault::InvalidValue => (
-            format!("`{}` is not a {}", about(ContextKind::InvalidValue), about(ContextKind::InvalidArg)),
-            text(error, ContextKind::ValidValue).map(|known| format!("there are {known}")),
-        ),
         Fault::ArgumentConflict => (format!("`{}` is given more than once", about(ContextKind::InvalidArg)), None),
         Fault::InvalidUtf8 => ("an argument is not valid UTF-8".to_owned(), None),
         _ => {
@@ -64,6 +61,28 @@ fn explain(error: &clap::Error, words: &[String]) -> Error {
         }
     };
     wrong(what, hint.unwrap_or_else(|| form_of(&command)))
+}
+
+/// The sentence for an argument whose value is missing, or of the wrong kind.
+fn wrong_value(error: &clap::Error, argument: &str, value: &str, command: &str) -> Error {
+    if value.is_empty() {
+        return wrong(format!("`{argument}` has no value"), form_of(command));
+    }
+    let name = argument.split(' ').next().unwrap_or_default();
+    let what = if name.starts_with('-') {
+        format!("`{name} {value}` is not right")
+    } else {
+        format!("`{value}` is not a {name}")
+    };
+    let advice = VALUES_ELSEWHERE.iter().find(|(option, known, _)| *option == name && value.starts_with(known));
+    if let Some((.., advice)) = advice {
+        return wrong(what, *advice);
+    }
+    match (text(error, ContextKind::ValidValue), error.source()) {
+        (Some(known), _) => wrong(what, format!("there are {known}")),
+        (None, Some(why)) => wrong(format!("{what}: {why}"), form_of(command)),
+        (None, None) => wrong(what, form_of(command)),
+    }
 }
 
 fn wrong(what: impl Into<String>, hint: impl Into<String>) -> Error {
@@ -151,6 +170,9 @@ const BY_DEFAULT: &str = "leave it out: what anyport supports is on";
 const BY_SERVICE_MANAGER: &str =
     "leave it out; a service manager or a container does that for anyport as for any process";
 
+const ONE_GUEST: &str = "leave it out: a guest serves until it ends, and `--workers N` is how many there are";
+const DRAIN_TIMEOUT: &str = "`--drain-timeout TIME` is how long a guest may take to finish what it owes";
+
 /// Options of the peers that are not ours: the option, whose it is, what to do.
 const OPTIONS_ELSEWHERE: &[(&str, &str, &str)] = &[
     ("-C", "Wasmtime", "leave it out: compiled modules are kept in the cache by default"),
@@ -160,24 +182,61 @@ const OPTIONS_ELSEWHERE: &[(&str, &str, &str)] = &[
         "anyport runs a program's start; leave it out, and build a program with `main`",
     ),
     ("--argv0", "Wasmtime", "leave it out: the guest is told the file's name as it is given"),
-    ("--time-limit", "WasmEdge", "`timeout SECONDS anyport run FILE` ends it after that time"),
+    (
+        "--time-limit",
+        "WasmEdge",
+        "`timeout SECONDS anyport run FILE` ends it after that time, `--cpu-time TIME` when it computes without end",
+    ),
     ("--memory-page-limit", "WasmEdge", "`--memory SIZE` is the limit, in bytes: a page has 64k"),
-    ("--gas-limit", "WasmEdge", "leave it out: anyport does not count instructions"),
+    (
+        "--gas-limit",
+        "WasmEdge",
+        "anyport does not count instructions: `--cpu-time TIME` ends a guest that computes without end",
+    ),
     ("--reactor", "WasmEdge", "anyport runs a program's start; leave it out, and build a program with `main`"),
     ("--enable-threads", "WasmEdge", BY_DEFAULT),
     ("--enable-all", "WasmEdge and Wasmer", BY_DEFAULT),
-    ("--allow-af-unix", "WasmEdge", "leave it out: anyport has no UNIX sockets, and no known server needs them"),
+    (
+        "--allow-af-unix",
+        "WasmEdge",
+        "leave it out: no known server needs Unix sockets of its own; `--listen unix:PATH` puts its port behind one",
+    ),
     ("--cwd", "Wasmer", "`--dir HOST:GUEST` gives the guest a directory"),
-    ("--shutdown-addr", "Wasmtime", "leave it out: SIGTERM ends anyport"),
+    ("--shutdown-addr", "Wasmtime", "leave it out: SIGTERM ends anyport, once what was begun is answered"),
+    ("--max-instance-reuse-count", "Wasmtime", ONE_GUEST),
+    ("--max-instance-concurrent-reuse-count", "Wasmtime", ONE_GUEST),
+    ("--idle-instance-timeout", "Wasmtime", ONE_GUEST),
     ("--tls-cert", "Spin and wash", "anyport does not speak TLS yet: put a proxy in front of it"),
     ("--tls-key", "Spin and wash", "anyport does not speak TLS yet: put a proxy in front of it"),
     ("--from", "Spin", "name the .wasm file: `anyport run FILE`"),
     ("--name", "Docker", BY_SERVICE_MANAGER),
-    ("--cpus", "Docker", BY_SERVICE_MANAGER),
+    ("--cpus", "Docker", "`--workers N` is how many cores serve; less than one is up to a service manager"),
+    ("--stop-timeout", "Docker", DRAIN_TIMEOUT),
+    ("--stop-signal", "Docker", "leave it out: SIGTERM and SIGINT both end anyport, once what was begun is answered"),
+    ("--ulimit", "Docker", "leave it out: anyport takes as many open files as `ulimit -n` allows it"),
+    ("--rm", "Docker", BY_SERVICE_MANAGER),
+    ("--graceful-timeout", "gunicorn", DRAIN_TIMEOUT),
+    ("--keep-alive", "gunicorn", "`--idle-timeout TIME` is how long a connection may be quiet"),
+    ("--bind", "gunicorn", "`--listen ADDR:PORT` and `--listen unix:PATH` are the same here"),
     ("--detach", "Docker", BY_SERVICE_MANAGER),
     ("-d", "Docker", BY_SERVICE_MANAGER),
     ("--read-only", "Docker", "leave it out: the guest has the directories of `--dir` alone, read-only with `:ro`"),
     ("--network", "Docker", "leave it out: the network is closed but for `-p` and `--allow-net`"),
+];
+
+/// Values of the peers for options that are ours too: the option, how the value begins, what to do.
+const VALUES_ELSEWHERE: &[(&str, &str, &str)] = &[
+    (
+        "--restart",
+        "unless-stopped",
+        "`--restart always` starts the guest whenever it ends; that anyport itself is started again is up to a \
+         service manager",
+    ),
+    (
+        "--restart",
+        "on-failure:",
+        "`--restart on-failure`: attempts are not counted, but each failure doubles the pause before the next start",
+    ),
 ];
 
 #[cfg(test)]
@@ -204,7 +263,11 @@ mod tests {
         ");
         insta::assert_snapshot!(said(&["run", "--time-limit", "5", "x.wasm"]), @"
         `--time-limit` is an option of WasmEdge, and not of anyport
-        hint: `timeout SECONDS anyport run FILE` ends it after that time
+        hint: `timeout SECONDS anyport run FILE` ends it after that time, `--cpu-time TIME` when it computes without end
+        ");
+        insta::assert_snapshot!(said(&["run", "--stop-timeout=30", "x.wasm"]), @"
+        `--stop-timeout` is an option of Docker, and not of anyport
+        hint: `--drain-timeout TIME` is how long a guest may take to finish what it owes
         ");
         insta::assert_snapshot!(said(&["run"]), @"
         `anyport run` needs <FILE>

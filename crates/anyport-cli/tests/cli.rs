@@ -295,6 +295,10 @@ fn tool(program: &str, words: &[&str], text: &str) -> Option<Ended> {
     Some(Process::spawn(command).end())
 }
 
+/// Options with which a server is kept at work.
+const OF_A_SERVICE: [&str; 7] =
+    ["workers", "restart", "drain-timeout", "idle-timeout", "cpu-time", "max-connections", "allow-dns"];
+
 #[test]
 fn completions() {
     for (shell, syntax_check, wanted) in [
@@ -306,7 +310,7 @@ fn completions() {
     ] {
         let ended = anyport(["completions", shell]);
         assert!(ended.data().contains(wanted), "{shell}");
-        for option in ["publish", "tcplisten", "allow-net", "allow-precompiled"] {
+        for option in ["publish", "tcplisten", "allow-net", "allow-precompiled"].iter().chain(&OF_A_SERVICE) {
             assert!(ended.stdout.contains(option), "{shell}: {option}");
         }
         if let Some(checked) = syntax_check.and_then(|word| tool(shell, &[word], &ended.stdout)) {
@@ -324,6 +328,8 @@ fn manual_pages() {
     ] {
         let ended = anyport(words);
         assert!(ended.data().contains(wanted), "{ended}");
+        let words = ended.stdout.replace("\\-", "-");
+        assert!(wanted != ".TH anyport-run 1" || OF_A_SERVICE.iter().all(|option| words.contains(option)), "{ended}");
         if let Some(rendered) = tool("groff", &["-man", "-Tascii", "-P-bou", "-ww"], &ended.stdout) {
             assert_eq!((rendered.code(), rendered.stderr.as_str()), (0, ""), "{words:?}");
             assert!(rendered.stdout.contains("SYNOPSIS"));

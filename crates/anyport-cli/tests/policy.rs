@@ -5,12 +5,11 @@ mod support;
 use std::fs;
 use std::io::Read;
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::process::{Command, Stdio};
 
 use rustix::process::Signal;
 
+use support::service::activated;
 use support::{Ended, Folder, PATIENCE, Process, anyport, command_in, guests, root};
 
 /// `EACCES` of preview1, with which the small guests exit when they are refused.
@@ -99,6 +98,37 @@ fn connecting_out_is_allowed_by_name_of_the_address() {
 }
 
 #[test]
+fn a_lookup_is_refused_and_names_the_flags() {
+    let refused = run(guests::looks_up("localhost"), &[]);
+    snapshot!(refused, @"
+    code 2
+    --- stderr
+    warning: the guest may not look up `localhost`; to allow it, add `--allow-net localhost` or ↵
+    `--allow-dns`
+    ");
+    assert_eq!(refused.code(), ACCESS);
+    snapshot!(run(guests::looks_up("not a name"), &["--allow-net", "10.0.0.0/8"]), @"
+    code 2
+    --- stderr
+    warning: the guest may not look up `not a name`; to allow it, add `--allow-dns`
+    ");
+}
+
+#[test]
+fn looking_names_up_is_allowed_without_connecting() {
+    for words in [&["--allow-dns"][..], &["--allow-net", "localhost"], &["--allow-dns", "--allow-net", "10.0.0.1"]] {
+        let allowed = run(guests::looks_up("localhost"), words);
+        assert_eq!((allowed.code(), allowed.stderr.as_str()), (0, ""), "{words:?}");
+    }
+    let (listener, port) = peer();
+    let refused = run(guests::connects(port), &["--allow-dns"]);
+    assert_eq!(refused.code(), ACCESS);
+    assert!(refused.stderr.contains("--allow-net 127.0.0.1:"), "{refused}");
+    listener.set_nonblocking(true).expect("a socket");
+    assert!(listener.accept().is_err(), "nobody has come");
+}
+
+#[test]
 fn rules_that_say_too_much_or_nothing_are_explained() {
     let x = guests::exits(0);
     snapshot!(run(x.clone(), &["--net"]), @"
@@ -138,10 +168,24 @@ fn rules_that_say_too_much_or_nothing_are_explained() {
     error: `-S http` is an option of wasmtime's that anyport does not have
     hint: leave it out; `anyport run --help` shows what there is
     ");
-    snapshot!(run(x, &["-W", "fuel=100"]), @"
+    snapshot!(run(x.clone(), &["-W", "fuel=100"]), @"
     code 125
     --- stderr
     error: `-W fuel=100` is an option of wasmtime's that anyport does not have
+    hint: `--cpu-time TIME` ends a guest that computes without end, `timeout SECONDS anyport run FILE` ↵
+    ends it in any case
+    ");
+    snapshot!(run(x.clone(), &["-W", "timeout=5s"]), @"
+    code 125
+    --- stderr
+    error: `-W timeout=5s` is an option of wasmtime's that anyport does not have
+    hint: `--cpu-time TIME` ends a guest that computes without end, `timeout SECONDS anyport run FILE` ↵
+    ends it in any case
+    ");
+    snapshot!(run(x, &["-W", "threads"]), @"
+    code 125
+    --- stderr
+    error: `-W threads` is an option of wasmtime's that anyport does not have
     hint: leave it out; `anyport run --help` shows what there is
     ");
 }
@@ -231,18 +275,6 @@ fn tcplisten_hands_a_listener_over() {
         let answer = support::http::http(server.address(), "GET", "/", None);
         assert!(answer.contains("hello from axum"), "{words:?}: {answer}");
     }
-}
-
-/// `anyport` as a service manager starts it: the listener is descriptor 3. The shell's id stays with
-/// `exec`, and is what `LISTEN_PID` must be.
-fn activated(listener: OwnedFd, variables: &str, words: &[&str]) -> Process {
-    let script = format!("exec 3<&0 0</dev/null; {variables} exec \"$@\"");
-    let mut command = Command::new("sh");
-    command.args(["-c", &script, "sh", env!("CARGO_BIN_EXE_anyport")]).args(words);
-    command.current_dir(root()).env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
-    command.env("ANYPORT_CACHE_DIR", support::shared_cache());
-    command.stdin(Stdio::from(listener)).stdout(Stdio::piped()).stderr(Stdio::piped());
-    Process::start(&mut command)
 }
 
 #[test]

@@ -123,6 +123,13 @@ fn arguments_after_the_file_are_the_guests() {
     warning: `-p` stands behind the file, so it goes to the guest: options of anyport stand before the ↵
     file (`--` behind the file says that it is meant)
     ");
+    for option in ["--workers", "--drain-timeout=1s", "--allow-dns"] {
+        let name = option.split('=').next().unwrap_or_default();
+        let forgotten = folder.anyport(["run", "args.wasm", option]);
+        assert!(forgotten.stderr.contains(&format!("`{name}` stands behind the file")), "{forgotten}");
+    }
+    // Many guests have it themselves.
+    assert_eq!(folder.anyport(["run", "args.wasm", "--timeout", "1"]).stderr, "");
 }
 
 #[test]

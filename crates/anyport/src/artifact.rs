@@ -7,7 +7,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::sync::OnceLock;
 
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, brief, printable};
 use crate::limits::MODULE_BYTES;
 
 /// A wasm file, with its name for messages.
@@ -46,9 +46,10 @@ impl Artifact {
     /// There is no such file ([`ErrorKind::NotFound`]), or it cannot be read.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self, Error> {
         let path = path.as_ref();
-        let name = path.display().to_string();
-        match read(path) {
-            Ok(bytes) => Ok(Self::from_bytes(name, bytes)),
+        let outcome = read(path);
+        let name = printable(&path.display().to_string());
+        match outcome {
+            Ok(bytes) => Ok(Self::from_bytes(path.display().to_string(), bytes)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 Err(Error::new(ErrorKind::NotFound, format!("there is no file `{name}`")))
             }
@@ -67,7 +68,7 @@ impl Artifact {
         Self { name: name.into(), bytes: bytes.into(), digest: OnceLock::new() }
     }
 
-    /// The name for messages: the path, for a file.
+    /// The name as it was given: the path, for a file.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -97,22 +98,24 @@ impl Artifact {
         }
     }
 
-    /// The error for a module that is not whole or not valid; `what` says how.
+    /// The error for a module that is not whole or not valid; `what` says how, and may have names of
+    /// the module in it.
     pub(crate) fn damaged(&self, what: &str) -> Error {
-        Error::not_runnable(format!("`{}` {what}", self.name))
+        Error::not_runnable(format!("`{self}` {}", brief(&printable(what))))
             .with_hint("build or download it again: it is damaged, or uses a proposal that is not supported")
     }
 
     /// A sentence on a file that is not WebAssembly, with what to do about it.
     pub(crate) fn not_wasm(&self) -> Error {
         let (what, hint) = describe(&self.bytes);
-        Error::not_runnable(format!("`{}` is not a WebAssembly binary: {what}", self.name)).with_hint(hint)
+        Error::not_runnable(format!("`{self}` is not a WebAssembly binary: {what}")).with_hint(hint)
     }
 }
 
+/// The name as a message has it: who makes a file chooses its name too.
 impl fmt::Display for Artifact {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.name)
+        f.write_str(&printable(&self.name))
     }
 }
 

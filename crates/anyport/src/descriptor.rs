@@ -10,6 +10,7 @@ use crate::errno::Errno;
 use crate::net::tcp::Tcp;
 use crate::net::udp::Udp;
 use crate::net::{Endpoint, Interest};
+use crate::sending::Habit;
 use crate::stdio::Stdio;
 
 /// One open descriptor. Cheap to clone: take it out of the table, then wait.
@@ -30,8 +31,7 @@ pub(crate) struct Socket {
     /// Microseconds; 0 waits for ever, as `SO_RCVTIMEO` has it.
     receive_timeout: AtomicU64,
     send_timeout: AtomicU64,
-    /// Its guest sends twice in a row, as head and body of an answer: worth one packet.
-    pub(crate) sends_in_pairs: AtomicBool,
+    pub(crate) habit: Habit,
     /// The guest has shut down a direction.
     pub(crate) was_shut_down: AtomicBool,
     /// Accepted from a listener, for the rights that `WasmEdge` shows.
@@ -116,7 +116,7 @@ impl Socket {
             nonblocking: AtomicBool::new(false),
             receive_timeout: AtomicU64::new(0),
             send_timeout: AtomicU64::new(0),
-            sends_in_pairs: AtomicBool::new(false),
+            habit: Habit::default(),
             was_shut_down: AtomicBool::new(false),
             accepted: false,
             told: Default::default(),

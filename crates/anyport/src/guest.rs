@@ -24,6 +24,7 @@ use crate::net::udp::Udp;
 use crate::net::{Datagram, Endpoint, Interest, Network, ReceiveFlags, Shutdown};
 use crate::policy::{Denial, Gate};
 use crate::readiness::{self, Pacing, Source};
+use crate::sending::Sending;
 use crate::stdio::Stdio;
 
 /// The state of one guest: the `T` of its `Store<T>`.
@@ -43,9 +44,7 @@ pub(crate) struct Guest {
     /// Which of the server's guests it is.
     worker: usize,
     gate: Arc<Gate>,
-    /// The socket that the guest sent on last, if it has made no other hostcall since; and whether
-    /// those bytes are held back for the next send.
-    sent: Option<(Arc<Socket>, bool)>,
+    pub(crate) sending: Sending,
     /// Counts the accepted connections that are open.
     connections: Arc<Connections>,
 }
@@ -143,7 +142,7 @@ impl Guest {
             published: setup.published,
             worker: setup.worker,
             gate: setup.gate,
-            sent: None,
+            sending: Sending::default(),
         })
     }
 
@@ -335,8 +334,8 @@ impl Guest {
         if buffers.is_empty() {
             return Ok(0);
         }
-        let held = self.holds(socket);
-        let more = self.expect_more(socket);
+        let held = self.sending.holds(socket);
+        let more = self.sending.send(socket);
         loop {
             match memory.gather(&buffers, |slices| endpoint.send(slices, more))? {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -367,41 +366,6 @@ impl Guest {
                     }
                 }
             }
-        }
-    }
-
-    /// Whether bytes that were sent on this socket are held back.
-    fn holds(&self, socket: &Arc<Socket>) -> bool {
-        matches!(&self.sent, Some((last, true)) if Arc::ptr_eq(last, socket))
-    }
-
-    /// Whether to hold a send back, since the guest will send again at once: hyper 0.14 and others
-    /// send head and body apart, which would be two packets and two wake-ups of the client.
-    fn expect_more(&mut self, socket: &Arc<Socket>) -> bool {
-        let second = match &self.sent {
-            Some((last, held)) if Arc::ptr_eq(last, socket) => {
-                // Held: this send takes it along. Not held: a pair, so hold back the next time.
-                socket.sends_in_pairs.fetch_or(!held, Ordering::Relaxed);
-                true
-            }
-            Some(_) => {
-                self.push_sent();
-                false
-            }
-            None => false,
-        };
-        let streams = matches!(socket.kind, SocketKind::Tcp(_));
-        let more = streams && !second && socket.sends_in_pairs.load(Ordering::Relaxed);
-        self.sent = Some((Arc::clone(socket), more));
-        more
-    }
-
-    /// Sends what was held back: the guest does something else first. Called at every other hostcall
-    /// and at every tick, so that nothing waits longer.
-    pub(crate) fn push_sent(&mut self) {
-        if let Some((socket, true)) = self.sent.take() {
-            socket.sends_in_pairs.store(false, Ordering::Relaxed);
-            socket.endpoint().push();
         }
     }
 
@@ -478,9 +442,15 @@ impl Guest {
         }
     }
 
-    pub(crate) fn shutdown(&self, fd: u32, how: Shutdown) -> Result<(), Errno> {
+    pub(crate) fn shutdown(&mut self, fd: u32, how: Shutdown) -> Result<(), Errno> {
         let socket = self.descriptors.socket(fd)?;
-        let outcome = socket.tcp()?.stream()?.shutdown(how).map_err(Errno::from);
+        let endpoint = socket.tcp()?.stream()?;
+        if how == Shutdown::Read {
+            self.sending.end();
+        } else {
+            self.sending.shut(&socket);
+        }
+        let outcome = endpoint.shutdown(how).map_err(Errno::from);
         let first = !socket.was_shut_down.swap(true, Ordering::Relaxed);
         match outcome {
             // The peer has reset the connection: it is shut down already. Servers built with

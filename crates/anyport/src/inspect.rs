@@ -6,7 +6,7 @@ use wasmparser::{Parser, ValType, ValidPayload, Validator, WasmFeatures};
 use crate::artifact::Artifact;
 use crate::dialect::Dialect;
 use crate::engine;
-use crate::error::{Error, printable};
+use crate::error::{Error, is_printable, printable};
 use crate::link;
 
 pub use crate::artifact::ArtifactKind;
@@ -16,7 +16,7 @@ pub use crate::link::{Import, ImportStatus};
 #[derive(Clone, Debug, serde::Serialize)]
 #[non_exhaustive]
 pub struct Inspection {
-    /// The file's name.
+    /// The file's name, as it can be shown.
     pub name: String,
     /// Its size in bytes.
     pub bytes: usize,
@@ -97,7 +97,7 @@ impl Inspection {
         let judged = contents.is_command()
             && (problem.is_none() || contents.imports.iter().any(|import| import.dialect().is_none()));
         Self {
-            name: artifact.name().to_owned(),
+            name: artifact.to_string(),
             bytes: artifact.bytes().len(),
             kind: artifact.kind(),
             runtimes: if judged { contents.verdicts(problem.is_none()) } else { Vec::new() },
@@ -349,5 +349,33 @@ fn quoted(name: &str) -> String {
     if name.chars().all(|c| c.is_ascii_alphanumeric() || "/._-+=@%".contains(c)) {
         return name.to_owned();
     }
-    format!("'{}'", name.replace('\'', "'\\''"))
+    if is_printable(name) {
+        return format!("'{}'", name.replace('\'', "'\\''"));
+    }
+    let escaped = |c: char| match c {
+        '\'' | '\\' => format!("\\{c}"),
+        c if is_printable(c.encode_utf8(&mut [0; 4])) => c.to_string(),
+        c => format!("\\U{:08x}", u32::from(c)),
+    };
+    format!("$'{}'", name.chars().map(escaped).collect::<String>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shell_takes_a_file_name_for_what_it_is() {
+        for (name, want) in [
+            ("a/server-1.wasm", "a/server-1.wasm"),
+            ("my server.wasm", "'my server.wasm'"),
+            ("it's.wasm", "'it'\\''s.wasm'"),
+            ("\x1b[2Jit's\\\n.wasm", "$'\\U0000001b[2Jit\\'s\\\\\\U0000000a.wasm'"),
+        ] {
+            assert_eq!(quoted(name), want);
+            let echoed = std::process::Command::new("bash").arg("-c").arg(format!("printf %s {want}")).output();
+            // Not every machine has one.
+            assert!(echoed.is_err() || echoed.is_ok_and(|echoed| echoed.stdout == name.as_bytes()), "{want}");
+        }
+    }
 }

@@ -37,7 +37,7 @@ pub(crate) async fn run(engine: Arc<Engine>, module: Module, guest: Guest, befor
     store.set_epoch_deadline(1);
     // tokio's own yield, so that the poller is asked too and timers fire.
     store.epoch_deadline_callback(|mut store| {
-        store.data_mut().push_sent();
+        store.data_mut().sending.end();
         store.data_mut().busy.tick()?;
         Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())))
     });
@@ -84,7 +84,11 @@ fn outcome_of(error: &wasmtime::Error) -> Outcome {
     Outcome::Trapped { reason, backtrace }
 }
 
-/// The names of functions are the module's to choose: each must stay within its line.
+/// One line for each function. Their names are the module's to choose: each must stay within its line.
 fn printable_lines(backtrace: &WasmBacktrace) -> String {
-    backtrace.to_string().lines().map(printable).collect::<Vec<_>>().join("\n")
+    let text = backtrace.to_string();
+    // The engine's heading says that there is an error, which the reason says better.
+    let calls = text.lines().filter(|line| !line.starts_with("error while executing"));
+    // Modules have no name here.
+    calls.map(|call| printable(call).replace("<unknown>!", "")).collect::<Vec<_>>().join("\n")
 }

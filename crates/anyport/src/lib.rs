@@ -38,7 +38,7 @@
 //!
 //! The modules, from the top down; each may use those below it (`tests/tidy.rs` holds that):
 //! `runtime`, `inspect`; `server`, `running`, `front`, `worker`, `connection_limits`; `instance`, `link`,
-//! `engine`, `cache`, `artifact`; `dialect`; `guest`; `busy`, `readiness`, `descriptor`, `stdio`; `net`,
+//! `engine`, `cache`, `artifact`; `dialect`; `guest`; `busy`, `readiness`, `sending`, `descriptor`, `stdio`; `net`,
 //! `memory`; `policy`, `address`, `limits`, `stage`; `errno`, `error`.
 
 mod address;
@@ -62,8 +62,11 @@ mod net;
 pub mod policy;
 mod port_holder;
 mod readiness;
+#[cfg(test)]
+mod rounds;
 mod running;
 mod runtime;
+mod sending;
 pub mod server;
 mod stage;
 mod stdio;

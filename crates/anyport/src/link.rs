@@ -10,7 +10,7 @@ use wasmtime::{Extern, ExternType, Instance, Module, Store};
 use crate::dialect::hostcall::{Row, Table, signature_of};
 use crate::dialect::{Dialect, TABLES, wasmedge};
 use crate::engine::Engine;
-use crate::error::{Error, printable};
+use crate::error::{Error, brief, printable};
 use crate::guest::{Generation, Guest};
 
 /// An import of a module, its type written as `(iii)i`: `i` is i32, `I` i64, `f` f32, `F` f64.
@@ -73,9 +73,10 @@ impl Import {
     }
 }
 
+/// As a line of a message: what is very long is cut.
 impl fmt::Display for Import {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { module, name, signature, .. } = self;
+        let [module, name, signature] = [&self.module, &self.name, &self.signature].map(|text| brief(text));
         if signature.starts_with('(') {
             write!(f, "{module}::{name}{signature}")
         } else {
@@ -180,6 +181,7 @@ pub(crate) fn takes_listeners(imports: &[Import]) -> bool {
 pub(crate) fn check(name: &str, imports: &[Import]) -> Result<(), Error> {
     let missing: Vec<&Import> = imports.iter().filter(|import| import.dialect().is_none()).collect();
     let Some(first) = missing.first() else { return Ok(()) };
+    let name = printable(name);
     let what = match missing.len() {
         1 => "an import that is not there".to_owned(),
         many => format!("{many} imports that are not there"),

@@ -223,6 +223,9 @@ fn slices_of<'m>(memory: &'m mut [u8], buffers: &[Buffer]) -> SmallVec<[IoSliceM
 }
 
 #[cfg(test)]
+pub(crate) mod properties;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -120,8 +120,9 @@ impl Denial {
     fn lookup(name: &str) -> Self {
         let name = printable(name);
         let flag = match name.parse() {
-            Ok(Outbound::Host { .. }) => format!("--allow-net {name}"),
-            _ => "--allow-net any".to_owned(),
+            // It can be connected to, then. What looks names up for another reason needs no more than the other.
+            Ok(Outbound::Host { .. }) => format!("--allow-net {name}` or `--allow-dns"),
+            _ => "--allow-dns".to_owned(),
         };
         Self { what: format!("look up `{name}`"), flag }
     }
@@ -398,6 +399,49 @@ mod tests {
         assert!(connects(&gate, "10.1.2.3:5432"));
         assert!(!connects(&gate, "10.1.2.3:22"));
         assert!(!connects(&gate, "169.254.169.254:5432"));
+    }
+
+    #[test]
+    fn name_lookup_gives_names_and_no_way_to_them() {
+        let public: IpAddr = "8.8.8.8".parse().expect("ip");
+        for (rules, name_lookup, looked_up) in [
+            (&[][..], false, false),
+            (&[], true, true),
+            (&["10.0.0.0/8"], false, false),
+            (&["10.0.0.0/8"], true, true),
+            (&["db.example"], false, false),
+            (&["any"], false, true),
+        ] {
+            let outbound = rules.iter().map(|rule| rule.parse().expect("a rule")).collect();
+            let gate = Gate::new(Policy { outbound, name_lookup, ..Policy::default() });
+            assert_eq!(gate.lookup("other.example").is_ok(), looked_up, "{rules:?}, {name_lookup}");
+            if name_lookup {
+                assert_eq!(gate.admit("other.example", vec![public]), Ok(vec![public]));
+                assert!(!connects(&gate, "8.8.8.8:53"), "{rules:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_refusal_is_counted_and_told_once() {
+        let gate = gate(&[]);
+        for port in [1, 1, 2, 1] {
+            assert!(!connects(&gate, &format!("8.8.8.8:{port}")));
+        }
+        let mut counts: Vec<u64> = gate.denials.lock().expect("no panic").values().copied().collect();
+        counts.sort_unstable();
+        assert_eq!(counts, [1, 3]);
+    }
+
+    #[test]
+    fn a_port_may_be_whichever_the_guest_binds_first() {
+        let publish = ["unix:/run/a.sock", "8080:80"].map(|text| text.parse().expect("a port")).to_vec();
+        let gate = Gate::new(Policy { publish, ..Policy::default() });
+        let any = |port: u16| SocketAddr::from(([0, 0, 0, 0], port));
+        assert_eq!(gate.bind(any(80), Transport::Tcp), Ok(Some(1)));
+        assert_eq!(gate.bind(any(1234), Transport::Tcp), Ok(Some(0)));
+        assert_eq!(gate.bind(any(0), Transport::Tcp), Ok(None));
+        assert!(gate.bind(any(1234), Transport::Udp).is_err());
     }
 
     #[test]

@@ -6,12 +6,14 @@ use std::path::Path;
 
 use crate::address::{HostAddress, Transport};
 use crate::error::Error;
+use crate::net::published::is_socket;
 
 /// The error for a port that could not be bound.
 pub(crate) fn explain(host: &HostAddress, transport: Transport, error: &io::Error) -> Error {
     let address = match host {
         HostAddress::Ip(address) => *address,
-        other => return explain_unix(other, error),
+        HostAddress::Unix(path) => return explain_unix(host, path, error),
+        HostAddress::Memory => return Error::host(format!("`{host}` cannot be had: {error}")),
     };
     match error.kind() {
         io::ErrorKind::AddrInUse => {
@@ -32,10 +34,20 @@ pub(crate) fn explain(host: &HostAddress, transport: Transport, error: &io::Erro
     }
 }
 
-fn explain_unix(host: &HostAddress, error: &io::Error) -> Error {
+fn explain_unix(host: &HostAddress, path: &Path, error: &io::Error) -> Error {
     match error.kind() {
-        io::ErrorKind::AddrInUse => Error::host(format!("`{host}` is in use, or is a file of another kind"))
-            .with_hint("stop the process that listens there, remove the file, or name another path"),
+        io::ErrorKind::AddrInUse if is_socket(path) => Error::host(format!("`{host}` is in use"))
+            .with_hint("stop the process that listens there, or name another path"),
+        io::ErrorKind::AddrInUse => {
+            Error::host(format!("`{host}` cannot be made: there is `{}`, and it is no socket", path.display()))
+                .with_hint("name another path, or remove what is there")
+        }
+        io::ErrorKind::InvalidFilename => Error::host(format!("`{host}` cannot be made: the path is too long"))
+            .with_hint("the path of a Unix socket has at most 107 bytes; a relative one may be shorter"),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
+            Error::host(format!("`{host}` cannot be made: its directory is not there"))
+                .with_hint("make the directory, or name another path")
+        }
         _ => Error::host(format!("`{host}` cannot be made: {error}")),
     }
 }

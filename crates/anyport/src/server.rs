@@ -21,7 +21,7 @@ use crate::net::simulated::Simulated;
 use crate::policy::{Gate, Policy};
 use crate::port_holder;
 use crate::stage::Stage;
-use crate::worker::{Template, Worker};
+use crate::worker::{self, Template, Worker};
 
 pub use crate::instance::Outcome;
 pub use crate::running::Running;
@@ -55,7 +55,8 @@ pub enum Listener {
     /// Listens on this address of the host.
     Bind(SocketAddr),
     /// A socket that listens already, from a service manager, with its name. A guest that listens by
-    /// itself gets it as the port that it binds.
+    /// itself gets it as the port that it binds: of the same number, or whichever if nothing else is
+    /// published.
     Inherited {
         /// The socket.
         socket: OwnedFd,
@@ -237,6 +238,10 @@ impl Server {
                 }
             }
         }
+        // One socket alone: whatever port the guest binds, this is meant.
+        if let ([publish], [(same, Origin::Inherited(_))]) = (&mut self.policy.publish[..], &mut bound[..]) {
+            (publish.guest_port, same.guest_port) = (None, None);
+        }
         handed.append(&mut bound);
         Ok(Ports { all: handed, names })
     }
@@ -256,7 +261,14 @@ impl Server {
     /// A port that the guest binds is published once: it gets one socket.
     fn refuse_twins(&self) -> Result<(), Error> {
         let mut seen = HashSet::new();
+        let mut whichever = None;
         for publish in &self.policy.publish {
+            if publish.guest_port.is_none()
+                && let Some(first) = whichever.replace(&publish.host)
+            {
+                let what = format!("`{first}` and `{}` are both for the first port that the guest binds", publish.host);
+                return Err(Error::host(what).with_hint("say which port of the guest is meant: `-p unix:PATH:8080`"));
+            }
             let Some(port) = publish.guest_port.filter(|port| *port != 0) else { continue };
             if !seen.insert((port, publish.transport)) {
                 let what = format!("port {port}/{} of the guest is published twice", publish.transport);
@@ -294,13 +306,15 @@ fn launch(template: &Arc<Template>, published: Arc<Published>, workers: usize) -
     let (stage, stages) = watch::channel(Stage::Serving);
     let (alive, ended) = mpsc::channel(1);
     // All are made before the first is started: what is wrong with one is wrong with all.
+    // Before the first connection, too, which could take the last descriptor.
     let guests: Vec<_> = (0..workers).map(|number| template.guest(number)).collect::<Result<_, _>>()?;
+    let runtimes: Vec<_> = (0..workers).map(|_| worker::event_loop()).collect::<Result<_, _>>()?;
     let front = if workers > 1 { Some(front::start(&published, stages.clone())?) } else { None };
     let mut running = Running::new(published, stage, ended, front);
-    for (number, guest) in guests.into_iter().enumerate() {
+    for (number, (runtime, guest)) in runtimes.into_iter().zip(guests).enumerate() {
         let template = Arc::clone(template);
         let worker = Worker { number, template, stage: stages.clone(), _alive: alive.clone() };
-        running.add(worker.start(guest)?);
+        running.add(worker.start(runtime, guest)?);
     }
     Ok(running)
 }

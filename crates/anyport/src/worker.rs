@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
 use wasmtime::Module;
 use wasmtime_wasi::p1::WasiP1Ctx;
@@ -118,6 +119,14 @@ impl Template {
     }
 }
 
+/// The event loop of a worker's guest.
+pub(crate) fn event_loop() -> Result<Runtime, Error> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Error::host(format!("the guest's event loop cannot be started: {error}")))
+}
+
 /// One worker of a server.
 pub(crate) struct Worker {
     pub(crate) number: usize,
@@ -129,8 +138,7 @@ pub(crate) struct Worker {
 
 impl Worker {
     /// Starts the thread with its first guest.
-    pub(crate) fn start(self, guest: Guest) -> Result<JoinHandle<Outcome>, Error> {
-        let runtime = self.runtime()?;
+    pub(crate) fn start(self, runtime: Runtime, guest: Guest) -> Result<JoinHandle<Outcome>, Error> {
         std::thread::Builder::new()
             .name(thread_name(&self.template.name))
             .spawn(move || {
@@ -141,20 +149,16 @@ impl Worker {
             .map_err(|error| Error::host(format!("the guest's thread cannot be started: {error}")))
     }
 
-    fn runtime(&self) -> Result<tokio::runtime::Runtime, Error> {
-        tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(|error| Error::host(format!("the guest's event loop cannot be started: {error}")))
-    }
-
     /// One guest after the other, until one ends for good.
-    fn work(&self, mut runtime: tokio::runtime::Runtime, mut guest: Guest) -> Outcome {
+    fn work(&self, mut runtime: Runtime, mut guest: Guest) -> Outcome {
         let mut pause = BACK_OFF;
         loop {
             let started = Instant::now();
             let (outcome, served) = runtime.block_on(self.live(guest));
             if !self.again(&outcome, served) {
+                if served && self.template.published.workers() > 1 {
+                    tell(&outcome, "it is not started again");
+                }
                 // Does not wait for file operations that are still under way.
                 runtime.shutdown_background();
                 return outcome;
@@ -162,10 +166,10 @@ impl Worker {
             if started.elapsed() > BACK_OFF_MOST {
                 pause = BACK_OFF;
             }
-            tell(&outcome, pause);
+            tell(&outcome, &format!("the next one starts in {pause:?}"));
             match self.next(runtime, &mut pause) {
                 Some(next) => (runtime, guest) = next,
-                // Told of above; what ended the worker is that none came after it.
+                // How this one ended is told.
                 None => return Outcome::Stopped,
             }
         }
@@ -173,13 +177,13 @@ impl Worker {
 
     /// The next guest, after a pause; none if the server has no need of it any more. What the machine is
     /// short of when it is made, it may have after the next pause.
-    fn next(&self, runtime: tokio::runtime::Runtime, pause: &mut Duration) -> Option<(tokio::runtime::Runtime, Guest)> {
+    fn next(&self, runtime: Runtime, pause: &mut Duration) -> Option<(Runtime, Guest)> {
         let next = loop {
             if !runtime.block_on(self.rest(*pause)) {
                 break None;
             }
             *pause = (*pause * 2).min(BACK_OFF_MOST);
-            match self.runtime().and_then(|runtime| Ok((runtime, self.template.guest(self.number)?))) {
+            match event_loop().and_then(|runtime| Ok((runtime, self.template.guest(self.number)?))) {
                 Ok(next) => break Some(next),
                 Err(error) => tracing::warn!("the next guest cannot be started: {error}; tried again in {pause:?}"),
             }
@@ -241,17 +245,16 @@ impl Worker {
     }
 }
 
-fn tell(outcome: &Outcome, pause: Duration) {
+/// Tells how a guest ended where others go on, and what follows.
+fn tell(outcome: &Outcome, then: &str) {
     match outcome {
         Outcome::Trapped { reason, backtrace } if backtrace.is_empty() => {
-            tracing::warn!("the guest trapped: {reason}; the next one starts in {pause:?}");
+            tracing::warn!("the guest trapped: {reason}; {then}");
         }
         Outcome::Trapped { reason, backtrace } => {
-            tracing::warn!("the guest trapped: {reason}; the next one starts in {pause:?}\n{backtrace}");
+            tracing::warn!("the guest trapped: {reason}; {then}\nthe guest's functions, innermost first:\n{backtrace}");
         }
-        Outcome::Exited(code) => {
-            tracing::warn!("the guest exited with code {code}; the next one starts in {pause:?}");
-        }
+        Outcome::Exited(code) => tracing::warn!("the guest exited with code {code}; {then}"),
         Outcome::Stopped => {}
     }
 }

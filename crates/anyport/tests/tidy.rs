@@ -36,17 +36,17 @@ const LAYERS: &[(&str, &[&str])] = &[
             "dialect",
             "guest",
             "busy readiness",
-            "descriptor",
+            "sending descriptor",
             "stdio",
             "net",
             "memory",
             "policy",
             "address limits stage",
             "errno",
-            "error",
+            "error rounds",
         ],
     ),
-    ("crates/anyport-cli/src/", &["main", "run", "plan", "usage", "report", "trace args"]),
+    ("crates/anyport-cli/src/", &["main", "run", "plan", "usage", "report", "service trace args"]),
 ];
 
 /// Names that say nothing of what a module owns.
@@ -90,11 +90,13 @@ fn a_file_fits_a_sitting() {
 fn a_function_fits_a_screen_and_a_shim_is_thin() {
     let mut complaints = Complaints::default();
     for file in library() {
+        // Tests that have a file of their own are no shims.
+        let has_shims = file.path.contains("/src/dialect/") && !file.path.ends_with("/properties.rs");
         for Function { name, line, lines, body } in functions(&file.code) {
             if lines > FUNCTION_LINES_MAX {
                 let wrong = format!("`{name}` has {lines} lines, use functions of at most {FUNCTION_LINES_MAX}");
                 complaints.add(&file.path, line, wrong);
-            } else if body > SHIM_LINES_MAX && file.path.contains("/src/dialect/") {
+            } else if body > SHIM_LINES_MAX && has_shims {
                 let wrong = format!("`{name}` has {body} lines, of at most {SHIM_LINES_MAX} in a dialect");
                 complaints.add(&file.path, line, format!("{wrong}, use a verb of guest.rs for what it decides"));
             }

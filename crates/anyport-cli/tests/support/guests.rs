@@ -129,8 +129,18 @@ pub fn cat() -> Vec<u8> {
 
 /// Binds this port of WasmEdge's, listens, and waits for a connection.
 pub fn accepts(port: u16) -> Vec<u8> {
+    accepts_after("", port)
+}
+
+/// The same, after it has said that it is ready and has read stdin once.
+pub fn accepts_after_stdin(port: u16) -> Vec<u8> {
+    accepts_after("(call $ready) (drop (call $read (i32.const 0) (i32.const 1024) (i32.const 1024)))", port)
+}
+
+fn accepts_after(first: &str, port: u16) -> Vec<u8> {
     command(&format!(
         "(local $fd i32)
+         {first}
          (local.set $fd (call $socket))
          (call $check (call $sock_bind (local.get $fd) (call $address (i32.const 0)) (i32.const {port})))
          (call $check (call $sock_listen (local.get $fd) (i32.const 128)))
@@ -154,6 +164,28 @@ pub fn connects(port: u16) -> Vec<u8> {
          (local.set $fd (call $socket))
          (call $check (call $sock_connect (local.get $fd) (call $address {LOOPBACK}) (i32.const {port})))
          (call $write (local.get $fd) (i32.const 256) (i32.const 6))"
+    ))
+}
+
+/// Looks this name up; exits with the errno, or with 0 if it has an address.
+pub fn looks_up(name: &str) -> Vec<u8> {
+    let length = name.len();
+    // A list of one node of 28 bytes, whose address of 12 bytes has room for 26 more.
+    wasm(&format!(
+        r#"(module
+             (import "wasi_snapshot_preview1" "proc_exit" (func $proc_exit (param i32)))
+             (import "wasi_snapshot_preview1" "sock_getaddrinfo"
+               (func $look_up (param i32 i32 i32 i32 i32 i32 i32 i32) (result i32)))
+             (memory (export "memory") 1)
+             (data (i32.const 256) "{name}")
+             (func (export "_start")
+               (i32.store (i32.const 64) (i32.const 128))
+               (i32.store (i32.const 140) (i32.const 160))
+               (i32.store (i32.const 164) (i32.const 14))
+               (i32.store (i32.const 168) (i32.const 180))
+               (call $proc_exit (call $look_up
+                 (i32.const 256) (i32.const {length}) (i32.const 0) (i32.const 0)
+                 (i32.const 0) (i32.const 64) (i32.const 1) (i32.const 68)))))"#
     ))
 }
 
@@ -208,6 +240,12 @@ pub fn prints_file() -> Vec<u8> {
          (call $write (i32.const 1) (i32.const 1024)
            (call $read (i32.load (i32.const 16)) (i32.const 1024) (i32.const 1024)))",
     )
+}
+
+/// The server that does what its clients tell it, for this dialect: see `guests/behaviour/behaviour.c`.
+pub fn behaviour(dialect: &str) -> Vec<u8> {
+    let file = super::root().join(format!("guests/behaviour/behaviour-{dialect}.wasm"));
+    std::fs::read(file).expect("it is in the repository")
 }
 
 /// A module that takes seconds to compile: the ways through a function are what Cranelift is slow at.

@@ -4,9 +4,11 @@
 //! fails at its deadline.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part of this")]
 
+pub mod client;
 pub mod guests;
 pub mod http;
 pub mod process;
+pub mod service;
 
 use std::ffi::OsStr;
 use std::fs;

@@ -69,7 +69,12 @@ impl Process {
 
     /// Waits until stdout contains this.
     pub fn output(&mut self, wanted: &str) {
-        let found = self.stdout.wait(|text| text.contains(wanted).then_some(()));
+        self.outputs(wanted, 1);
+    }
+
+    /// Waits until stdout contains this so many times.
+    pub fn outputs(&mut self, wanted: &str, times: usize) {
+        let found = self.stdout.wait(|text| (text.matches(wanted).count() >= times).then_some(()));
         found.unwrap_or_else(|text| {
             panic!("`{wanted}` did not come on stdout, but: {text}; stderr: {}", self.stderr.text())
         });

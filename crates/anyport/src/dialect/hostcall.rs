@@ -84,9 +84,9 @@ impl Row {
         format!("({params}){}", if self.result { "i" } else { "" })
     }
 
-    /// Whether it sends: any other hostcall ends a row of sends.
+    /// Whether it sends, or ends what was sent: any other hostcall ends a row of sends.
     pub(crate) fn sends(&self) -> bool {
-        matches!(self.name, "fd_write" | "sock_send" | "sock_send_v2")
+        matches!(self.name, "fd_write" | "sock_send" | "sock_send_v2" | "sock_shutdown")
     }
 
     /// What the linker knows it by: real guests import one name with two types.
@@ -195,7 +195,7 @@ pub(crate) fn enter<'a>(
         None => (&mut [][..], caller.data_mut()),
     };
     if !sends {
-        guest.push_sent();
+        guest.sending.end();
     }
     Ok((guest, Memory::from(GuestMemory::Unshared(bytes))))
 }

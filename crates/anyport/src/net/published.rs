@@ -452,6 +452,7 @@ impl Port {
         let mut state = self.lock();
         // Only this program, or the service manager, knows of these, and may connect again.
         if !self.inherited && !matches!(state.host, Host::None) {
+            self.unlink(&state.host);
             let host = std::mem::replace(&mut state.host, Host::Closed);
             if let Host::Listening(endpoint) = host {
                 // For those who still hold it, such as the front.
@@ -462,6 +463,16 @@ impl Port {
         self.changed.notify_waiters();
     }
 
+    /// Removes the file of a Unix socket, before the socket is closed: the next server takes an abandoned
+    /// one for its own.
+    fn unlink(&self, host: &Host) {
+        let (Host::Bound(_) | Host::Listening(_)) = host else { return };
+        if let (HostAddress::Unix(path), false) = (&self.publish.host, self.inherited) {
+            // Somebody else may have removed it.
+            let _ = fs::remove_file(path);
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("no panic while held")
     }
@@ -469,10 +480,7 @@ impl Port {
 
 impl Drop for Port {
     fn drop(&mut self) {
-        if let (HostAddress::Unix(path), false) = (&self.publish.host, self.inherited) {
-            // Somebody else may have removed it.
-            let _ = fs::remove_file(path);
-        }
+        self.unlink(&self.lock().host);
     }
 }
 
@@ -515,10 +523,15 @@ fn bind_unix(path: &Path) -> io::Result<Endpoint> {
     }
 }
 
+/// Whether nobody listens at a socket. Connecting to a file of another kind is refused, too.
 fn is_abandoned(path: &Path) -> bool {
-    // A file that is no socket refuses connections too.
-    let is_socket = fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
-    is_socket && matches!(UnixStream::connect(path), Err(error) if error.kind() == io::ErrorKind::ConnectionRefused)
+    is_socket(path)
+        && matches!(UnixStream::connect(path), Err(error) if error.kind() == io::ErrorKind::ConnectionRefused)
+}
+
+/// Whether this is a socket itself, and no link to one.
+pub(crate) fn is_socket(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|data| data.file_type().is_socket())
 }
 
 /// What an inherited socket is published as: where it listens.

@@ -16,26 +16,35 @@ const SUBSCRIPTIONS: Range<u64> = 6144..8064;
 /// Of 28 bytes: the hints and the list of a lookup.
 const NODES: Range<u64> = 8064..9184;
 const TEXT: Range<u64> = 9184..9696;
+/// Numbers of four bytes: what options are set to.
+const VALUES: Range<u64> = 9696..9952;
 
-const POINTERS: [u64; 16] = [
+const POINTERS: [u64; 22] = [
     0,
     1,
     4,
     1023,
+    1024,
+    END / 2 - 4,
+    END / 2 - 2,
+    END / 2,
     END - 128,
     END - 48,
     END - 32,
     END - 8,
     END - 4,
+    END - 2,
     END - 1,
     END,
+    END + 1,
     END + 4,
     0x7fff_ffff,
     0x8000_0000,
     0xffff_fffc,
     0xffff_ffff,
 ];
-const LENGTHS: [u64; 14] = [0, 1, 4, 16, 48, 128, 1023, 1024, 1025, 40_064, END, 0x7fff_ffff, 0x8000_0000, 0xffff_ffff];
+const LENGTHS: [u64; 15] =
+    [0, 1, 3, 4, 16, 48, 128, 1023, 1024, 1025, 40_064, END, 0x7fff_ffff, 0x8000_0000, 0xffff_ffff];
 const DESCRIPTORS: [u64; 8] = [11, 63, 64, 99, 0x7fff_ffff, 0x8000_0000, 0xffff_fffe, 0xffff_ffff];
 const WIDE: [u64; 7] = [0, 1, 1 << 31, 1 << 32, i64::MAX as u64, 1 << 63, u64::MAX];
 
@@ -48,7 +57,7 @@ pub(crate) struct Arguments {
 impl Arguments {
     pub(crate) fn new(seed: u64) -> Self {
         let mut random = Rng::with_seed(seed);
-        let politeness = [4, 30, 200][random.usize(..3)];
+        let politeness = [10, 60, 250][random.usize(..3)];
         Self { random, politeness }
     }
 
@@ -60,12 +69,27 @@ impl Arguments {
         row.params.iter().zip(wide).map(param).collect()
     }
 
+    /// Whether the guest waits for nothing: blocking calls end most lives.
+    pub(crate) fn is_patient(&mut self) -> bool {
+        self.random.u8(..4) > 0
+    }
+
+    /// The order of the calls: each row so many times, and what ends the guest at last.
+    pub(crate) fn deck(&mut self, rows: &[Row], turns: usize) -> Vec<usize> {
+        let mut deck: Vec<usize> = (0..rows.len()).cycle().take(turns * rows.len()).collect();
+        self.random.shuffle(&mut deck);
+        let ends = |number: &usize| rows[*number].name.starts_with("proc_");
+        let last: Vec<usize> = deck.extract_if(.., |number| ends(number)).collect();
+        deck.extend(last);
+        deck
+    }
+
     /// Where to write what to the guest's memory, for the parameters to point to.
     pub(crate) fn memory(&mut self) -> (u64, Vec<u8>) {
         let mut bytes = Vec::new();
         for _ in PAIRS.step_by(8) {
             let length = if self.random.bool() { self.pick(&[4, 16, 128]) } else { self.length() };
-            bytes.extend(words(&[self.pointer(PAIRS), length]));
+            bytes.extend(words(&[self.buffer(length), length]));
         }
         for _ in SUBSCRIPTIONS.step_by(48) {
             bytes.extend(self.subscription());
@@ -79,6 +103,10 @@ impl Arguments {
         }
         for _ in TEXT {
             bytes.push(b"././//file0127.1:\0l\xff"[self.random.usize(..19)]);
+        }
+        for _ in VALUES.step_by(4) {
+            let value = self.pick(&[0, 0, 1, 2, 1000, 999_999, 1_000_000, 0x7fff_ffff, 0x8000_0000, 0xffff_ffff]);
+            bytes.extend(words(&[value]));
         }
         (PAIRS.start, bytes)
     }
@@ -107,6 +135,7 @@ impl Arguments {
             "level" => 0,
             "name" => self.random.u64(..16),
             "port" => self.pick(&[0, 0, 53, 80, 65_535]),
+            "value" => self.pointer(VALUES),
             "nsubscriptions" => self.random.u64(..8),
             "hints" | "ro_res" => self.pointer(NODES),
             "subscriptions" => SUBSCRIPTIONS.start + 48 * self.random.u64(..32),
@@ -142,6 +171,15 @@ impl Arguments {
             0..4 => self.pick(&POINTERS),
             _ => self.random.u64(within),
         }
+    }
+
+    /// A pointer to so many bytes; at times to the last ones of memory, or one too far.
+    fn buffer(&mut self, length: u64) -> u64 {
+        if !self.is_rude() {
+            return self.pointer(PAIRS);
+        }
+        let last = END.saturating_sub(length);
+        self.pick(&[last.saturating_sub(1), last, last + 1])
     }
 
     fn length(&mut self) -> u64 {

@@ -4,9 +4,10 @@ use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use anyport::server::{Directory, Listener, StdioTarget};
+use anyport::simulated::Simulated;
 use anyport::{Artifact, Error, Limits, Policy, Publish, Runtime, Server};
 
 use super::module;
@@ -22,6 +23,7 @@ pub(crate) struct Stage {
     listeners: Vec<Listener>,
     stdin: StdioTarget,
     stdout: StdioTarget,
+    network: Option<Arc<Simulated>>,
 }
 
 impl Stage {
@@ -61,6 +63,7 @@ impl Stage {
             listeners: Vec::new(),
             stdin: StdioTarget::Null,
             stdout: StdioTarget::Null,
+            network: None,
         }
     }
 
@@ -116,6 +119,12 @@ impl Stage {
         self
     }
 
+    /// On a simulated network.
+    pub(crate) fn simulated(mut self, network: Arc<Simulated>) -> Self {
+        self.network = Some(network);
+        self
+    }
+
     pub(crate) fn start(self) -> Puppet {
         self.try_start().unwrap_or_else(|error| panic!("{error}"))
     }
@@ -132,6 +141,9 @@ impl Stage {
         }
         for listener in self.listeners {
             server = server.listener(listener);
+        }
+        if let Some(network) = self.network {
+            server = server.simulated(network);
         }
         Ok(Puppet::new(server.start()?, ours, self.rows))
     }

@@ -60,11 +60,11 @@ pub(super) async fn write(
 ) -> Hostcall {
     let written = match guest.descriptors.get(fd)? {
         Descriptor::Host(_) => {
-            guest.push_sent();
+            guest.sending.end();
             return host_files::fd_write(guest, memory, fd, iovs, iovs_len, ro_nwritten).await;
         }
         Descriptor::Stdio(stdio) => {
-            guest.push_sent();
+            guest.sending.end();
             write_stdio(&stdio, memory, &guest.buffers(memory, iovs, iovs_len)?).await?
         }
         Descriptor::Socket(socket) => {

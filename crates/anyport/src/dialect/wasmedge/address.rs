@@ -105,6 +105,9 @@ fn sockaddr(ip: IpAddr) -> Vec<u8> {
 }
 
 #[cfg(test)]
+pub(super) mod properties;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use wiggle::GuestMemory;

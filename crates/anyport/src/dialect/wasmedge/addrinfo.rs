@@ -157,6 +157,9 @@ fn port(service: &str) -> u16 {
 }
 
 #[cfg(test)]
+mod properties;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

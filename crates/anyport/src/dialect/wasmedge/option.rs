@@ -198,3 +198,6 @@ fn parse_timeval(value: &[u8]) -> Result<Option<Duration>, Errno> {
     let time = Duration::from_secs(seconds) + Duration::from_micros(micros);
     Ok((!time.is_zero()).then_some(time))
 }
+
+#[cfg(test)]
+mod properties;
