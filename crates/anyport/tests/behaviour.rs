@@ -44,9 +44,9 @@ behaviours! {
     descriptors_held_by_the_guest: wasmedge on every with sixteen_descriptors;
     resets_and_refusals: every on storms;
     descriptors_of_the_host_used_up: many on own_process;
-    waiting_takes_no_time: many on own_process with four_connections;
-    nothing_is_left_of_connections: many on own_process;
-    slow_readers_take_little_memory: many on own_process;
+    waiting_takes_no_time: many on own_process_and_front with four_connections;
+    nothing_is_left_of_connections: many on own_process_and_front;
+    slow_readers_take_little_memory: many on own_process_and_front;
 }
 
 /// WASI's numbers of errors.

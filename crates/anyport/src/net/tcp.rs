@@ -17,8 +17,9 @@ pub(crate) struct Tcp {
 
 #[derive(Debug)]
 struct Inner {
-    endpoint: Arc<Endpoint>,
+    /// Dropped first, with the permit: a peer that sees the end of a connection finds its place free.
     stage: Stage,
+    endpoint: Arc<Endpoint>,
 }
 
 /// Where a TCP socket is in its life. Local addresses are as the guest sees them: a published

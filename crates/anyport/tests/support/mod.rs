@@ -1,5 +1,5 @@
 //! What the tests say: guests, networks, clients, and how one behaviour is played on all of them.
-#![allow(dead_code, unused_imports, reason = "each test crate uses a part of it")]
+#![allow(dead_code, unused_imports, unused_macros, reason = "each test crate uses a part of it")]
 
 mod bytes;
 mod client;
@@ -11,9 +11,9 @@ mod process;
 mod serving;
 
 pub(crate) use bytes::{assert_same, fnv, pattern, sunk};
-pub(crate) use client::{Client, Count, Errors, Failure, Tested, within};
+pub(crate) use client::{Client, Count, Errors, Failure, Stream, Tested, within};
 pub(crate) use guest::Guest;
 pub(crate) use network::Network;
 pub(crate) use play::{default_limits, play};
 pub(crate) use process::{in_own_process, leave_descriptors, open_descriptors, processor_time, resident_bytes};
-pub(crate) use serving::Serving;
+pub(crate) use serving::{Serving, connect_memory};

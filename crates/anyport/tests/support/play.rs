@@ -15,8 +15,8 @@ use super::serving::Serving;
 ///
 /// Guests are `every` one, those that serve `many` connections at once, those that serve them
 /// `in_turn`, or a dialect's. Networks are `every` one, those that tell of `resets`, `storms`, or
-/// `own_process`: the operating system's, in a process of the test's own. A body without a line is dead
-/// code.
+/// `own_process`: the operating system's, in a process of the test's own, `own_process_and_front` both
+/// ways. A body without a line is dead code.
 macro_rules! behaviours {
     ($($name:ident: $guests:ident on $networks:ident $(with $limits:ident)?;)*) => { $(
         mod $name {
@@ -68,16 +68,24 @@ macro_rules! behaviours {
         behaviours!(@test simulated_storm_seed3, support::Network::stormy(3), $($rest)*);
         behaviours!(@test simulated_storm_seed4, support::Network::stormy(4), $($rest)*);
     };
-    (@networks own_process, $guest:ident $name:ident $limits:tt) => {
+    (@networks own_process, $($rest:tt)*) => {
+        behaviours!(@alone os, support::Network::Os, $($rest)*);
+    };
+    (@networks own_process_and_front, $($rest:tt)*) => {
+        behaviours!(@networks own_process, $($rest)*);
+        behaviours!(@alone os_front, support::Network::Os.behind_a_front(), $($rest)*);
+    };
+
+    (@alone $test:ident, $network:expr, $($rest:tt)*) => {
         #[test]
-        fn os() {
-            let (_, test) = concat!(module_path!(), "::os").split_once("::").expect("after the crate's name");
+        fn $test() {
+            let (_, test) =
+                concat!(module_path!(), "::", stringify!($test)).split_once("::").expect("after the crate's name");
             support::in_own_process(test, || {
-                behaviours!(@play support::Network::Os, $guest $name $limits)
+                behaviours!(@play $network, $($rest)*)
             });
         }
     };
-
     (@test $test:ident, $network:expr, $($rest:tt)*) => {
         #[test]
         fn $test() {

@@ -91,6 +91,16 @@ impl Puppet {
         self.outcome()
     }
 
+    /// The server that it is.
+    pub(crate) fn running(&self) -> &Running {
+        self.running.as_ref().expect("it runs")
+    }
+
+    /// The server that it is, to be drained: the guest goes on.
+    pub(crate) fn take_running(&mut self) -> Running {
+        self.running.take().expect("it runs")
+    }
+
     /// How the guest ends, which it must do by now.
     pub(crate) fn outcome(mut self) -> Outcome {
         self.end().unwrap_or_else(|| panic!("{}: the guest has not ended", self.doing))
@@ -114,7 +124,7 @@ impl Puppet {
 
     /// Where the published ports and listeners are, on the host.
     pub(crate) fn address(&self, index: usize) -> SocketAddr {
-        self.running.as_ref().expect("it runs").ports()[index].address().expect("it is an IP port")
+        self.running().ports()[index].address().expect("it is an IP port")
     }
 
     /// Elements of its tables before any has grown.

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use anyport::server::{Directory, Listener, StdioTarget};
 use anyport::simulated::Simulated;
-use anyport::{Artifact, Error, Limits, Policy, Runtime, Server};
+use anyport::{Artifact, Error, Limits, Policy, Publish, Runtime, Server};
 
 use super::module;
 use super::puppet::Puppet;
@@ -70,6 +70,12 @@ impl Stage {
     /// Publishes a port as `-p` does.
     pub(crate) fn publish(mut self, text: &str) -> Self {
         self.policy.publish.push(text.parse().expect("a port"));
+        self
+    }
+
+    /// Publishes a port to this program alone.
+    pub(crate) fn publish_in_memory(mut self, port: u16) -> Self {
+        self.policy.publish.push(Publish::in_memory(port));
         self
     }
 

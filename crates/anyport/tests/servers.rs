@@ -1,0 +1,21 @@
+//! Servers of one or several guests: who is given a connection, what comes after a guest's end, how a
+//! server drains, and the time limits.
+//!
+//! Nothing here waits for a time to pass where something can be seen instead; where a time limit is
+//! tested, it is tested that it comes, and not too early.
+
+mod support;
+mod wat_support;
+
+mod servers {
+    mod chaos;
+    mod connections;
+    mod datagrams;
+    mod drain;
+    mod listeners;
+    mod memory;
+    mod restart;
+    mod started;
+    mod time_limits;
+    mod unix;
+}
