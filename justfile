@@ -42,6 +42,8 @@ bench *ARGS:
     [ -x bench/.peers/bin/wasmedge ] || sh bench/setup.sh
     cargo build --release --locked
     python3 bench/run.py {{ ARGS }}
+    cargo build --release --locked --examples
+    python3 bench/workers.py
 
 # Compares preview1 with wasmtime 36, and runs WebAssembly/wasi-testsuite
 conformance:

@@ -198,7 +198,7 @@ fn code_after(signal: SignalKind) -> ExitCode {
 /// Waits for the guest's end, or for a signal and what is owed to clients then. A second signal ends it
 /// at once.
 async fn until_end(
-    mut running: Running, mut signals: Signals, manager: &Manager, drain_timeout: Duration,
+    running: Running, mut signals: Signals, manager: &Manager, drain_timeout: Duration,
 ) -> Result<ExitCode, Error> {
     let signal = tokio::select! {
         () = running.ended() => None,

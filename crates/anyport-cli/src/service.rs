@@ -60,7 +60,10 @@ fn send(socket: &OsStr, state: &str) -> io::Result<()> {
         [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
         path => SocketAddr::from_pathname(OsStr::from_bytes(path))?,
     };
-    UnixDatagram::unbound()?.send_to_addr(state.as_bytes(), &address)?;
+    let ours = UnixDatagram::unbound()?;
+    // A manager that does not listen must not hold a server up.
+    ours.set_nonblocking(true)?;
+    ours.send_to_addr(state.as_bytes(), &address)?;
     Ok(())
 }
 

@@ -40,8 +40,8 @@ fn a_client_without_an_answer_is_let_go() {
     }
 }
 
-const UNANSWERED: &str = "warning: the guest left a client without an answer for 100ms, so the connection was closed; \
-    if it may take longer, add `--timeout 1s`";
+const UNANSWERED: &str = "warning: a client was without an answer for 100ms, or the guest without the rest of its \
+    request, so the connection was closed; if that may take longer, add `--timeout 1s`";
 
 #[test]
 fn a_connection_without_use_is_closed() {

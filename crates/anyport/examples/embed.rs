@@ -16,7 +16,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     // Port 0 of the host: the operating system chooses a free one. `Publish::in_memory(8080)` would
     // publish to this program alone.
     let policy = Policy { publish: vec!["127.0.0.1:0:8080".parse::<Publish>()?], ..Policy::default() };
-    let mut running = server.env("PORT", "8080").policy(policy).start()?;
+    let running = server.env("PORT", "8080").policy(policy).start()?;
 
     println!("in memory: {}", ask(running.connect(8080)?)?);
     let address = running.ports()[0].address().ok_or("it has a port")?;

@@ -71,7 +71,7 @@ impl Watchman {
     }
 
     fn look(&mut self, now: Instant, draining: bool) {
-        for socket in self.descriptors.accepted() {
+        for socket in self.descriptors.public() {
             let (last, quiet) = socket.traffic.quiet(now);
             // What the guest has not read may be a request.
             let ends = draining && !socket.endpoint().unread().is_ok_and(|bytes| bytes > 0);
@@ -95,7 +95,7 @@ impl Watchman {
         let ends = ends && matches!(last, Last::Nothing | Last::Sent);
         if last == Last::Received && quiet >= self.timeout {
             Fate::TimedOut
-        } else if quiet >= self.idle_timeout || (ends && quiet >= 2 * DRAIN_QUIET) {
+        } else if (quiet >= self.idle_timeout && last != Last::Received) || (ends && quiet >= 2 * DRAIN_QUIET) {
             Fate::Over
         } else if ends && quiet >= DRAIN_QUIET {
             Fate::LastWords
@@ -109,8 +109,8 @@ impl Watchman {
         if !std::mem::replace(&mut self.told, true) {
             let longer = (self.timeout * 2).as_secs().max(1);
             tracing::warn!(
-                "the guest left a client without an answer for {:?}, so the connection was closed; if it may take \
-                 longer, add `--timeout {longer}s`",
+                "a client was without an answer for {:?}, or the guest without the rest of its request, so the \
+                 connection was closed; if that may take longer, add `--timeout {longer}s`",
                 self.timeout
             );
         }

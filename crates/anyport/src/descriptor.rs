@@ -36,6 +36,8 @@ pub(crate) struct Socket {
     pub(crate) was_shut_down: AtomicBool,
     /// Accepted from a listener, for the rights that `WasmEdge` shows.
     pub(crate) accepted: bool,
+    /// Accepted from a public port, and not from a listener that the guest has for itself.
+    public: bool,
     /// Readiness that the guest was told of and has not used since: reading, writing.
     told: [AtomicBool; 2],
     pub(crate) traffic: Traffic,
@@ -119,13 +121,14 @@ impl Socket {
             habit: Habit::default(),
             was_shut_down: AtomicBool::new(false),
             accepted: false,
+            public: false,
             told: Default::default(),
             traffic: Traffic::default(),
         }
     }
 
-    pub(crate) fn accepted(stream: Tcp) -> Self {
-        Self { accepted: true, ..Self::new(SocketKind::Tcp(stream)) }
+    pub(crate) fn accepted(stream: Tcp, public: bool) -> Self {
+        Self { accepted: true, public, ..Self::new(SocketKind::Tcp(stream)) }
     }
 
     pub(crate) fn tcp(&self) -> Result<&Tcp, Errno> {
@@ -275,14 +278,14 @@ impl Descriptors {
         Ok(fd)
     }
 
-    /// The connections that were accepted and are open.
-    pub(crate) fn accepted(&self) -> Vec<Arc<Socket>> {
+    /// The connections of public ports that are open.
+    pub(crate) fn public(&self) -> Vec<Arc<Socket>> {
         let slots = self.lock();
-        let accepted = slots.entries.iter().flatten().filter_map(|descriptor| match descriptor {
-            Descriptor::Socket(socket) if socket.accepted => Some(Arc::clone(socket)),
+        let public = slots.entries.iter().flatten().filter_map(|descriptor| match descriptor {
+            Descriptor::Socket(socket) if socket.public => Some(Arc::clone(socket)),
             _ => None,
         });
-        accepted.collect()
+        public.collect()
     }
 
     /// Whether [`Descriptors::insert`] would be refused.
@@ -363,6 +366,16 @@ mod tests {
             Descriptor::Host(number) => Ok(number),
             other => panic!("not a file: {other:?}"),
         }
+    }
+
+    #[test]
+    fn what_a_guest_has_with_itself_is_not_public() {
+        let table = Descriptors::new(4);
+        for public in [true, false] {
+            let tcp = Tcp::open(&crate::net::Network::Os, Family::Inet4).expect("a socket");
+            table.insert(Descriptor::Socket(Arc::new(Socket::accepted(tcp, public)))).expect("room");
+        }
+        assert_eq!(table.public().len(), 1);
     }
 
     #[test]

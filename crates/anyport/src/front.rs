@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use crate::address::Transport;
 use crate::error::Error;
 use crate::net::Interest;
-use crate::net::inlet::{ACCEPT_PAUSE, is_shortage, tell_of_shortage};
+use crate::net::inlet::{ACCEPT_PAUSE, is_lasting, tell_of_pause};
 use crate::net::published::{Port, Published};
 use crate::stage::Stage;
 
@@ -63,10 +63,10 @@ async fn feed(port: Arc<Port>, published: Arc<Published>) {
                 }
             }
             Err(error) => {
-                if is_shortage(&error) {
-                    tell_of_shortage(&error);
-                } else {
+                if is_lasting(&error) {
                     tracing::debug!("accepting on {}: {error}", port.publish);
+                } else {
+                    tell_of_pause(&error);
                 }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }

@@ -230,20 +230,21 @@ impl Guest {
         if self.descriptors.is_full() {
             return Err(Errno::TooManyOpen);
         }
-        if self.is_crowded() {
+        let public = tcp.endpoint().is_public();
+        if public && self.is_crowded() {
             // No error: servers end themselves on one, and the next close makes room. A guest that
             // blocks here closes nothing meanwhile.
             return Err(if listener.is_nonblocking() { Errno::Again } else { Errno::TooManyOpen });
         }
         let stream = loop {
-            match tcp.accept(&self.connections) {
+            match tcp.accept() {
                 Err(Errno::Again) if !listener.is_nonblocking() => {
                     readiness::ready(&tcp.endpoint(), Interest::Read, listener.receive_timeout()).await?;
                 }
                 accepted => break accepted?,
             }
         };
-        let socket = Socket::accepted(stream);
+        let socket = Socket::accepted(stream, public);
         socket.set_nonblocking(nonblocking);
         Opened::new(&self.descriptors, Descriptor::Socket(Arc::new(socket)))
     }
@@ -268,6 +269,7 @@ impl Guest {
         }
         self.may_reach(&socket, to)?;
         socket.used(Interest::Write);
+        self.busy.turn();
         let tcp = match &socket.kind {
             SocketKind::Tcp(tcp) => tcp,
             SocketKind::Udp(udp) => return udp.connect(to),
@@ -431,6 +433,7 @@ impl Guest {
         }
         self.may_reach(socket, to)?;
         socket.used(Interest::Write);
+        self.busy.turn();
         let endpoint = socket.stream()?;
         loop {
             match endpoint.send_to(bytes, to) {
@@ -485,7 +488,7 @@ impl Guest {
                 Awaited::Connections(endpoint) => {
                     self.busy.serves();
                     // tokio polls listeners for writing too: that must neither fire nor fail.
-                    let never = interest == Interest::Write || self.is_crowded();
+                    let never = interest == Interest::Write || (endpoint.is_public() && self.is_crowded());
                     if never { Source::Never } else { Source::Socket(endpoint) }
                 }
                 Awaited::Bytes(endpoint) => Source::Socket(endpoint),

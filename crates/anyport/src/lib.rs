@@ -21,7 +21,7 @@
 //! let server = runtime.load(&Artifact::from_file(file)?)?;
 //! // On a free port of 127.0.0.1; `Publish::in_memory(8080)` would need none.
 //! let policy = Policy { publish: vec!["127.0.0.1:0:8080".parse()?], ..Policy::default() };
-//! let mut running = server.env("PORT", "8080").policy(policy).start()?;
+//! let running = server.env("PORT", "8080").policy(policy).start()?;
 //!
 //! // Within this process, without any port of the host:
 //! assert_eq!(ask(running.connect(8080)?)?, "👋 Hello Bob\n");

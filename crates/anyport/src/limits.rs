@@ -211,7 +211,7 @@ impl Limits {
             "memory-bytes" => self.memory_bytes = size,
             "table-elements" => self.table_elements = size,
             "descriptors" => self.descriptors = size,
-            "connections" => self.connections = size,
+            "connections" if size > 0 => self.connections = size,
             "copy-bytes" => self.copy_bytes = size,
             "held-bytes" => self.held_bytes = size,
             "random-bytes" => self.random_bytes = size,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
 use crate::address::Publish;
 use crate::error::Error;
@@ -13,21 +13,20 @@ use crate::instance::Outcome;
 use crate::net::published::Published;
 use crate::stage::Stage;
 
-/// A server at work. Dropping it stops its guests.
+/// A server at work. Dropping it stops its guests, and waits for their threads.
 pub struct Running {
     published: Arc<Published>,
     ports: Vec<Publish>,
     stage: watch::Sender<Stage>,
-    /// Nothing is ever sent: it ends when the last worker has.
-    ended: mpsc::Receiver<()>,
+    /// Nothing is ever sent: each worker holds a receiver.
+    ended: watch::Sender<()>,
     workers: Vec<JoinHandle<Outcome>>,
     front: Option<JoinHandle<()>>,
 }
 
 impl Running {
     pub(crate) fn new(
-        published: Arc<Published>, stage: watch::Sender<Stage>, ended: mpsc::Receiver<()>,
-        front: Option<JoinHandle<()>>,
+        published: Arc<Published>, stage: watch::Sender<Stage>, ended: watch::Sender<()>, front: Option<JoinHandle<()>>,
     ) -> Self {
         let ports = published.ports().iter().map(|port| port.publish.clone()).collect();
         Self { published, ports, stage, ended, workers: Vec::new(), front }
@@ -66,8 +65,11 @@ impl Running {
 
     /// Takes no new connection, lets the guests finish what they owe, then ends them: when no connection
     /// is left, or after `timeout`. A connection between two requests is ended as if its client had
-    /// closed it. True if none had to be cut off.
-    pub async fn drain(&mut self, timeout: Duration) -> bool {
+    /// closed it. True if nothing that was owed had to be cut off.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime that has timers.
+    pub async fn drain(&self, timeout: Duration) -> bool {
         self.published.close();
         self.advance(Stage::Draining);
         let drained = tokio::time::timeout(timeout, self.published.all.gone()).await.is_ok();
@@ -76,12 +78,12 @@ impl Running {
     }
 
     /// Ends the guests, whatever they are doing.
-    pub fn stop(&mut self) {
+    pub fn stop(&self) {
         self.advance(Stage::Stopped);
     }
 
     /// Never back: a server that was stopped does not drain.
-    fn advance(&mut self, to: Stage) {
+    fn advance(&self, to: Stage) {
         self.stage.send_if_modified(|now| {
             let before = std::mem::replace(now, to.max(*now));
             before < to
@@ -89,8 +91,8 @@ impl Running {
     }
 
     /// Waits until every guest has ended for good.
-    pub async fn ended(&mut self) {
-        let _ = self.ended.recv().await;
+    pub async fn ended(&self) {
+        self.ended.closed().await;
     }
 
     /// Waits until every guest has ended for good, on this thread; how the worst of them did.

@@ -108,7 +108,7 @@ mod tests {
 
     fn connection() -> Arc<Socket> {
         let tcp = Tcp::open(&Network::Os, Family::Inet4).expect("a socket");
-        Arc::new(Socket::accepted(tcp))
+        Arc::new(Socket::accepted(tcp, true))
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use wasmtime::Module;
 
 use crate::address::{HostAddress, Publish, Transport};
@@ -154,8 +154,8 @@ impl Server {
         self
     }
 
-    /// Calls this when a published port begins to be served, with the address that it has on the host:
-    /// before that, clients are refused.
+    /// Calls this, on a guest's thread, when a published port begins to be served, with the address that it has on
+    /// the host: before that, clients are refused, or wait if the guest is handed its listener.
     #[must_use]
     pub fn on_listen(mut self, tell: impl Fn(&Publish) + Send + Sync + 'static) -> Self {
         self.on_listen = Some(Arc::new(tell));
@@ -210,12 +210,10 @@ impl Server {
     fn ports(&mut self) -> Result<Ports, Error> {
         let mut handed = Vec::new();
         let mut names = Vec::new();
-        if self.listeners.is_empty() && self.takes_listeners {
-            let published = std::mem::take(&mut self.policy.publish);
-            let (tcp, others) = published.into_iter().partition(|publish| publish.transport == Transport::Tcp);
-            self.policy.publish = others;
-            handed = Vec::into_iter(tcp).map(|publish| (publish, Origin::Bind)).collect();
-            names = vec!["listener".to_owned(); handed.len()];
+        let mut published: Vec<Publish> = Vec::new();
+        if self.takes_listeners {
+            let is_stream = |publish: &mut Publish| publish.transport == Transport::Tcp;
+            published = self.policy.publish.extract_if(.., is_stream).collect();
         }
         let mut bound: Vec<_> = self.policy.publish.iter().map(|publish| (publish.clone(), Origin::Bind)).collect();
         for listener in std::mem::take(&mut self.listeners) {
@@ -238,6 +236,9 @@ impl Server {
                 }
             }
         }
+        // Behind those that were named as listeners: real servers hard-code 3 for theirs.
+        names.extend(published.iter().map(|_| "listener".to_owned()));
+        handed.extend(published.into_iter().map(|publish| (publish, Origin::Bind)));
         // One socket alone: whatever port the guest binds, this is meant.
         if let ([publish], [(same, Origin::Inherited(_))]) = (&mut self.policy.publish[..], &mut bound[..]) {
             (publish.guest_port, same.guest_port) = (None, None);
@@ -304,7 +305,7 @@ struct Ports {
 /// Starts each worker's guest, and the thread that feeds them where there are several.
 fn launch(template: &Arc<Template>, published: Arc<Published>, workers: usize) -> Result<Running, Error> {
     let (stage, stages) = watch::channel(Stage::Serving);
-    let (alive, ended) = mpsc::channel(1);
+    let (ended, alive) = watch::channel(());
     // All are made before the first is started: what is wrong with one is wrong with all.
     // Before the first connection, too, which could take the last descriptor.
     let guests: Vec<_> = (0..workers).map(|number| template.guest(number)).collect::<Result<_, _>>()?;

@@ -1,12 +1,14 @@
 //! A worker: a thread on which one guest lives after the other.
 
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Runtime;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use wasmtime::Module;
 use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::{FsPerms, WasiCtxBuilder};
@@ -133,7 +135,7 @@ pub(crate) struct Worker {
     pub(crate) template: Arc<Template>,
     pub(crate) stage: watch::Receiver<Stage>,
     /// Dropped when the worker has ended.
-    pub(crate) _alive: mpsc::Sender<()>,
+    pub(crate) _alive: watch::Receiver<()>,
 }
 
 impl Worker {
@@ -152,11 +154,14 @@ impl Worker {
     /// One guest after the other, until one ends for good.
     fn work(&self, mut runtime: Runtime, mut guest: Guest) -> Outcome {
         let mut pause = BACK_OFF;
+        let mut served = false;
         loop {
             let started = Instant::now();
-            let (outcome, served) = runtime.block_on(self.live(guest));
+            let (outcome, has_served) = runtime.block_on(self.live(guest));
+            // Of any of its guests: what keeps the next one from serving may pass.
+            served |= has_served;
             if !self.again(&outcome, served) {
-                if served && self.template.published.workers() > 1 {
+                if self.template.published.workers() > 1 {
                     tell(&outcome, "it is not started again");
                 }
                 // Does not wait for file operations that are still under way.
@@ -202,12 +207,14 @@ impl Worker {
         // A task of its own: waking the outermost future of a tokio runtime costs two syscalls.
         // Unconstrained: tokio's budget would make ready sockets look unready.
         let mut life = tokio::spawn(tokio::task::unconstrained(async move {
-            let mut served = false;
-            let outcome = instance::run(engine, module, guest, |guest| {
-                served = guest.busy.is_serving();
+            let served = AtomicBool::new(false);
+            let mut outcome = pin!(instance::run(engine, module, guest, |guest| {
+                served.store(guest.busy.is_serving(), Ordering::Relaxed);
                 published.restarting(number);
-            });
-            (outcome.await, served)
+            }));
+            // Should a hostcall panic: before the guest is dropped, which would close the ports.
+            let _withdrawn = OnDrop(|| published.restarting(number));
+            (outcome.as_mut().await, served.load(Ordering::Relaxed))
         }));
         let mut stage = self.stage.clone();
         let ended = tokio::select! {
@@ -242,6 +249,15 @@ impl Worker {
     async fn rest(&self, pause: Duration) -> bool {
         let mut stage = self.stage.clone();
         tokio::time::timeout(pause, Stage::Draining.reached(&mut stage)).await.is_err()
+    }
+}
+
+/// Does something when it goes out of scope.
+struct OnDrop<F: Fn()>(F);
+
+impl<F: Fn()> Drop for OnDrop<F> {
+    fn drop(&mut self) {
+        (self.0)();
     }
 }
 

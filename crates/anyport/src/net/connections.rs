@@ -38,7 +38,7 @@ impl All {
         loop {
             let mut ended = pin!(self.ended.notified());
             ended.as_mut().enable();
-            if self.count.load(Ordering::Acquire) == 0 {
+            if self.count.load(Ordering::SeqCst) == 0 {
                 return;
             }
             ended.await;
@@ -68,7 +68,8 @@ impl Connections {
 
     /// Counts one more, even above the most: whoever asks for it looks first.
     pub(crate) fn permit(self: &Arc<Self>) -> Permit {
-        self.all.count.fetch_add(1, Ordering::AcqRel);
+        // In one order with the closing of ports, of which it is the other half.
+        self.all.count.fetch_add(1, Ordering::SeqCst);
         self.held.fetch_add(1, Ordering::AcqRel);
         Permit { connections: Arc::clone(self), accepted: false }
     }

@@ -32,29 +32,44 @@ pub(crate) struct Inlet {
     direct: Option<Arc<Endpoint>>,
     /// After an error that only time cures.
     pause: Mutex<Option<Pin<Box<Sleep>>>>,
+    /// The guest has looked for connections.
+    served: AtomicBool,
 }
 
 impl Inlet {
     pub(super) fn new(port: Arc<Port>, worker: usize, direct: Option<Arc<Endpoint>>) -> Self {
-        Self { port, worker, direct, pause: Mutex::default() }
+        Self { port, worker, direct, pause: Mutex::default(), served: AtomicBool::new(false) }
     }
 
     pub(super) fn listen(&self, backlog: u32) -> io::Result<()> {
-        self.port.listen(self.worker, backlog)
+        self.port.listen(self.worker, backlog)?;
+        self.serve();
+        Ok(())
+    }
+
+    /// A guest that was handed its listener serves it from its first look at it on.
+    fn serve(&self) {
+        if !self.served.swap(true, Ordering::Relaxed) {
+            self.port.tell();
+        }
     }
 
     pub(super) fn accept(&self) -> io::Result<Arrival> {
+        self.serve();
         let queue = self.port.queue(self.worker);
         if let Some(arrival) = queue.pop() {
             return Ok(arrival);
         }
-        match &self.direct {
-            Some(direct) if !self.port.is_closed() => match Arrival::accept(direct, queue.permit()) {
-                // Meanwhile it was, which is nothing that the guest has to know.
-                Err(_) if self.port.is_closed() => Err(io::ErrorKind::WouldBlock.into()),
-                outcome => outcome.map_err(|error| self.rest(error)),
-            },
-            _ => Err(io::ErrorKind::WouldBlock.into()),
+        let Some(direct) = &self.direct else { return Err(io::ErrorKind::WouldBlock.into()) };
+        // First: who closes the port then sees either that, or what is accepted.
+        let permit = queue.permit();
+        if self.port.is_closed() {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        match Arrival::accept(direct, permit) {
+            // Meanwhile it was, which is nothing that the guest has to know.
+            Err(_) if self.port.is_closed() => Err(io::ErrorKind::WouldBlock.into()),
+            outcome => outcome.map_err(|error| self.rest(error)),
         }
     }
 
@@ -62,6 +77,7 @@ impl Inlet {
         if interest == Interest::Write {
             return Poll::Pending;
         }
+        self.serve();
         if self.port.queue(self.worker).poll_waiting(context).is_ready() {
             return Poll::Ready(Ok(Ready::default()));
         }
@@ -86,10 +102,10 @@ impl Inlet {
 
     /// An error that is the machine's and not the guest's is told to the person; the guest waits.
     fn rest(&self, error: io::Error) -> io::Error {
-        if !is_shortage(&error) {
+        if is_lasting(&error) {
             return error;
         }
-        tell_of_shortage(&error);
+        tell_of_pause(&error);
         *self.pause.lock().expect("no panic while held") = Some(Box::pin(tokio::time::sleep(ACCEPT_PAUSE)));
         io::ErrorKind::WouldBlock.into()
     }
@@ -126,16 +142,19 @@ fn default_option(name: OptionName) -> SocketOption {
 /// The buffers of Linux's Unix sockets, which such connections are (`net.core.wmem_default`).
 const BUFFER_BYTES: usize = 212_992;
 
-/// Whether an error of accept(2) says that the machine, or this process, is short of something.
-pub(crate) fn is_shortage(error: &io::Error) -> bool {
-    let shortages = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
-    shortages.iter().any(|shortage| error.raw_os_error() == Some(shortage.raw_os_error()))
+/// Whether an error of accept(2) is not one that time cures: descriptors run out, firewalls refuse.
+pub(crate) fn is_lasting(error: &io::Error) -> bool {
+    let lasting = [Errno::AGAIN, Errno::INVAL, Errno::BADF, Errno::NOTSOCK, Errno::OPNOTSUPP];
+    error.kind() == io::ErrorKind::WouldBlock
+        || lasting.iter().any(|lasting| error.raw_os_error() == Some(lasting.raw_os_error()))
 }
 
-/// Once for the process: the shortage is its own.
-pub(crate) fn tell_of_shortage(error: &io::Error) {
+/// Once for the process: the machine's trouble is that of all its ports.
+pub(crate) fn tell_of_pause(error: &io::Error) {
     static TOLD: AtomicBool = AtomicBool::new(false);
     if !TOLD.swap(true, Ordering::Relaxed) {
-        tracing::warn!("connections have to wait, since none can be accepted for now: {error}; raise `ulimit -n`");
+        let is_own = error.raw_os_error() == Some(Errno::MFILE.raw_os_error());
+        let hint = if is_own { "; raise `ulimit -n`" } else { "" };
+        tracing::warn!("connections have to wait, since none can be accepted for now: {error}{hint}");
     }
 }

@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 
-use self::connections::Connections;
+use self::connections::Permit;
 use self::queue::Arrival;
 use crate::address::{Family, Transport};
 
@@ -177,7 +177,7 @@ impl Endpoint {
     }
 
     /// The next pending connection, with its peer's address. Those of a public port come by
-    /// [`Endpoint::accept_for`].
+    /// [`Endpoint::accept_for_guest`].
     pub(crate) fn accept(&self) -> io::Result<(Self, SocketAddr)> {
         match self {
             Self::Os(endpoint) => endpoint.accept().map(|(stream, peer)| (Self::Os(stream), peer)),
@@ -186,11 +186,20 @@ impl Endpoint {
         }
     }
 
-    /// The next pending connection for a guest, which counts it.
-    pub(crate) fn accept_for(&self, connections: &Arc<Connections>) -> io::Result<Arrival> {
+    /// Whether it is the listener of a public port.
+    pub(crate) fn is_public(&self) -> bool {
+        matches!(self, Self::Inlet(_))
+    }
+
+    /// The next pending connection for a guest. Those of a public port are counted; the others a guest has
+    /// with itself.
+    pub(crate) fn accept_for_guest(&self) -> io::Result<(Self, SocketAddr, Option<Permit>)> {
         match self {
-            Self::Inlet(inlet) => inlet.accept(),
-            listener => listener.accept().map(|(stream, peer)| Arrival { stream, peer, permit: connections.permit() }),
+            Self::Inlet(inlet) => {
+                let Arrival { stream, peer, permit } = inlet.accept()?;
+                Ok((stream, peer, Some(permit)))
+            }
+            listener => listener.accept().map(|(stream, peer)| (stream, peer, None)),
         }
     }
 

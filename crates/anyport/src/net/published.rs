@@ -204,8 +204,10 @@ impl Published {
     /// # Errors
     /// No such port is published, or nobody will serve it any more.
     pub(crate) fn connect(&self, guest_port: u16) -> io::Result<UnixStream> {
-        let named = |port: &&Arc<Port>| port.publish.transport == Transport::Tcp && port.is_named(guest_port);
-        let port = self.ports.iter().find(named).ok_or(io::ErrorKind::AddrNotAvailable)?;
+        let streams = || self.ports.iter().filter(|port| port.publish.transport == Transport::Tcp);
+        let named = streams().find(|port| port.publish.guest_port == Some(guest_port));
+        let port = named.or_else(|| streams().find(|port| port.may_be(guest_port)));
+        let port = port.ok_or(io::ErrorKind::AddrNotAvailable)?;
         if port.is_closed() {
             return Err(io::ErrorKind::ConnectionRefused.into());
         }
@@ -286,7 +288,7 @@ impl Port {
     }
 
     pub(crate) fn is_closed(&self) -> bool {
-        self.closed.load(Ordering::Acquire)
+        self.closed.load(Ordering::SeqCst)
     }
 
     pub(super) fn queue(&self, worker: usize) -> &Queue {
@@ -313,18 +315,16 @@ impl Port {
         }
     }
 
-    /// Whether this program means this port by its guest's number.
-    fn is_named(&self, guest_port: u16) -> bool {
-        match self.publish.guest_port {
-            None | Some(0) => self.address().is_none_or(|address| address.port() == guest_port),
-            Some(port) => port == guest_port,
-        }
+    /// Whether this program may mean this port by a number that no publication names.
+    fn may_be(&self, guest_port: u16) -> bool {
+        let is_chosen_later = matches!(self.publish.guest_port, None | Some(0));
+        is_chosen_later && self.address().is_none_or(|address| address.port() == guest_port)
     }
 
     /// A listener that a worker's guest is handed, with its address as the guest sees it.
     fn hand_over(self: &Arc<Self>, worker: usize) -> io::Result<(Endpoint, SocketAddr)> {
         let inlet = self.inlet(worker)?;
-        inlet.listen(ACCEPT_BACKLOG)?;
+        self.listen(worker, ACCEPT_BACKLOG)?;
         let mut local = inlet.local_address();
         local.set_port(self.publish.guest_port.filter(|port| *port != 0).unwrap_or_else(|| local.port()));
         Ok((Endpoint::Inlet(inlet), local))
@@ -334,6 +334,12 @@ impl Port {
     fn inlet(self: &Arc<Self>, worker: usize) -> io::Result<Inlet> {
         let mut state = self.lock();
         if matches!(state.guests[worker], Side::Bound | Side::Listening) {
+            if self.publish.guest_port.is_none() {
+                tracing::warn!(
+                    "the guest binds a second port; name the one for `{0}`: `-p {0}:PORT`",
+                    self.publish.host
+                );
+            }
             return Err(Errno::ADDRINUSE.into());
         }
         self.bind_anew(&mut state)?;
@@ -351,15 +357,14 @@ impl Port {
 
     fn datagrams(&self) -> io::Result<Endpoint> {
         let mut state = self.lock();
+        // Each worker has the same socket, and each datagram goes to one of them.
+        if let Host::Bound(endpoint) = &state.host
+            && let Some(renewed) = endpoint.renewed()?
+        {
+            return Ok(renewed);
+        }
         match std::mem::replace(&mut state.host, Host::Closed) {
-            Host::Bound(endpoint) => match endpoint.renewed()? {
-                // Each worker has the same socket, and each datagram goes to one of them.
-                Some(renewed) => {
-                    state.host = Host::Bound(endpoint);
-                    Ok(renewed)
-                }
-                None => Arc::into_inner(endpoint).ok_or_else(|| Errno::ADDRINUSE.into()),
-            },
+            Host::Bound(endpoint) => Arc::into_inner(endpoint).ok_or_else(|| Errno::ADDRINUSE.into()),
             _ => bind(&self.network, &self.publish)?.ok_or_else(|| Errno::ADDRNOTAVAIL.into()),
         }
     }
@@ -368,7 +373,6 @@ impl Port {
     pub(super) fn listen(&self, worker: usize, backlog: u32) -> io::Result<()> {
         self.begin(backlog)?;
         self.lock().guests[worker] = Side::Listening;
-        self.tell();
         self.changed.notify_waiters();
         Ok(())
     }
@@ -393,7 +397,7 @@ impl Port {
     }
 
     /// Tells the embedder, the first time, that this port is served from now on.
-    fn tell(&self) {
+    pub(super) fn tell(&self) {
         let told = std::mem::replace(&mut self.lock().told, true);
         if let (false, Some(tell)) = (told, &self.on_listen) {
             tell(&self.publish);
@@ -438,12 +442,14 @@ impl Port {
         if let (false, Some(host)) = (self.inherited, self.listener()) {
             // Unknown to the poller, so that it asks the kernel whatever the poller knows.
             let host = host.renewed().ok().flatten().map_or(host, Arc::new);
-            while let Ok(arrival) = Arrival::accept(&host, self.entrance().permit()) {
+            // At most a whole backlog: others may come without end.
+            for _ in 0..ACCEPT_BACKLOG {
+                let Ok(arrival) = Arrival::accept(&host, self.entrance().permit()) else { break };
                 // Refused when every worker has ended.
                 let _ = self.entrance().push(arrival);
             }
         }
-        self.closed.store(true, Ordering::Release);
+        self.closed.store(true, Ordering::SeqCst);
         self.shut();
     }
 
@@ -536,6 +542,9 @@ pub(crate) fn is_socket(path: &Path) -> bool {
 
 /// What an inherited socket is published as: where it listens.
 pub(crate) fn inherit(socket: OwnedFd) -> io::Result<(Publish, Origin)> {
+    if !rustix::net::sockopt::socket_acceptconn(&socket)? {
+        return Err(io::Error::other("it does not listen"));
+    }
     let address = rustix::net::getsockname(&socket)?;
     let host = if address.address_family() == AddressFamily::UNIX {
         let address = SocketAddrUnix::try_from(address)?;

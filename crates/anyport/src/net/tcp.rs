@@ -3,8 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use super::connections::{Connections, Permit};
-use super::queue::Arrival;
+use super::connections::Permit;
 use super::{Endpoint, Network, OptionName, Shutdown, SocketOption};
 use crate::address::{Family, Transport};
 use crate::errno::Errno;
@@ -144,16 +143,18 @@ impl Tcp {
         }
     }
 
-    /// The next pending connection, which counts while it is open.
-    pub(crate) fn accept(&self, connections: &Arc<Connections>) -> Result<Self, Errno> {
+    /// The next pending connection, which counts while it is open if the port is public.
+    pub(crate) fn accept(&self) -> Result<Self, Errno> {
         let (endpoint, local) = {
             let inner = self.lock();
             let Stage::Listening { local } = inner.stage else { return Err(Errno::Invalid) };
             (Arc::clone(&inner.endpoint), local)
         };
-        let Arrival { stream, peer, mut permit } = endpoint.accept_for(connections)?;
-        permit.accept();
-        let stage = Stage::Connected { peer, local_port: Some(local.port()), permit: Some(permit) };
+        let (stream, peer, mut permit) = endpoint.accept_for_guest()?;
+        if let Some(permit) = &mut permit {
+            permit.accept();
+        }
+        let stage = Stage::Connected { peer, local_port: Some(local.port()), permit };
         Ok(Self::new(stream, self.family, stage))
     }
 

@@ -99,7 +99,7 @@ async fn ask_until_refused(address: SocketAddr, start: usize) -> Tested<usize> {
 async fn a_drain_in_the_midst_of_it_comes_to_its_end() -> Tested {
     for round in 0..8 {
         let guest = if round % 2 == 0 { Guest::Preview1 } else { Guest::Wasmedge };
-        let mut server = Setup::of(guest).workers(1 + round % 4).start().await?;
+        let server = Setup::of(guest).workers(1 + round % 4).start().await?;
         let address = server.port().address().expect("it is an IP port");
         let ask = async |start| ask_until_refused(address, start).await;
         let drain = async {

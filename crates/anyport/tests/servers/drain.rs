@@ -104,7 +104,7 @@ async fn a_slow_writer_is_answered() -> Tested {
 }
 
 /// Drains on a thread of its own, beside a guest on strings.
-fn draining(mut running: Running) -> thread::JoinHandle<(bool, Running)> {
+fn draining(running: Running) -> thread::JoinHandle<(bool, Running)> {
     thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a test may wait");
         (runtime.block_on(running.drain(LONG)), running)
@@ -153,7 +153,7 @@ fn a_connection_that_the_guest_never_closes_holds_nothing_up() {
 #[tokio::test]
 async fn the_time_that_is_given_ends_it() -> Tested {
     for workers in [1, 3] {
-        let mut server = Setup::of(Guest::Preview1).workers(workers).start().await?;
+        let server = Setup::of(Guest::Preview1).workers(workers).start().await?;
         let mut clients = server.connect_all(workers).await?;
         for client in &mut clients {
             // The rest never comes, so there is no answer.
@@ -175,7 +175,7 @@ async fn the_time_that_is_given_ends_it() -> Tested {
 #[tokio::test]
 async fn a_server_without_connections_drains_at_once() -> Tested {
     for workers in [1, 4] {
-        let mut server = Setup::of(Guest::Wasmedge).workers(workers).start().await?;
+        let server = Setup::of(Guest::Wasmedge).workers(workers).start().await?;
         let mut clients = server.served(8).await?;
         for client in &mut clients {
             client.finish().await?;
@@ -294,7 +294,7 @@ async fn the_backlog_of_an_inherited_socket_stays() -> Tested {
         };
         assert!(drain_while(&mut server, ended).await?);
         assert_eq!(server.outcome().await?, Outcome::Stopped);
-        let mut next = next_server(ours).start().await?;
+        let next = next_server(ours).start().await?;
         assert_eq!(late.line().await?, "late");
         late.finish().await?;
         late.end().await?;
@@ -354,7 +354,7 @@ async fn a_guest_that_ends_while_it_drains_is_not_started_again() -> Tested {
 #[tokio::test]
 async fn a_second_drain_has_nothing_to_do() -> Tested {
     for workers in [1, 2] {
-        let mut server = Setup::of(Guest::Preview1).workers(workers).start().await?;
+        let server = Setup::of(Guest::Preview1).workers(workers).start().await?;
         let mut idle = server.served(2).await?;
         assert!(within_long(server.running.drain(LONG)).await?);
         for client in &mut idle {
@@ -371,7 +371,7 @@ async fn a_second_drain_has_nothing_to_do() -> Tested {
 async fn a_stop_ends_a_drain() -> Tested {
     for stopped_before in [false, true] {
         for workers in [1, 2] {
-            let mut server = Setup::of(Guest::Wasmedge).workers(workers).start().await?;
+            let server = Setup::of(Guest::Wasmedge).workers(workers).start().await?;
             let mut client = server.connect().await?;
             client.send("sink 10\nabc").await?;
             server.served(workers).await?;

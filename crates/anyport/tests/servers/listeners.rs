@@ -60,7 +60,7 @@ async fn an_inherited_socket_serves_one_server_after_the_other() -> Tested {
             let listener = Listener::Inherited { socket: inherited, name: "http".to_owned() };
             let port = address.port().to_string();
             let setup = Setup::of(guest).publish(None).workers(workers);
-            let mut server = setup.with(|server| server.listener(listener).env("PORT", port)).start().await?;
+            let server = setup.with(|server| server.listener(listener).env("PORT", port)).start().await?;
             assert_eq!(server.port().address(), Some(address));
             let mut client = server.served(1).await?.remove(0);
             client.send("trap\n").await?;

@@ -67,7 +67,7 @@ async fn a_port_that_is_not_published_is_an_error() -> Tested {
 async fn a_server_that_has_ended_takes_none() -> Tested {
     for workers in [1, 2] {
         let setup = Setup::of(Guest::Preview1).publish(Publish::in_memory(8080)).workers(workers);
-        let mut server = setup.restart(Restart::No).start().await?;
+        let server = setup.restart(Restart::No).start().await?;
         let mut clients = server.served(workers).await?;
         for client in &mut clients {
             client.send("exit 3\n").await?;
@@ -78,7 +78,7 @@ async fn a_server_that_has_ended_takes_none() -> Tested {
         assert_eq!(error.to_string(), "the server takes no connection any more");
         assert_eq!(server.outcome().await?, Outcome::Exited(3));
     }
-    let mut server = Setup::of(Guest::Preview1).publish(Publish::in_memory(8080)).start().await?;
+    let server = Setup::of(Guest::Preview1).publish(Publish::in_memory(8080)).start().await?;
     server.running.stop();
     assert!(server.running.connect(8080).is_err());
     server.stop().await

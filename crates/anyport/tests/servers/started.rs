@@ -148,7 +148,7 @@ impl Started {
     }
 
     /// How the server ends, which it does by now.
-    pub(crate) async fn outcome(mut self) -> Tested<Outcome> {
+    pub(crate) async fn outcome(self) -> Tested<Outcome> {
         within("waiting for the end", async {
             self.running.ended().await;
             Ok(())
@@ -158,7 +158,7 @@ impl Started {
     }
 
     /// Ends it, and looks that it runs until then.
-    pub(crate) async fn stop(mut self) -> Tested {
+    pub(crate) async fn stop(self) -> Tested {
         self.running.stop();
         assert_eq!(self.outcome().await?, Outcome::Stopped);
         Ok(())

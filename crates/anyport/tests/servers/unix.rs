@@ -64,7 +64,7 @@ async fn it_is_there_while_the_server_is() -> Tested {
 #[tokio::test]
 async fn it_is_gone_after_a_drain() -> Tested {
     let (_folder, path) = folder();
-    let mut running = start(Guest::Preview1, &path, 2).unwrap_or_else(|error| panic!("{error}"));
+    let running = start(Guest::Preview1, &path, 2).unwrap_or_else(|error| panic!("{error}"));
     serves(&path).await?;
     assert!(running.drain(crate::servers::started::LONG).await);
     assert!(UnixStream::connect(&path).await.is_err());

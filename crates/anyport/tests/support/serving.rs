@@ -126,7 +126,7 @@ impl Serving {
 
     /// After a test: the guest has closed what its clients have, has met no other errors than
     /// expected, and runs until it is stopped.
-    pub(crate) async fn finish(mut self) -> Tested {
+    pub(crate) async fn finish(self) -> Tested {
         let errors = loop {
             let errors = async { self.connect_last().await?.errors().await };
             match errors.await {

@@ -108,7 +108,7 @@ impl Puppet {
 
     /// How it ends, if it does before the deadline.
     fn end(&mut self) -> Option<Outcome> {
-        let mut running = self.running.take().expect("it is waited for once");
+        let running = self.running.take().expect("it is waited for once");
         let waiting = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a test may wait");
         let ended = waiting.block_on(async { tokio::time::timeout(DEADLINE, running.ended()).await.is_ok() });
         ended.then(|| running.wait())
