@@ -212,10 +212,10 @@ fn paths_that_cannot_be_had_are_explained() {
     error: `--listen unix:` is not right: a Unix socket needs a path: `unix:/run/server.sock`
     hint: `unix:/run/server.sock` is right, and `unix:/run/server.sock:8080` for one port of several
     ");
-    snapshot!(run(&folder, "-p", "unix:socket:http"), @"
+    snapshot!(run(&folder, "-p", "unix:socket:99999"), @"
     code 125
     --- stderr
-    error: `--publish unix:socket:http` is not right: `http` is not a port number (0 to 65535)
+    error: `--publish unix:socket:99999` is not right: `99999` is not a port number (0 to 65535)
     hint: `unix:/run/server.sock` is right, and `unix:/run/server.sock:8080` for one port of several
     ");
     snapshot!(run(&folder, "--tcplisten", "unix:socket"), @"

@@ -146,11 +146,14 @@ impl FromStr for Publish {
     }
 }
 
-/// `PATH[:GUEST]`, the part behind `unix:`.
+/// `PATH[:GUEST]`, the part behind `unix:`. A path may have colons: what follows the last one is a port
+/// only if it is a number.
 fn unix(text: &str) -> Result<Publish, String> {
     let (path, guest_port) = match text.rsplit_once(':') {
-        Some((path, guest)) => (path, Some(port(guest)?)),
-        None => (text, None),
+        Some((path, guest)) if !guest.is_empty() && guest.bytes().all(|byte| byte.is_ascii_digit()) => {
+            (path, Some(port(guest)?))
+        }
+        _ => (text, None),
     };
     if path.is_empty() {
         return Err("a Unix socket needs a path: `unix:/run/server.sock`".to_owned());
@@ -212,6 +215,17 @@ mod tests {
         assert_eq!(publish("localhost:8080:80"), "127.0.0.1:8080:80/tcp");
         assert_eq!(publish("unix:/run/a.sock"), "unix:/run/a.sock/tcp");
         assert_eq!(publish("unix:/run/a.sock:80"), "unix:/run/a.sock:80/tcp");
+        for (text, path, guest_port) in [
+            ("unix:/run/a:b.sock", "/run/a:b.sock", None),
+            ("unix:/run/a:80/b", "/run/a:80/b", None),
+            ("unix:/run/a:b:80", "/run/a:b", Some(80)),
+            ("unix:a:http", "a:http", None),
+            ("unix:a:+80", "a:+80", None),
+            ("unix:a:", "a:", None),
+        ] {
+            let publish: Publish = text.parse().expect(text);
+            assert_eq!((publish.host, publish.guest_port), (HostAddress::Unix(path.into()), guest_port), "{text}");
+        }
     }
 
     #[test]
@@ -220,6 +234,7 @@ mod tests {
         assert_eq!(publish("8080:99999"), "`99999` is not a port number (0 to 65535)");
         assert_eq!(publish("8080/sctp"), "`sctp` is not a transport: use `tcp` or `udp`");
         assert_eq!(publish("1.2.3:80"), "`1.2.3` is not an IPv4 address");
+        assert_eq!(publish("unix:a:99999"), "`99999` is not a port number (0 to 65535)");
         assert_eq!(publish("unix::80"), "a Unix socket needs a path: `unix:/run/server.sock`");
         assert_eq!(publish("[::1:80"), "an IPv6 address is written `[::1]:PORT`");
     }

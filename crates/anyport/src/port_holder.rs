@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::address::{HostAddress, Transport};
 use crate::error::Error;
-use crate::net::published::is_socket;
+use crate::net::unix_path::is_another_file;
 
 /// The error for a port that could not be bound.
 pub(crate) fn explain(host: &HostAddress, transport: Transport, error: &io::Error) -> Error {
@@ -36,7 +36,7 @@ pub(crate) fn explain(host: &HostAddress, transport: Transport, error: &io::Erro
 
 fn explain_unix(host: &HostAddress, path: &Path, error: &io::Error) -> Error {
     match error.kind() {
-        io::ErrorKind::AddrInUse if is_socket(path) => Error::host(format!("`{host}` is in use"))
+        io::ErrorKind::AddrInUse if !is_another_file(path) => Error::host(format!("`{host}` is in use"))
             .with_hint("stop the process that listens there, or name another path"),
         io::ErrorKind::AddrInUse => {
             Error::host(format!("`{host}` cannot be made: there is `{}`, and it is no socket", path.display()))

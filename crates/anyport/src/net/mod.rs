@@ -13,6 +13,7 @@ pub(crate) mod resolve;
 pub mod simulated;
 pub(crate) mod tcp;
 pub(crate) mod udp;
+pub(crate) mod unix_path;
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::SocketAddr;

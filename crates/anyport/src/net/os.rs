@@ -328,6 +328,16 @@ impl Endpoint {
     }
 }
 
+/// Whether nobody listens at a Unix socket. It does not wait for those who do.
+pub(super) fn is_refused(path: &Path) -> bool {
+    let connect = || {
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let fd = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        rustix::net::connect(&fd, &SocketAddrUnix::new(path)?)
+    };
+    connect() == Err(Errno::CONNREFUSED)
+}
+
 /// What a guest is told of a peer on a Unix socket: somebody on this machine.
 pub(super) const LOCAL_PEER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 

@@ -2,14 +2,11 @@
 
 use std::ffi::OsStr;
 use std::fmt;
-use std::fs;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -20,6 +17,7 @@ use tokio::sync::Notify;
 use super::connections::{All, Connections};
 use super::inlet::Inlet;
 use super::queue::{Arrival, Queue};
+use super::unix_path::UnixPath;
 use super::{Endpoint, Network, Shutdown, SocketOption};
 use crate::address::{Family, HostAddress, Publish, Transport};
 
@@ -63,6 +61,8 @@ pub(crate) struct Port {
 }
 
 struct State {
+    /// Of a Unix socket that this program makes. First, so that its file goes before the socket is closed.
+    unix: Option<UnixPath>,
     host: Host,
     /// For each worker.
     guests: Vec<Side>,
@@ -255,21 +255,24 @@ impl Port {
         unassigned: &Arc<Connections>, changed: &Arc<Notify>, on_listen: Option<&OnListen>,
     ) -> Result<Self, (Publish, io::Error)> {
         let inherited = matches!(origin, Origin::Inherited(_));
-        let host = match origin {
-            Origin::Inherited(endpoint) => Host::Listening(Arc::new(endpoint)),
-            Origin::Bind => match bind(network, &publish) {
-                Ok(endpoint) => endpoint.map_or(Host::None, |endpoint| Host::Bound(Arc::new(endpoint))),
-                Err(error) => return Err((publish, error)),
-            },
+        let mut state = State { unix: None, host: Host::Closed, guests: vec![Side::Away; workers.len()], told: false };
+        let reserved = match origin {
+            Origin::Inherited(endpoint) => {
+                state.host = Host::Listening(Arc::new(endpoint));
+                Ok(())
+            }
+            Origin::Bind => state.reserve(network, &publish),
         };
+        if let Err(error) = reserved {
+            return Err((publish, error));
+        }
         let mut publish = publish;
-        if let (HostAddress::Ip(address), Host::Bound(endpoint)) = (&mut publish.host, &host) {
+        if let (HostAddress::Ip(address), Host::Bound(endpoint)) = (&mut publish.host, &state.host) {
             match endpoint.local_address() {
                 Ok(local) => *address = local,
                 Err(error) => return Err((publish, error)),
             }
         }
-        let state = State { host, guests: vec![Side::Away; workers.len()], told: false };
         Ok(Self {
             publish,
             network: network.clone(),
@@ -391,7 +394,7 @@ impl Port {
     /// Binds again what the guests had all closed.
     fn bind_anew(&self, state: &mut State) -> io::Result<()> {
         if matches!(state.host, Host::Closed) && !self.is_closed() {
-            state.host = bind(&self.network, &self.publish)?.map_or(Host::None, |host| Host::Bound(Arc::new(host)));
+            state.bind(&self.network, &self.publish)?;
         }
         Ok(())
     }
@@ -458,7 +461,9 @@ impl Port {
         let mut state = self.lock();
         // Only this program, or the service manager, knows of these, and may connect again.
         if !self.inherited && !matches!(state.host, Host::None) {
-            self.unlink(&state.host);
+            if let Some(unix) = &mut state.unix {
+                unix.remove();
+            }
             let host = std::mem::replace(&mut state.host, Host::Closed);
             if let Host::Listening(endpoint) = host {
                 // For those who still hold it, such as the front.
@@ -469,24 +474,26 @@ impl Port {
         self.changed.notify_waiters();
     }
 
-    /// Removes the file of a Unix socket, before the socket is closed: the next server takes an abandoned
-    /// one for its own.
-    fn unlink(&self, host: &Host) {
-        let (Host::Bound(_) | Host::Listening(_)) = host else { return };
-        if let (HostAddress::Unix(path), false) = (&self.publish.host, self.inherited) {
-            // Somebody else may have removed it.
-            let _ = fs::remove_file(path);
-        }
-    }
-
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("no panic while held")
     }
 }
 
-impl Drop for Port {
-    fn drop(&mut self) {
-        self.unlink(&self.lock().host);
+impl State {
+    fn reserve(&mut self, network: &Network, publish: &Publish) -> io::Result<()> {
+        if let HostAddress::Unix(path) = &publish.host {
+            self.unix = Some(UnixPath::new(path)?);
+        }
+        self.bind(network, publish)
+    }
+
+    fn bind(&mut self, network: &Network, publish: &Publish) -> io::Result<()> {
+        let endpoint = match &mut self.unix {
+            Some(unix) => Some(unix.bind()?),
+            None => bind(network, publish)?,
+        };
+        self.host = endpoint.map_or(Host::None, |endpoint| Host::Bound(Arc::new(endpoint)));
+        Ok(())
     }
 }
 
@@ -502,12 +509,11 @@ impl fmt::Debug for Port {
     }
 }
 
-/// A socket bound to where a port is public; nothing where it is public to this program alone.
+/// A socket bound to the IP address where a port is public; nothing where it has none.
 fn bind(network: &Network, publish: &Publish) -> io::Result<Option<Endpoint>> {
     let address = match &publish.host {
         HostAddress::Ip(address) => *address,
-        HostAddress::Unix(path) => return bind_unix(path).map(Some),
-        HostAddress::Memory => return Ok(None),
+        HostAddress::Unix(_) | HostAddress::Memory => return Ok(None),
     };
     let endpoint = network.open(Family::of(&address), publish.transport)?;
     if publish.transport == Transport::Tcp {
@@ -516,28 +522,6 @@ fn bind(network: &Network, publish: &Publish) -> io::Result<Option<Endpoint>> {
     }
     endpoint.bind(address)?;
     Ok(Some(endpoint))
-}
-
-/// A socket at a path. What a server that was killed left there is taken away, and nothing else.
-fn bind_unix(path: &Path) -> io::Result<Endpoint> {
-    match Endpoint::bind_unix(path) {
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_abandoned(path) => {
-            fs::remove_file(path)?;
-            Endpoint::bind_unix(path)
-        }
-        outcome => outcome,
-    }
-}
-
-/// Whether nobody listens at a socket. Connecting to a file of another kind is refused, too.
-fn is_abandoned(path: &Path) -> bool {
-    is_socket(path)
-        && matches!(UnixStream::connect(path), Err(error) if error.kind() == io::ErrorKind::ConnectionRefused)
-}
-
-/// Whether this is a socket itself, and no link to one.
-pub(crate) fn is_socket(path: &Path) -> bool {
-    fs::symlink_metadata(path).is_ok_and(|data| data.file_type().is_socket())
 }
 
 /// What an inherited socket is published as: where it listens.

@@ -102,6 +102,51 @@ async fn one_that_is_in_use_is_left_alone() -> Tested {
     Ok(())
 }
 
+/// Nobody accepts, and there is no room for another: connecting would wait.
+#[tokio::test]
+async fn one_with_a_full_backlog_is_left_alone() -> Tested {
+    let (_folder, path) = folder();
+    let listener = UnixListener::bind(&path).expect("a free path");
+    rustix::net::listen(&listener, 0).expect("a socket");
+    let _waits = std::os::unix::net::UnixStream::connect(&path).expect("it listens");
+    let there = path.clone();
+    let refused = tokio::task::spawn_blocking(move || is_refused(&there, "is in use"));
+    within("a refusal", async { Ok(refused.await) }).await?.expect("it does not panic");
+    assert!(path.exists());
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_came_in_its_place_is_left_alone() -> Tested {
+    let (_folder, path) = folder();
+    let running = start(Guest::Preview1, &path, 1).unwrap_or_else(|error| panic!("{error}"));
+    serves(&path).await?;
+    fs::remove_file(&path).expect("it is there");
+    let _other = UnixListener::bind(&path).expect("it is free");
+    drop(running);
+    UnixStream::connect(&path).await.expect("it is the other's");
+    Ok(())
+}
+
+/// As a guest can do it where it has a folder above to write to.
+#[tokio::test]
+async fn a_link_in_place_of_its_folder_is_not_followed() -> Tested {
+    let (root, _) = folder();
+    let [folder, moved, victim] = ["folder", "moved", "victim"].map(|name| root.path().join(name));
+    fs::create_dir(&folder).expect("it is ours");
+    fs::create_dir(&victim).expect("it is ours");
+    let _other = UnixListener::bind(victim.join("server.sock")).expect("it is free");
+    let running = start(Guest::Preview1, &folder.join("server.sock"), 1).unwrap_or_else(|error| panic!("{error}"));
+    serves(&folder.join("server.sock")).await?;
+    fs::rename(&folder, &moved).expect("it is ours");
+    symlink("victim", &folder).expect("it is ours");
+    serves(&moved.join("server.sock")).await?;
+    drop(running);
+    assert_eq!(fs::read_dir(&moved).expect("it is there").count(), 0, "it is left behind");
+    UnixStream::connect(victim.join("server.sock")).await.expect("it is the other's");
+    Ok(())
+}
+
 #[test]
 fn a_file_of_another_kind_is_left_alone() {
     let (folder, path) = folder();
