@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -39,8 +40,8 @@ pub struct Directory {
 pub enum Restart {
     /// Never.
     No,
-    /// When it trapped or exited with an error after it had begun to serve. One that fails before that
-    /// would fail again.
+    /// When it trapped or exited with an error after some guest of the server had begun to serve. One
+    /// that fails before that would fail again.
     #[default]
     OnFailure,
     /// Whenever it ends.
@@ -154,7 +155,8 @@ impl Worker {
         let mut pause = BACK_OFF;
         loop {
             let started = Instant::now();
-            let (outcome, served) = runtime.block_on(self.live(guest));
+            let outcome = runtime.block_on(self.live(guest));
+            let served = self.template.published.has_served.load(Ordering::Acquire);
             if !self.again(&outcome, served) {
                 if served && self.template.published.workers() > 1 {
                     tell(&outcome, "it is not started again");
@@ -192,8 +194,8 @@ impl Worker {
         next
     }
 
-    /// One guest's life: how it ended, and whether it had begun to serve.
-    async fn live(&self, guest: Guest) -> (Outcome, bool) {
+    /// One guest's life, and how it ended.
+    async fn live(&self, guest: Guest) -> Outcome {
         let Template { engine, module, limits, published, .. } = &*self.template;
         let watchman = Watchman::new(&guest.descriptors, limits, self.stage.clone());
         let watching = tokio::spawn(watchman.watch());
@@ -202,12 +204,7 @@ impl Worker {
         // A task of its own: waking the outermost future of a tokio runtime costs two syscalls.
         // Unconstrained: tokio's budget would make ready sockets look unready.
         let mut life = tokio::spawn(tokio::task::unconstrained(async move {
-            let mut served = false;
-            let outcome = instance::run(engine, module, guest, |guest| {
-                served = guest.busy.is_serving();
-                published.restarting(number);
-            });
-            (outcome.await, served)
+            instance::run(engine, module, guest, || published.restarting(number)).await
         }));
         let mut stage = self.stage.clone();
         let ended = tokio::select! {
@@ -220,10 +217,10 @@ impl Worker {
         watching.abort();
         match ended {
             Ok(ended) => ended,
-            Err(error) if error.is_cancelled() => (Outcome::Stopped, true),
+            Err(error) if error.is_cancelled() => Outcome::Stopped,
             Err(error) => {
                 let reason = format!("anyport failed in a hostcall: {error}");
-                (Outcome::Trapped { reason, backtrace: String::new() }, true)
+                Outcome::Trapped { reason, backtrace: String::new() }
             }
         }
     }
