@@ -3,6 +3,7 @@
 mod support;
 
 use std::net::SocketAddr;
+use std::time::Instant;
 
 use rustix::process::Signal;
 
@@ -23,6 +24,8 @@ fn serve(dialect: &str, workers: &str) -> (Process, SocketAddr) {
     let words = ["run", "-p", "0:8080", "--workers", workers, &guest];
     let mut server = Process::spawn(under_shell(&script, &words));
     let address = server.address();
+    // A guest needs descriptors to start with.
+    server.outputs("listening on fd 3", workers.parse().expect("a number"));
     (server, address)
 }
 
@@ -47,6 +50,32 @@ fn more_clients_than_descriptors() {
             assert!(warnings.eq([SHORT]), "{ended}");
         }
     }
+}
+
+/// Whether each of two guests takes one of two connections.
+fn both_serve(address: SocketAddr) -> bool {
+    let mut clients = [Client::to(address), Client::to(address)];
+    // Both are open before the first is asked for its count.
+    for client in &mut clients {
+        assert_eq!(client.ask("echo hello"), "hello");
+    }
+    clients.iter_mut().all(|client| client.ask("count").starts_with("open 1 "))
+}
+
+#[test]
+fn a_guest_that_finds_no_descriptor_gets_another_chance() {
+    let (mut server, address) = serve("wasmedge", "2");
+    let mut clients: Vec<_> = (0..2 * FEW).map(|_| Client::to(address)).collect();
+    server.line("connections have to wait");
+    // The other guest takes those that wait, and with them what the next one needs.
+    clients[0].send(b"trap\n");
+    server.line("starts in 100ms");
+    drop(clients);
+    let start = Instant::now();
+    while !both_serve(address) {
+        assert!(start.elapsed() < PATIENCE, "one guest alone serves");
+    }
+    assert_eq!(server.end_by(Signal::TERM, PATIENCE).code(), 0);
 }
 
 #[test]

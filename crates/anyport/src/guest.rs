@@ -195,7 +195,7 @@ impl Guest {
                     Err(Errno::AddressNotAvailable)
                 }
                 Some(index) => {
-                    self.busy.serves();
+                    self.serves();
                     udp.adopt(self.published.claim(index, self.worker)?, address)
                 }
                 None => udp.bind(address),
@@ -213,7 +213,7 @@ impl Guest {
         if tcp.is_listening() {
             return Ok(());
         }
-        self.busy.serves();
+        self.serves();
         tcp.listen(backlog)
     }
 
@@ -225,7 +225,7 @@ impl Guest {
             return Err(Errno::Invalid);
         }
         listener.used(Interest::Read);
-        self.busy.serves();
+        self.serves();
         self.busy.turn();
         if self.descriptors.is_full() {
             return Err(Errno::TooManyOpen);
@@ -247,6 +247,14 @@ impl Guest {
         let socket = Socket::accepted(stream, public);
         socket.set_nonblocking(nonblocking);
         Opened::new(&self.descriptors, Descriptor::Socket(Arc::new(socket)))
+    }
+
+    /// The guest has something to serve.
+    fn serves(&mut self) {
+        if !self.busy.is_serving() {
+            self.busy.serves();
+            self.published.has_served.store(true, Ordering::Release);
+        }
     }
 
     /// Whether the guest holds as many accepted connections as it may.
@@ -486,7 +494,7 @@ impl Guest {
             SocketKind::Tcp(tcp) => match tcp.awaited() {
                 Awaited::Nothing => Source::HungUp,
                 Awaited::Connections(endpoint) => {
-                    self.busy.serves();
+                    self.serves();
                     // tokio polls listeners for writing too: that must neither fire nor fail.
                     let never = interest == Interest::Write || (endpoint.is_public() && self.is_crowded());
                     if never { Source::Never } else { Source::Socket(endpoint) }

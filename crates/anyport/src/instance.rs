@@ -31,7 +31,7 @@ pub enum Outcome {
 }
 
 /// Runs a module's `_start` to its end; calls `before_end` while the guest still holds what it held.
-pub(crate) async fn run(engine: Arc<Engine>, module: Module, guest: Guest, before_end: impl FnOnce(&Guest)) -> Outcome {
+pub(crate) async fn run(engine: Arc<Engine>, module: Module, guest: Guest, before_end: impl FnOnce()) -> Outcome {
     let mut store = Store::new(&engine.wasmtime, guest);
     store.limiter(|guest| &mut guest.growth);
     store.set_epoch_deadline(1);
@@ -49,7 +49,7 @@ pub(crate) async fn run(engine: Arc<Engine>, module: Module, guest: Guest, befor
         })
         .await
     };
-    before_end(store.data());
+    before_end();
     match ended {
         Ok(()) => Outcome::Exited(0),
         Err(error) => outcome_of(&error),

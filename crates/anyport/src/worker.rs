@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -41,8 +41,8 @@ pub struct Directory {
 pub enum Restart {
     /// Never.
     No,
-    /// When it trapped or exited with an error after it had begun to serve. One that fails before that
-    /// would fail again.
+    /// When it trapped or exited with an error after some guest of the server had begun to serve. One
+    /// that fails before that would fail again.
     #[default]
     OnFailure,
     /// Whenever it ends.
@@ -154,12 +154,10 @@ impl Worker {
     /// One guest after the other, until one ends for good.
     fn work(&self, mut runtime: Runtime, mut guest: Guest) -> Outcome {
         let mut pause = BACK_OFF;
-        let mut served = false;
         loop {
             let started = Instant::now();
-            let (outcome, has_served) = runtime.block_on(self.live(guest));
-            // Of any of its guests: what keeps the next one from serving may pass.
-            served |= has_served;
+            let outcome = runtime.block_on(self.live(guest));
+            let served = self.template.published.has_served.load(Ordering::Acquire);
             if !self.again(&outcome, served) {
                 if self.template.published.workers() > 1 {
                     tell(&outcome, "it is not started again");
@@ -197,8 +195,8 @@ impl Worker {
         next
     }
 
-    /// One guest's life: how it ended, and whether it had begun to serve.
-    async fn live(&self, guest: Guest) -> (Outcome, bool) {
+    /// One guest's life, and how it ended.
+    async fn live(&self, guest: Guest) -> Outcome {
         let Template { engine, module, limits, published, .. } = &*self.template;
         let watchman = Watchman::new(&guest.descriptors, limits, self.stage.clone());
         let watching = tokio::spawn(watchman.watch());
@@ -207,14 +205,10 @@ impl Worker {
         // A task of its own: waking the outermost future of a tokio runtime costs two syscalls.
         // Unconstrained: tokio's budget would make ready sockets look unready.
         let mut life = tokio::spawn(tokio::task::unconstrained(async move {
-            let served = AtomicBool::new(false);
-            let mut outcome = pin!(instance::run(engine, module, guest, |guest| {
-                served.store(guest.busy.is_serving(), Ordering::Relaxed);
-                published.restarting(number);
-            }));
+            let mut outcome = pin!(instance::run(engine, module, guest, || published.restarting(number)));
             // Should a hostcall panic: before the guest is dropped, which would close the ports.
             let _withdrawn = OnDrop(|| published.restarting(number));
-            (outcome.as_mut().await, served.load(Ordering::Relaxed))
+            outcome.as_mut().await
         }));
         let mut stage = self.stage.clone();
         let ended = tokio::select! {
@@ -227,10 +221,10 @@ impl Worker {
         watching.abort();
         match ended {
             Ok(ended) => ended,
-            Err(error) if error.is_cancelled() => (Outcome::Stopped, true),
+            Err(error) if error.is_cancelled() => Outcome::Stopped,
             Err(error) => {
                 let reason = format!("anyport failed in a hostcall: {error}");
-                (Outcome::Trapped { reason, backtrace: String::new() }, true)
+                Outcome::Trapped { reason, backtrace: String::new() }
             }
         }
     }

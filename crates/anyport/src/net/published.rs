@@ -37,6 +37,8 @@ pub(crate) struct Published {
     connections: Vec<Arc<Connections>>,
     /// All connections.
     pub(crate) all: Arc<All>,
+    /// Whether some guest has begun to serve: one that fails later may do better the next time.
+    pub(crate) has_served: AtomicBool,
     /// Told when a guest begins to listen or ends, when connections wait for the front, and when the
     /// ports close.
     pub(crate) changed: Arc<Notify>,
@@ -119,7 +121,7 @@ impl Published {
             Ok(Arc::new(port))
         });
         let ports = ports.collect::<Result<_, _>>()?;
-        Ok(Self { ports, handed, connections, all, changed })
+        Ok(Self { ports, handed, connections, all, has_served: AtomicBool::new(false), changed })
     }
 
     /// The endpoint for a port that a worker's guest binds, by its place in the policy.
