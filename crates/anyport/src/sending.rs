@@ -58,7 +58,7 @@ impl Sending {
                 1
             }
         };
-        let expected = socket.habit.get().unwrap_or(if socket.accepted { self.first } else { Row::default() });
+        let expected = socket.habit.get().unwrap_or_else(|| if socket.accepted { self.first } else { Row::default() });
         let more = sends < expected.sends || (sends == expected.sends && expected.shut);
         let held = more && matches!(socket.kind, SocketKind::Tcp(_));
         self.current = Some(Current { socket: Arc::clone(socket), sends, held });

@@ -222,6 +222,8 @@ impl Worker {
             Ok(ended) => ended,
             Err(error) if error.is_cancelled() => (Outcome::Stopped, true),
             Err(error) => {
+                // It could not say so itself.
+                self.template.published.restarting(self.number);
                 let reason = format!("anyport failed in a hostcall: {error}");
                 (Outcome::Trapped { reason, backtrace: String::new() }, true)
             }
