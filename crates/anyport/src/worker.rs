@@ -223,6 +223,8 @@ impl Worker {
             Ok(ended) => ended,
             Err(error) if error.is_cancelled() => Outcome::Stopped,
             Err(error) => {
+                // It could not say so itself.
+                self.template.published.restarting(self.number);
                 let reason = format!("anyport failed in a hostcall: {error}");
                 Outcome::Trapped { reason, backtrace: String::new() }
             }

@@ -131,6 +131,7 @@ impl Published {
             Transport::Tcp => Ok(Endpoint::Inlet(port.inlet(worker)?)),
             Transport::Udp => {
                 let endpoint = port.datagrams()?;
+                port.lock().guests[worker] = Side::Listening;
                 port.tell();
                 Ok(endpoint)
             }
@@ -362,10 +363,10 @@ impl Port {
 
     fn datagrams(&self) -> io::Result<Endpoint> {
         let mut state = self.lock();
-        // Each worker has the same socket, and each datagram goes to one of them.
         if let Host::Bound(endpoint) = &state.host
             && let Some(renewed) = endpoint.renewed()?
         {
+            // Each worker has the same socket, and each datagram goes to one of them.
             return Ok(renewed);
         }
         match std::mem::replace(&mut state.host, Host::Closed) {
@@ -422,15 +423,19 @@ impl Port {
     fn withdraw(&self, worker: usize, side: Side) {
         let (nobody, listened) = {
             let mut state = self.lock();
-            let before = std::mem::replace(&mut state.guests[worker], side);
+            let before = state.guests[worker];
+            if before == Side::Away {
+                // It has not come yet, or has left by itself.
+                return;
+            }
+            state.guests[worker] = side;
             if self.queues.len() > 1 {
                 for arrival in self.queues[worker].take() {
                     // Refused when no worker is left to serve it.
                     let _ = self.unassigned.push(arrival);
                 }
             }
-            let nobody = state.guests.iter().all(|side| *side == Side::Away);
-            (nobody, matches!(before, Side::Listening | Side::Restarting))
+            (state.guests.iter().all(|side| *side == Side::Away), before != Side::Bound)
         };
         if nobody {
             self.shut();
