@@ -7,13 +7,18 @@ Run bench/setup.sh once before, and `cargo build --release --bins --examples` fo
 The client shares the machine. So a second worker is measured by what it is worth: requests for each second of
 CPU time that the server used, times its workers. That is what the server would answer if its workers had a core
 each and the client none of them. Beside it stands how evenly the work was spread.
+
+A guest in an endless loop is moved to a thread that gives way. Run by root, this gives that thread its priority
+back in some of the rounds, to measure what it would take from its neighbour.
 """
 
 import argparse
 import contextlib
+import os
 import pathlib
 import resource
 import statistics
+import time
 
 import run
 
@@ -27,10 +32,12 @@ def main():
     parser.add_argument("--anyport", type=pathlib.Path, default=run.ROOT / "target/release/anyport")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=3)
+    parser.add_argument("--only", choices=["workers", "neighbour"])
     options = parser.parse_args()
     print(run.machine())
-    workers(options)
-    neighbour(options)
+    for measure in (workers, neighbour):
+        if options.only in (None, measure.__name__):
+            measure(options)
 
 
 def workers(options):
@@ -66,7 +73,7 @@ def one_round(server, count, seconds):
     client = resource.getrusage(resource.RUSAGE_CHILDREN)
     threads = cpu_of_workers(server)
     result = run.one_round(server, GUEST, LOAD, seconds)
-    used = sorted(after - threads[thread] for thread, after in cpu_of_workers(server).items())
+    used = sorted(after - threads.get(thread, 0) for thread, after in cpu_of_workers(server).items())
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     client_s = after.ru_utime + after.ru_stime - client.ru_utime - client.ru_stime
     cpu_s = result["cpu_us_per_request"] / 1e6
@@ -82,34 +89,59 @@ def one_round(server, count, seconds):
 
 def cpu_of_workers(server):
     """{thread: CPU time in ticks} of the threads that run guests: they have its name."""
-    found = {}
+    return {task.name: ticks for task, _, ticks in threads(server, "server.wasm")}
+
+
+def threads(server, name):
+    """[(its folder, niceness, CPU time in ticks)] of the threads that begin with this name."""
+    found = []
     for task in pathlib.Path(f"/proc/{server.process.pid}/task").iterdir():
-        if (task / "comm").read_text().startswith("server.wasm"):
-            fields = (task / "stat").read_text().rpartition(")")[2].split()
-            found[task.name] = int(fields[11]) + int(fields[12])
+        with contextlib.suppress(FileNotFoundError):  # it has ended
+            if (task / "comm").read_text().startswith(name):
+                fields = (task / "stat").read_text().rpartition(")")[2].split()
+                found.append((task, int(fields[16]), int(fields[11]) + int(fields[12])))
     return found
 
 
 def neighbour(options):
     binary = options.anyport.parent / "examples/neighbours"
     module = run.ROOT / GUEST.module
-    flags = {"alone": [], "beside a loop": ["--loop"]}
-    commands = {
-        name: run.Command(lambda port, flags=flags: [binary, module, str(port), *flags]) for name, flags in flags.items()
-    }
-    figures = {name: {"p50_ms": [], "p99_ms": []} for name in commands}
-    # One at a time: the loop would be beside both.
-    for _ in range(options.rounds):
-        for name, command in commands.items():
-            with contextlib.closing(run.Server(command, GUEST)) as server:
+    alone = run.Command(lambda port: [binary, module, str(port)])
+    beside = run.Command(lambda port: [binary, module, str(port), "--loop"])
+    rounds = {"alone": alone, "beside a loop": beside}
+    if os.geteuid() == 0:
+        rounds["beside one that does not give way"] = beside
+    figures = {name: {"p50_ms": [], "p99_ms": [], "requests_per_s": []} for name in rounds}
+    # One at a time: the loop would be beside all of them. Not always after the same one.
+    for number in range(options.rounds):
+        for name in list(rounds)[:: 1 if number % 2 else -1]:
+            with contextlib.closing(run.Server(rounds[name], GUEST)) as server:
+                if rounds[name] is beside:
+                    thread = that_gives_way(server)
+                    if name != "beside a loop":
+                        os.setpriority(os.PRIO_PROCESS, int(thread.name), os.getpriority(os.PRIO_PROCESS, 0))
                 result = run.one_round(server, GUEST, LIGHT, options.seconds)
             for key, values in figures[name].items():
                 values.append(result[key])
     print(f"\n## A guest beside one in an endless loop, same process, {LIGHT}\n")
-    print("| median of each | alone | beside a loop | ratio |\n| --- | --: | --: | --: |")
-    for key, title in {"p50_ms": "median latency, ms", "p99_ms": "p99 latency, ms"}.items():
-        alone, beside = (statistics.median(figure[key]) for figure in figures.values())
-        print(f"| {title} | {alone:.3f} | {beside:.3f} | {run.rounded(beside / alone)} |")
+    ratios = [f"{name} : alone" for name in rounds if name != "alone"]
+    print(f"| median of each | {' | '.join([*rounds, *ratios])} |\n| --- |{' --: |' * (len(rounds) + len(ratios))}")
+    titles = {"p50_ms": "median latency, ms", "p99_ms": "p99 latency, ms", "requests_per_s": "requests/s"}
+    for key, title in titles.items():
+        first, *others = (statistics.median(figure[key]) for figure in figures.values())
+        values = [f"{value:,.3f}" if value < 100 else run.rounded(value) for value in (first, *others)]
+        print(f"| {title} | {' | '.join([*values, *(run.rounded(other / first) for other in others)])} |")
+
+
+def that_gives_way(server):
+    """The thread to which the loop has been moved."""
+    deadline = time.monotonic() + run.START_DEADLINE_S
+    while time.monotonic() < deadline:
+        for thread, niceness, _ in threads(server, "loop"):
+            if niceness > os.getpriority(os.PRIO_PROCESS, 0):
+                return thread
+        time.sleep(0.01)
+    raise run.ServerError("the loop does not give way")
 
 
 if __name__ == "__main__":

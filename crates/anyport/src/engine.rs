@@ -131,6 +131,8 @@ fn invalid(artifact: &Artifact, error: &wasmtime::Error) -> Error {
 /// Advances the engine's epoch from a thread of its own, so that no guest can stall another, nor the
 /// timers, nor its own end. Rests while no guest is at work.
 pub(crate) struct Ticker {
+    /// Guests that live, whatever they do.
+    alive: AtomicUsize,
     /// Guests that are computing right now.
     running: AtomicUsize,
     /// Counts the times that a guest began to.
@@ -141,6 +143,9 @@ pub(crate) struct Ticker {
 
 /// A guest is computing for as long as this is held.
 pub(crate) struct Running<'a>(&'a Ticker);
+
+/// A guest lives for as long as this is held.
+pub(crate) struct Alive<'a>(&'a Ticker);
 
 impl Ticker {
     fn start(engine: wasmtime::EngineWeak) -> Result<Arc<Self>, Error> {
@@ -154,6 +159,7 @@ impl Ticker {
             })
             .map_err(|error| Error::host(format!("the ticker thread cannot be started: {error}")))?;
         let ticker = Arc::new(Self {
+            alive: AtomicUsize::new(0),
             running: AtomicUsize::new(0),
             resumed: AtomicU64::new(0),
             resting: AtomicBool::new(false),
@@ -162,6 +168,17 @@ impl Ticker {
         // The receiver is there until it has received.
         let _ = sender.send(Arc::downgrade(&ticker));
         Ok(ticker)
+    }
+
+    /// A guest begins its life.
+    pub(crate) fn live(&self) -> Alive<'_> {
+        self.alive.fetch_add(1, Ordering::Relaxed);
+        Alive(self)
+    }
+
+    /// Whether a guest that lives is the only one.
+    pub(crate) fn has_one_guest(&self) -> bool {
+        self.alive.load(Ordering::Relaxed) == 1
     }
 
     /// A guest begins to compute.
@@ -177,6 +194,12 @@ impl Ticker {
     /// Whether nothing has computed since `seen`.
     fn is_idle_since(&self, seen: u64) -> bool {
         self.running.load(Ordering::SeqCst) == 0 && self.resumed.load(Ordering::SeqCst) == seen
+    }
+}
+
+impl Drop for Alive<'_> {
+    fn drop(&mut self) {
+        self.0.alive.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

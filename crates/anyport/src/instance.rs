@@ -32,13 +32,15 @@ pub enum Outcome {
 
 /// Runs a module's `_start` to its end; calls `before_end` while the guest still holds what it held.
 pub(crate) async fn run(engine: Arc<Engine>, module: Module, guest: Guest, before_end: impl FnOnce()) -> Outcome {
+    let _alive = engine.ticker.live();
+    let ticker = Arc::clone(&engine.ticker);
     let mut store = Store::new(&engine.wasmtime, guest);
     store.limiter(|guest| &mut guest.growth);
     store.set_epoch_deadline(1);
     // tokio's own yield, so that the poller is asked too and timers fire.
-    store.epoch_deadline_callback(|mut store| {
+    store.epoch_deadline_callback(move |mut store| {
         store.data_mut().sending.end();
-        store.data_mut().busy.tick()?;
+        store.data_mut().busy.tick(ticker.has_one_guest())?;
         Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())))
     });
     let ended = {

@@ -37,7 +37,7 @@
 //! Nothing is allowed that was not given: no port, no file, no name lookup. Linux only for now.
 //!
 //! The modules, from the top down; each may use those below it (`tests/tidy.rs` holds that):
-//! `runtime`, `inspect`; `server`, `running`, `front`, `worker`, `connection_limits`; `instance`, `link`,
+//! `runtime`, `inspect`; `server`, `running`, `front`, `worker`, `connection_limits`, `lane`; `instance`, `link`,
 //! `engine`, `cache`, `artifact`; `dialect`; `guest`; `busy`, `readiness`, `sending`, `descriptor`, `stdio`; `net`,
 //! `memory`; `policy`, `address`, `limits`, `stage`; `errno`, `error`.
 
@@ -55,6 +55,7 @@ mod front;
 mod guest;
 pub mod inspect;
 mod instance;
+mod lane;
 pub mod limits;
 mod link;
 mod memory;

@@ -18,6 +18,7 @@ use crate::engine::Engine;
 use crate::error::Error;
 use crate::guest::{Generation, Guest, Setup};
 use crate::instance::{self, Outcome};
+use crate::lane::Lanes;
 use crate::limits::Limits;
 use crate::net::Network;
 use crate::net::published::Published;
@@ -202,33 +203,23 @@ impl Worker {
         let watching = tokio::spawn(watchman.watch());
         let (published, number) = (Arc::clone(published), self.number);
         let (engine, module) = (Arc::clone(engine), module.clone());
-        // A task of its own: waking the outermost future of a tokio runtime costs two syscalls.
+        let name = thread_name(&self.template.name);
+        let lanes = Lanes { name: &name, pace: guest.busy.pace(), stage: self.stage.clone() };
         // Unconstrained: tokio's budget would make ready sockets look unready.
-        let mut life = tokio::spawn(tokio::task::unconstrained(async move {
+        let life = Box::pin(tokio::task::unconstrained(async move {
             let mut outcome = pin!(instance::run(engine, module, guest, || published.restarting(number)));
             // Should a hostcall panic: before the guest is dropped, which would close the ports.
             let _withdrawn = OnDrop(|| published.restarting(number));
             outcome.as_mut().await
         }));
-        let mut stage = self.stage.clone();
-        let ended = tokio::select! {
-            ended = &mut life => ended,
-            () = Stage::Stopped.reached(&mut stage) => {
-                life.abort();
-                life.await
-            }
-        };
+        let ended = lanes.live(life).await;
         watching.abort();
-        match ended {
-            Ok(ended) => ended,
-            Err(error) if error.is_cancelled() => Outcome::Stopped,
-            Err(error) => {
-                // It could not say so itself.
-                self.template.published.restarting(self.number);
-                let reason = format!("anyport failed in a hostcall: {error}");
-                Outcome::Trapped { reason, backtrace: String::new() }
-            }
-        }
+        ended.unwrap_or_else(|panic| {
+            // It could not say so itself.
+            self.template.published.restarting(self.number);
+            let reason = format!("anyport failed in a hostcall: {panic}");
+            Outcome::Trapped { reason, backtrace: String::new() }
+        })
     }
 
     /// Whether another guest takes the place of one that ended so.

@@ -12,6 +12,7 @@ mod servers {
     mod connections;
     mod datagrams;
     mod drain;
+    mod lane;
     mod listeners;
     mod memory;
     mod restart;

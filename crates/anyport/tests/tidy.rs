@@ -28,7 +28,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "server",
             "port_holder running front",
             "worker",
-            "connection_limits",
+            "connection_limits lane",
             "instance",
             "link",
             "engine",
