@@ -26,6 +26,10 @@ GUEST = run.GUESTS["hyper"]
 LOAD = run.Load(64)
 LIGHT = run.Load(1)
 
+# A round beside a loop is measured again when other programs used so much of a core, and so often.
+OTHERS_MOST = 0.06
+TRIES = 60
+
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n", maxsplit=1)[0])
@@ -113,6 +117,7 @@ def neighbour(options):
         rounds["beside one that does not give way"] = beside
     figures = {name: {"p50_ms": [], "p99_ms": [], "requests_per_s": []} for name in rounds}
     # One at a time: the loop would be beside all of them. Not always after the same one.
+    disturbed = 0
     for number in range(options.rounds):
         for name in list(rounds)[:: 1 if number % 2 else -1]:
             with contextlib.closing(run.Server(rounds[name], GUEST)) as server:
@@ -120,7 +125,13 @@ def neighbour(options):
                     thread = that_gives_way(server)
                     if name != "beside a loop":
                         os.setpriority(os.PRIO_PROCESS, int(thread.name), os.getpriority(os.PRIO_PROCESS, 0))
-                result = run.one_round(server, GUEST, LIGHT, options.seconds)
+                for _ in range(TRIES):
+                    others = cpu_of_others(server)
+                    result = run.one_round(server, GUEST, LIGHT, options.seconds)
+                    if cpu_of_others(server) - others < OTHERS_MOST * options.seconds:
+                        break
+                    disturbed += 1
+                    time.sleep(1)
             for key, values in figures[name].items():
                 values.append(result[key])
     print(f"\n## A guest beside one in an endless loop, same process, {LIGHT}\n")
@@ -131,6 +142,17 @@ def neighbour(options):
         first, *others = (statistics.median(figure[key]) for figure in figures.values())
         values = [f"{value:,.3f}" if value < 100 else run.rounded(value) for value in (first, *others)]
         print(f"| {title} | {' | '.join([*values, *(run.rounded(other / first) for other in others)])} |")
+    if disturbed:
+        print(f"- {disturbed} rounds were measured again: other programs used more than {OTHERS_MOST:.0%} of a core")
+
+
+def cpu_of_others(server):
+    """CPU time in s of all programs but this one, its clients and the server. What a loop and a client leave
+    of two cores is little: another program would make them wait for it, whoever gives way to whom."""
+    fields = pathlib.Path("/proc/stat").read_text().split(maxsplit=9)
+    every = sum(int(fields[index]) for index in (1, 2, 3, 6, 7)) / os.sysconf("SC_CLK_TCK")
+    own = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return every - server.cpu_s() - sum(usage.ru_utime + usage.ru_stime for usage in own)
 
 
 def that_gives_way(server):

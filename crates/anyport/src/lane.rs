@@ -16,8 +16,8 @@ use crate::busy::{Pace, Pending};
 use crate::instance::Outcome;
 use crate::stage::Stage;
 
-/// What the thread of a guest that computes for long is niced by. With any less than 5 the kernel lets it finish
-/// its slice when a neighbour wakes up; with 19 neighbours that are busy would leave it a hundredth of a core.
+/// What the thread of a guest that computes for long is niced by. With 5 the kernel still lets it finish its slice
+/// now and then when a neighbour wakes up; with 19, neighbours that are busy would leave it a hundredth of a core.
 const NICE: i32 = 10;
 
 /// A guest's life, up to its end.

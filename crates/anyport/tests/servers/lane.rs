@@ -4,6 +4,7 @@
 //! that poll a guest have its name.
 
 use std::fs;
+use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use anyport::server::Restart;
@@ -120,6 +121,27 @@ impl Computing {
         assert_eq!(answer, computed(byte, self.steps));
         Ok(())
     }
+
+    /// Answers, and is polled by one thread the whole time.
+    async fn answers_at_home(&mut self, byte: u8, name: &str) -> Tested {
+        self.ask(byte).await?;
+        let mut answer = pin!(self.answers(byte));
+        loop {
+            tokio::select! {
+                answered = &mut answer => return answered,
+                () = tokio::time::sleep(Duration::from_millis(1)) => assert_eq!(threads(name).len(), 1),
+            }
+        }
+    }
+}
+
+/// How a server ends, which it does by now.
+async fn outcome(running: Running) -> Tested<Outcome> {
+    within("waiting for its end", async {
+        running.ended().await;
+        Ok(running.wait())
+    })
+    .await
 }
 
 /// The niceness of each thread of this name.
@@ -174,29 +196,12 @@ async fn a_guest_that_computes_for_long_beside_another_gives_way_and_comes_back(
 async fn a_guest_alone_gives_way_to_nobody() -> Tested {
     let neighbours = Neighbours::new();
     let mut computing = neighbours.computing("lane-alone", MANY).await?;
-    computing.ask(9).await?;
-    let answer = {
-        let mut answer = std::pin::pin!(computing.answers(9));
-        loop {
-            tokio::select! {
-                answered = &mut answer => break answered,
-                () = tokio::time::sleep(Duration::from_millis(1)) => assert_eq!(threads("lane-alone").len(), 1),
-            }
-        }
-    };
-    answer?;
+    computing.answers_at_home(9, "lane-alone").await?;
     // One that has ended is no neighbour either.
     let other = neighbours.computing("lane-gone", FEW).await?;
     other.running.stop();
     assert_eq!(other.running.wait(), Outcome::Stopped);
-    computing.ask(10).await?;
-    let mut answer = std::pin::pin!(computing.answers(10));
-    loop {
-        tokio::select! {
-            answered = &mut answer => return answered,
-            () = tokio::time::sleep(Duration::from_millis(1)) => assert_eq!(threads("lane-alone").len(), 1),
-        }
-    }
+    computing.answers_at_home(10, "lane-alone").await
 }
 
 #[tokio::test]
@@ -209,7 +214,7 @@ async fn a_guest_that_gives_way_is_ended_after_its_cpu_time() -> Tested {
     until_polled_by(2, "lane-limit").await;
     other.ask(1).await?;
     other.answers(1).await?;
-    match within("waiting for its end", async { Ok(looping.ended().await) }).await.map(|()| looping.wait())? {
+    match outcome(looping).await? {
         Outcome::Trapped { reason, .. } => assert!(reason.contains("it computed for 1s"), "{reason}"),
         outcome => panic!("{outcome:?}"),
     }
@@ -226,8 +231,7 @@ async fn a_guest_that_gives_way_is_stopped() -> Tested {
     let looping = neighbours.start("lane-stopped", text, Limits::default());
     until_polled_by(2, "lane-stopped").await;
     looping.stop();
-    within("waiting for its end", async { Ok(looping.ended().await) }).await?;
-    assert_eq!(looping.wait(), Outcome::Stopped);
+    assert_eq!(outcome(looping).await?, Outcome::Stopped);
     until_polled_by(0, "lane-stopped").await;
     Ok(())
 }
@@ -274,8 +278,7 @@ async fn a_guest_that_gives_way_traps_as_ever() -> Tested {
         );
         let trapping = neighbours.start("lane-trapped", &text, Limits::default());
         until_polled_by(2, "lane-trapped").await;
-        within("waiting for its end", async { Ok(trapping.ended().await) }).await?;
-        match trapping.wait() {
+        match outcome(trapping).await? {
             Outcome::Trapped { reason: told, .. } => assert!(told.contains(reason), "{told}"),
             outcome => panic!("{outcome:?}"),
         }
