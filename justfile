@@ -12,6 +12,10 @@ run *ARGS='-p 8080:8080 -e PORT=8080 guests/wasmedge/hello/server.wasm':
 test *ARGS:
     cargo test --workspace --locked {{ ARGS }}
 
+# Runs the tests with containers of real engines alone; needs root
+containers *ARGS:
+    cargo test --workspace --locked --test docker --test ctr --test cri {{ ARGS }}
+
 # Plays the random tests for so many seconds each: hostile calls, files, addresses and lists
 fuzz SECONDS='300':
     ANYPORT_FUZZ_SECONDS={{ SECONDS }} cargo test --workspace --locked --lib properties
@@ -44,6 +48,11 @@ bench *ARGS:
     python3 bench/run.py {{ ARGS }}
     cargo build --release --locked --examples
     python3 bench/workers.py
+
+# Measures containers against native ones under runc; needs root
+bench-containers *ARGS:
+    cargo build --release --locked
+    python3 bench/containers.py {{ ARGS }}
 
 # Compares preview1 with wasmtime 36, and runs WebAssembly/wasi-testsuite
 conformance:

@@ -37,7 +37,7 @@ rust_guests=(
   wasmedge/legacy-0.4.3
   wasmedge/mio
 )
-c_guests=(preview1/dotnet-like preview1/probe probe)
+c_guests=(command preview1/dotnet-like preview1/probe probe)
 go_guests=(preview1/go-nethttp wasmedge/go-net)
 # One source, compiled once for each dialect and way to wait: `<variant> <dialect file> <defines>`.
 behaviour_variants=(
@@ -95,9 +95,9 @@ build_behaviour() {
   done
 }
 
-# A probe is no server.
+# Some are no servers.
 c_output() {
-  case $1 in *probe) echo "$1/probe.wasm" ;; *) echo "$1/server.wasm" ;; esac
+  case $1 in *probe) echo "$1/probe.wasm" ;; command) echo "$1/command.wasm" ;; *) echo "$1/server.wasm" ;; esac
 }
 
 compile_c() {

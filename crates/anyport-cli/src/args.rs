@@ -82,6 +82,11 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: CacheCommand,
     },
+    /// Let Docker and Kubernetes run WebAssembly with anyport
+    Docker {
+        #[command(subcommand)]
+        command: DockerCommand,
+    },
     /// Print a completion script for a shell
     #[command(visible_alias = "completion")]
     Completions {
@@ -255,4 +260,40 @@ pub(crate) enum CacheCommand {
     },
     /// Remove every entry
     Clear,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum DockerCommand {
+    /// Put the shim where containerd finds it, and check the rest
+    Install(Install),
+    /// Say what is there and what is missing, and what to do about it; ends with 1 if something is missing
+    Check {
+        /// For scripts
+        #[arg(long)]
+        json: bool,
+    },
+    /// Remove the shim, and say what else there may be
+    Uninstall {
+        /// The folder that it is in
+        #[arg(long, value_name = "DIR", default_value = PREFIX, value_hint = ValueHint::DirPath)]
+        prefix: PathBuf,
+    },
+}
+
+/// In the PATH of a service of systemd's, and nobody's but root's.
+const PREFIX: &str = "/usr/local/bin";
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Install {
+    /// A folder of containerd's PATH
+    #[arg(long, value_name = "DIR", default_value = PREFIX, value_hint = ValueHint::DirPath)]
+    pub(crate) prefix: PathBuf,
+
+    /// The shim; the one beside this program by default
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) shim: Option<PathBuf>,
+
+    /// Print what containerd's configuration needs for Kubernetes, and a RuntimeClass
+    #[arg(long)]
+    pub(crate) kubernetes: bool,
 }

@@ -1,10 +1,11 @@
 //! The command line of anyport.
 //!
 //! `args.rs` has the words, `usage.rs` what is said of wrong ones, `plan.rs` what they mean, `run.rs`
-//! the running, `service.rs` what a service manager has to do with it, `report.rs` what is shown,
-//! `trace.rs` which hostcalls are.
+//! the running, `service.rs` what a service manager has to do with it, `docker` the runtime of
+//! containers, `report.rs` what is shown, `trace.rs` which hostcalls are.
 
 mod args;
+mod docker;
 mod plan;
 mod report;
 mod run;
@@ -48,6 +49,10 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Error> {
         Command::Inspect(command) => show(&command),
         Command::Compile(command) => compile(&cli.global, &command),
         Command::Cache { command } => manage_cache(&cli.global, command),
+        Command::Docker { command } => {
+            let (text, code) = docker::obey(&cli.global, &command)?;
+            print(text.as_bytes()).map(|_| code)
+        }
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "anyport", &mut script);

@@ -4,20 +4,17 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyport::cache::Cache;
 use anyport::error::ErrorKind;
-use anyport::policy::{HostAddress, Outbound, Transport, parse_listen_address};
+use anyport::policy::{HostAddress, Transport, parse_listen_address};
 use anyport::server::{Directory, Restart};
-use anyport::{Error, Limits, Policy, Publish};
+use anyport::settings::{Settings, bytes};
+use anyport::{Error, Publish};
 
 use etcetera::BaseStrategy;
 
 use crate::args::{Global, Run, When};
-
-/// More than the largest machine has cores: a slip of the finger.
-const WORKERS_MOST: usize = 1024;
 
 /// All that `anyport run` will do.
 #[derive(Debug, Default)]
@@ -27,11 +24,8 @@ pub(crate) struct Plan {
     pub(crate) env: BTreeMap<String, String>,
     pub(crate) directories: Vec<Directory>,
     pub(crate) listeners: Vec<std::net::SocketAddr>,
-    pub(crate) policy: Policy,
-    pub(crate) limits: Limits,
-    pub(crate) workers: usize,
-    pub(crate) restart: Restart,
-    pub(crate) drain_timeout: Duration,
+    pub(crate) publish: Vec<Publish>,
+    pub(crate) settings: Settings,
 }
 
 impl Plan {
@@ -40,7 +34,7 @@ impl Plan {
         plan.split(&run.file_and_args)?;
         plan.add_env(run)?;
         for text in &run.publish {
-            plan.policy.publish.push(text.parse().map_err(|why| wrong("--publish", text, why))?);
+            plan.publish.push(text.parse().map_err(|why| wrong("--publish", text, why))?);
         }
         for text in &run.listen {
             plan.publish_address(text)?;
@@ -64,22 +58,8 @@ impl Plan {
         for text in &run.wasm {
             plan.take_wasm_option(text)?;
         }
-        plan.policy.name_lookup |= run.allow_dns;
-        plan.add_workers(run)?;
-        plan.set_times(run)?;
-        if let Some(most) = &run.max_connections {
-            plan.limits.connections = match most.parse() {
-                Ok(most @ 1..) => most,
-                _ => return Err(wrong("--max-connections", most, "it is a number from 1 up")),
-            };
-        }
-        if let Some(size) = &run.memory {
-            plan.limits.memory_bytes =
-                bytes(size).ok_or_else(|| wrong("--memory", size, "it is a number with k, m or g behind it"))?;
-        }
-        for text in &run.limit {
-            plan.set_limit(text)?;
-        }
+        plan.settings.name_lookup |= run.allow_dns;
+        plan.take_settings(run)?;
         plan.refuse_twins()?;
         Ok(plan)
     }
@@ -87,7 +67,7 @@ impl Plan {
     /// Whether a guest that waits for listeners gets some, from us or from a service manager.
     pub(crate) fn hands_over_listeners(&self) -> bool {
         let inherits = std::env::var_os("LISTEN_FDS").is_some();
-        inherits || !self.listeners.is_empty() || !self.policy.publish.is_empty()
+        inherits || !self.listeners.is_empty() || !self.publish.is_empty()
     }
 
     /// The file, and the guest's arguments behind it, with or without `--` in between.
@@ -107,7 +87,7 @@ impl Plan {
     /// A port that is published twice would be found in use, by anyport itself.
     fn refuse_twins(&self) -> Result<(), Error> {
         let handed = self.listeners.iter().map(|address| (HostAddress::Ip(*address), Transport::Tcp));
-        let published = self.policy.publish.iter().map(|publish| (publish.host.clone(), publish.transport));
+        let published = self.publish.iter().map(|publish| (publish.host.clone(), publish.transport));
         let mut seen = Vec::new();
         for port in published.chain(handed) {
             let is_free = matches!(port.0, HostAddress::Ip(address) if address.port() == 0);
@@ -123,37 +103,25 @@ impl Plan {
         Ok(())
     }
 
-    fn add_workers(&mut self, run: &Run) -> Result<(), Error> {
-        self.workers = match run.workers.as_str() {
-            "cores" => std::thread::available_parallelism().map_or(1, usize::from),
-            text => match text.parse() {
-                Ok(count @ 1..=WORKERS_MOST) => count,
-                _ => return Err(wrong("--workers", text, format!("it is 1 to {WORKERS_MOST}, or `cores`"))),
-            },
-        };
-        self.restart = match run.restart {
+    /// The options that have the same names everywhere.
+    fn take_settings(&mut self, run: &Run) -> Result<(), Error> {
+        self.settings.restart = match run.restart {
             When::No => Restart::No,
             When::OnFailure => Restart::OnFailure,
             When::Always => Restart::Always,
         };
-        Ok(())
-    }
-
-    fn set_times(&mut self, run: &Run) -> Result<(), Error> {
-        let time = |flag, text: &str| time(text).ok_or_else(|| wrong(flag, text, "it is a number with ms, s, m or h"));
-        self.drain_timeout = match time("--drain-timeout", &run.drain_timeout)? {
-            // Not at all, where the others never end.
-            Duration::MAX => Duration::ZERO,
-            given => given,
-        };
-        if let Some(text) = &run.timeout {
-            self.limits.timeout = time("--timeout", text)?;
-        }
-        if let Some(text) = &run.idle_timeout {
-            self.limits.idle_timeout = time("--idle-timeout", text)?;
-        }
-        if let Some(text) = &run.cpu_time {
-            self.limits.cpu_time = Some(time("--cpu-time", text)?);
+        let given = [
+            ("workers", Some(&run.workers)),
+            ("drain-timeout", Some(&run.drain_timeout)),
+            ("timeout", run.timeout.as_ref()),
+            ("idle-timeout", run.idle_timeout.as_ref()),
+            ("cpu-time", run.cpu_time.as_ref()),
+            ("max-connections", run.max_connections.as_ref()),
+            ("memory", run.memory.as_ref()),
+        ];
+        let given = given.into_iter().filter_map(|(name, text)| Some((name, text?)));
+        for (name, text) in given.chain(run.limit.iter().map(|text| ("limit", text))) {
+            self.settings.set(name, text).map_err(|why| wrong(&format!("--{name}"), text, why))?;
         }
         Ok(())
     }
@@ -208,7 +176,7 @@ impl Plan {
         } else {
             parse_listen_address(text).map(|address| Publish::same_port(HostAddress::Ip(address)))
         };
-        self.policy.publish.push(publish.map_err(|why| wrong("--listen", text, why))?);
+        self.publish.push(publish.map_err(|why| wrong("--listen", text, why))?);
         Ok(())
     }
 
@@ -221,10 +189,7 @@ impl Plan {
             return Err(Error::new(ErrorKind::Host, format!("`{text}` is a rule of Wasmer's"))
                 .with_hint("write `--allow-net HOST:PORT` for outbound, `-p PORT` for inbound traffic"));
         }
-        for rule in text.split(',') {
-            self.policy.outbound.push(rule.parse::<Outbound>().map_err(|why| wrong("--allow-net", text, why))?);
-        }
-        Ok(())
+        self.settings.set("allow-net", text).map_err(|why| wrong("--allow-net", text, why))
     }
 
     /// wasmtime's `-S`: what has a meaning here is taken.
@@ -235,7 +200,7 @@ impl Plan {
                     self.listeners
                         .push(parse_listen_address(address).map_err(|why| wrong("-S tcplisten", address, why))?);
                 }
-                ("allow-ip-name-lookup", "y") => self.policy.name_lookup = true,
+                ("allow-ip-name-lookup", "y") => self.settings.name_lookup = true,
                 ("inherit-network" | "tcp" | "udp", "y") => {
                     return Err(Error::new(ErrorKind::Host, format!("`-S {option}` would allow the whole network"))
                         .with_hint(
@@ -257,11 +222,11 @@ impl Plan {
         for option in text.split(',') {
             match option.split_once('=') {
                 Some(("max-memory-size", size)) => {
-                    self.limits.memory_bytes =
+                    self.settings.limits.memory_bytes =
                         bytes(size).ok_or_else(|| wrong("-W max-memory-size", size, "it is a number of bytes"))?;
                 }
                 Some(("max-table-elements", count)) => {
-                    self.limits.table_elements =
+                    self.settings.limits.table_elements =
                         count.parse().map_err(|_| wrong("-W max-table-elements", count, "it is a number"))?;
                 }
                 Some(("timeout" | "fuel", _)) => {
@@ -275,21 +240,11 @@ impl Plan {
         }
         Ok(())
     }
-
-    fn set_limit(&mut self, text: &str) -> Result<(), Error> {
-        let set = text.split_once('=').and_then(|(name, value)| {
-            let value = bytes(value)? as u64;
-            self.limits.set(name, value).then_some(())
-        });
-        set.ok_or_else(|| {
-            wrong("--limit", text, format!("it is NAME=N, where NAME is one of {}", Limits::NAMES.join(", ")))
-        })
-    }
 }
 
 /// The cache that the options name, or the one in the XDG cache folder.
 pub(crate) fn open_cache(global: &Global) -> Result<Cache, Error> {
-    Cache::open(cache_folder(global)?)
+    Cache::open(cache_folder(global)?).map_err(|error| error.with_hint(OTHER_CACHE))
 }
 
 /// Where that is.
@@ -303,6 +258,9 @@ pub(crate) fn cache_folder(global: &Global) -> Result<PathBuf, Error> {
         },
     }
 }
+
+/// What to do where the cache cannot be used.
+const OTHER_CACHE: &str = "name another folder with `--cache-dir`, or run with `--no-cache`";
 
 fn wrong(flag: &str, value: &str, why: impl std::fmt::Display) -> Error {
     let form = match flag {
@@ -361,40 +319,11 @@ fn no_directory(host: &Path, guest: &str) -> Error {
     error.with_hint("make it, or name another: `--dir HOST:GUEST`")
 }
 
-/// A number with `ms`, `s`, `m` or `h` behind it, of seconds without; 0 is for ever.
-fn time(text: &str) -> Option<Duration> {
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let unit = match &text[digits.len()..] {
-        "ms" => 1,
-        "" | "s" => 1000,
-        "m" | "min" => 60_000,
-        "h" => 3_600_000,
-        _ => return None,
-    };
-    match digits.parse::<u64>().ok()?.checked_mul(unit)? {
-        0 => Some(Duration::MAX),
-        millis => Some(Duration::from_millis(millis)),
-    }
-}
-
-/// A number with an optional `k`, `m`, `g` (powers of 1024), and `b` or `ib` behind that.
-fn bytes(text: &str) -> Option<usize> {
-    let lower = text.to_ascii_lowercase();
-    let digits = lower.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let shift = match &lower[digits.len()..] {
-        "" | "b" => 0,
-        "k" | "kb" | "kib" => 10,
-        "m" | "mb" | "mib" => 20,
-        "g" | "gb" | "gib" => 30,
-        _ => return None,
-    };
-    digits.parse::<usize>().ok()?.checked_mul(1 << shift)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::args::{Cli, Command};
+    use anyport::policy::Outbound;
     use clap::Parser;
 
     fn plan(words: &[&str]) -> Result<Plan, Error> {
@@ -402,40 +331,6 @@ mod tests {
         match Cli::try_parse_from(words).expect("flags that there are").command {
             Command::Run(run) => Plan::resolve(&run),
             other => panic!("not run: {other:?}"),
-        }
-    }
-
-    #[test]
-    fn times() {
-        for (text, want) in [
-            ("1", Some(Duration::from_secs(1))),
-            ("250ms", Some(Duration::from_millis(250))),
-            ("2m", Some(Duration::from_secs(120))),
-            ("1h", Some(Duration::from_secs(3600))),
-            ("0", Some(Duration::MAX)),
-            ("", None),
-            ("s", None),
-            ("1d", None),
-            ("-1s", None),
-            ("99999999999999999999s", None),
-        ] {
-            assert_eq!(time(text), want, "{text}");
-        }
-    }
-
-    #[test]
-    fn sizes() {
-        for (text, want) in [
-            ("1", Some(1)),
-            ("64m", Some(64 << 20)),
-            ("1GiB", Some(1 << 30)),
-            ("2kb", Some(2048)),
-            ("", None),
-            ("m", None),
-            ("1x", None),
-            ("99999999999999g", None),
-        ] {
-            assert_eq!(bytes(text), want, "{text}");
         }
     }
 
@@ -468,10 +363,10 @@ mod tests {
             "A=b=c",
         ])
         .expect("right");
-        assert_eq!(plan.policy.publish[0].to_string(), "0.0.0.0:80:80/tcp");
+        assert_eq!(plan.publish[0].to_string(), "0.0.0.0:80:80/tcp");
         assert_eq!(plan.listeners[0].to_string(), "127.0.0.1:81");
-        assert_eq!((plan.limits.memory_bytes, plan.limits.table_elements), (1 << 20, 5));
-        assert!(plan.policy.name_lookup);
+        assert_eq!((plan.settings.limits.memory_bytes, plan.settings.limits.table_elements), (1 << 20, 5));
+        assert!(plan.settings.name_lookup);
         assert_eq!(plan.env["A"], "b=c");
     }
 
@@ -488,6 +383,6 @@ mod tests {
         for words in [&["--net", "-q"][..], &["-S", "inherit-network"], &["--net=dns:allow=example.com"]] {
             assert!(plan(words).expect_err("explained").hint().is_some(), "{words:?}");
         }
-        assert_eq!(plan(&["--net=any"]).expect("named").policy.outbound, [Outbound::Any]);
+        assert_eq!(plan(&["--net=any"]).expect("named").settings.outbound, [Outbound::Any]);
     }
 }

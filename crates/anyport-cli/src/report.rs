@@ -49,8 +49,9 @@ pub(crate) fn warn(text: &str) {
     tell(&format!("{} {text}", label("warning:", YELLOW)));
 }
 
-pub(crate) fn trap(reason: &str, backtrace: &str) {
-    tell(&format!("{} the guest trapped: {reason}", label("error:", RED)));
+/// How a guest failed, and where it was.
+pub(crate) fn failure(what: &str, backtrace: &str) {
+    tell(&format!("{} {what}", label("error:", RED)));
     if !backtrace.is_empty() {
         tell(&format!("the guest's functions, innermost first:\n{backtrace}"));
     }

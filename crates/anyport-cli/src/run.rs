@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyport::error::ErrorKind;
 use anyport::inspect::ArtifactKind;
 use anyport::server::{Listener, StdioTarget};
-use anyport::{Artifact, Error, Outcome, Publish, Running, Runtime, Server};
+use anyport::{Artifact, Error, Outcome, Policy, Publish, Running, Runtime, Server};
 use rustix::process::{Resource, Rlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -52,9 +52,9 @@ async fn serve(global: &Global, allow_precompiled: bool, plan: Plan) -> Result<E
     };
     raise_descriptor_limit();
     let waits_in_vain = server.takes_listeners() && !plan.hands_over_listeners();
-    let drain_timeout = plan.drain_timeout;
+    let drain_timeout = plan.settings.drain_timeout;
     let inherited = inherited_listeners()?;
-    let manager = Arc::new(Manager::new(plan.policy.publish.len() + plan.listeners.len() + inherited.len()));
+    let manager = Arc::new(Manager::new(plan.publish.len() + plan.listeners.len() + inherited.len()));
     let mut server = configure(server, plan, inherited);
     server = server.on_listen({
         let (manager, quiet) = (Arc::clone(&manager), global.quiet);
@@ -114,11 +114,20 @@ fn configure(mut server: Server, plan: Plan, inherited: Vec<Listener>) -> Server
     for address in plan.listeners {
         server = server.listener(Listener::Bind(address));
     }
-    server.args(plan.args).policy(plan.policy).limits(plan.limits).workers(plan.workers).restart(plan.restart).stdio(
-        StdioTarget::Inherit,
-        StdioTarget::Inherit,
-        StdioTarget::Inherit,
-    )
+    let settings = plan.settings;
+    let policy = Policy {
+        publish: plan.publish,
+        outbound: settings.outbound,
+        name_lookup: settings.name_lookup,
+        ..Policy::default()
+    };
+    server
+        .args(plan.args)
+        .policy(policy)
+        .limits(settings.limits)
+        .workers(settings.workers)
+        .restart(settings.restart)
+        .stdio(StdioTarget::Inherit, StdioTarget::Inherit, StdioTarget::Inherit)
 }
 
 /// Options whose place is before the file. Behind it they are the guest's, as they are with `docker
@@ -234,7 +243,11 @@ fn exit_code(outcome: Outcome) -> ExitCode {
         // As the kernel does: a process has eight bits for its code.
         Outcome::Exited(code) => ExitCode::from((code & 0xff) as u8),
         Outcome::Trapped { reason, backtrace } => {
-            report::trap(&reason, &backtrace);
+            report::failure(&format!("the guest trapped: {reason}"), &backtrace);
+            ExitCode::from(TRAPPED)
+        }
+        Outcome::OutOfMemory { reason, backtrace } => {
+            report::failure(&format!("the guest is out of memory: {reason}"), &backtrace);
             ExitCode::from(TRAPPED)
         }
         _ => ExitCode::SUCCESS,

@@ -19,6 +19,7 @@ fn help() {
       inspect      Say what a file is, what it needs, and who can run it [alias: explain]
       compile      Compile a module ahead of time, for this kind of machine
       cache        Show or empty the cache of compiled modules
+      docker       Let Docker and Kubernetes run WebAssembly with anyport
       completions  Print a completion script for a shell [alias: completion]
       man          Print the manual page
       help         Print this message or the help of the given subcommand(s)
@@ -186,6 +187,50 @@ fn help_of_cache() {
     Options:
           --json  For scripts
       -h, --help  Print help
+
+    Global options:
+          --cache-dir <DIR>  Keep compiled modules in this folder [env: ANYPORT_CACHE_DIR]
+          --no-cache         Compile each time, and keep nothing
+          --log <FILTER>     What to log on stderr: error, warn, info, debug, trace, or a filter such as
+                             `anyport::hostcall=trace` [env: ANYPORT_LOG] [default: warn]
+      -q, --quiet            Say nothing but errors
+    ");
+}
+
+#[test]
+fn help_of_docker() {
+    snapshot!(anyport(["docker", "--help"]).data(), @"
+    Let Docker and Kubernetes run WebAssembly with anyport
+
+    Usage: anyport docker [OPTIONS] <COMMAND>
+
+    Commands:
+      install    Put the shim where containerd finds it, and check the rest
+      check      Say what is there and what is missing, and what to do about it; ends with 1 if
+                 something is missing
+      uninstall  Remove the shim, and say what else there may be
+      help       Print this message or the help of the given subcommand(s)
+
+    Options:
+      -h, --help  Print help
+
+    Global options:
+          --cache-dir <DIR>  Keep compiled modules in this folder [env: ANYPORT_CACHE_DIR]
+          --no-cache         Compile each time, and keep nothing
+          --log <FILTER>     What to log on stderr: error, warn, info, debug, trace, or a filter such as
+                             `anyport::hostcall=trace` [env: ANYPORT_LOG] [default: warn]
+      -q, --quiet            Say nothing but errors
+    ");
+    snapshot!(anyport(["docker", "install", "--help"]).data(), @"
+    Put the shim where containerd finds it, and check the rest
+
+    Usage: anyport docker install [OPTIONS]
+
+    Options:
+          --prefix <DIR>  A folder of containerd's PATH [default: /usr/local/bin]
+          --shim <FILE>   The shim; the one beside this program by default
+          --kubernetes    Print what containerd's configuration needs for Kubernetes, and a RuntimeClass
+      -h, --help          Print help
 
     Global options:
           --cache-dir <DIR>  Keep compiled modules in this folder [env: ANYPORT_CACHE_DIR]

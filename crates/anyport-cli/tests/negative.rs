@@ -555,7 +555,8 @@ fn memory_without_end() {
     run: code 134
     --- stderr
     warning: the guest may not have more than 1024 MiB of memory; to allow more, add `--memory 2048m`
-    error: the guest trapped: wasm `unreachable` instruction executed
+    error: the guest is out of memory: it needs more than 1024 MiB (wasm `unreachable` instruction ↵
+    executed)
     the guest's functions, innermost first:
         0:     0x4a - <wasm function 0>
     ");
@@ -564,7 +565,8 @@ fn memory_without_end() {
     code 134
     --- stderr
     warning: the guest may not have more than 3 MiB of memory; to allow more, add `--memory 4m`
-    error: the guest trapped: wasm `unreachable` instruction executed
+    error: the guest is out of memory: it needs more than 3 MiB (wasm `unreachable` instruction ↵
+    executed)
     the guest's functions, innermost first:
         0:     0x4a - <wasm function 0>
     ");
@@ -578,7 +580,8 @@ fn memory_larger_than_the_limit_from_the_start() {
     code 134
     --- stderr
     warning: the guest may not have more than 1 MiB of memory; to allow more, add `--memory 2m`
-    error: the guest trapped: memory minimum size of 32 pages exceeds memory limits
+    error: the guest is out of memory: it needs more than 1 MiB (memory minimum size of 32 pages exceeds ↵
+    memory limits)
     ");
     assert_eq!(folder.anyport(["run", "-m", "2m", "x.wasm"]).code(), 0);
 }

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use rustix::time::ClockId;
 
+use crate::spelling::option;
+
 /// What a guest that serves may compute in one stretch, unless it is said: as gunicorn ends a worker
 /// that was silent for as long. A guest that serves nothing may compute for as long as it likes.
 const SERVING_CPU_TIME: Duration = Duration::from_secs(30);
@@ -36,7 +38,8 @@ pub(crate) struct Overrun(Duration);
 impl fmt::Display for Overrun {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let more = (self.0 * 2).as_secs().max(1);
-        write!(f, "it computed for {:?} without a look at its sockets; if it may, add `--cpu-time {more}s`", self.0)
+        let longer = option("cpu-time", format!("{more}s"));
+        write!(f, "it computed for {:?} without a look at its sockets; if it may, add `{longer}`", self.0)
     }
 }
 
@@ -66,6 +69,11 @@ impl Busy {
     /// The guest looks at its sockets.
     pub(crate) fn turn(&mut self) {
         self.turns = self.turns.wrapping_add(1);
+    }
+
+    /// How often it has.
+    pub(crate) fn turns(&self) -> u64 {
+        self.turns
     }
 
     /// Called at ticks, while the guest computes; alone or beside other guests.

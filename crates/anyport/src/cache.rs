@@ -3,18 +3,22 @@
 //! An entry is two files, `KEY.cwasm` and `KEY.sum`; the key is the module's digest and the engine's
 //! compatibility hash, the sum is the entry's own digest. An entry that does not match its sum is
 //! as good as none. The folder must be its owner's alone: who can write there can run code here.
+//! `KEY.lock` is there while some process compiles the module, and the others wait for it.
 
 use std::ffi::OsStr;
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use crate::error::Error;
 
 /// Bytes of all entries together, at most: 1 GiB, which is some 300 servers of 1 MB wasm.
 pub const CACHE_BYTES: u64 = 1 << 30;
+
+/// How old a file is that somebody began to write and never will finish.
+const INTERRUPTED_AFTER: Duration = Duration::from_secs(3600);
 
 /// Group or others may write.
 const WRITABLE_BY_OTHERS: u32 = 0o022;
@@ -34,10 +38,8 @@ impl Cache {
     /// The folder cannot be made, or somebody else could write to it.
     pub fn open(folder: impl Into<PathBuf>) -> Result<Self, Error> {
         let folder = folder.into();
-        let refuse = |why: String| {
-            Error::host(format!("the compile cache `{}` cannot be used: {why}", folder.display()))
-                .with_hint("name another folder with `--cache-dir`, or run with `--no-cache`")
-        };
+        let refuse =
+            |why: String| Error::host(format!("the compile cache `{}` cannot be used: {why}", folder.display()));
         DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(|error| refuse(error.to_string()))?;
         let metadata = fs::metadata(&folder).map_err(|error| refuse(error.to_string()))?;
         if metadata.uid() != rustix::process::geteuid().as_raw() {
@@ -80,19 +82,18 @@ impl Cache {
             self.remove(&entry.key)?;
         }
         for path in self.files()? {
-            if matches!(path.extension().and_then(OsStr::to_str), Some("sum" | "tmp")) {
+            if matches!(path.extension().and_then(OsStr::to_str), Some("sum" | "tmp" | "lock")) {
                 fs::remove_file(path)?;
             }
         }
         Ok(entries.len())
     }
 
-    /// The file of an entry that is whole, marked as used now.
-    pub(crate) fn find(&self, key: &str) -> Option<PathBuf> {
-        let path = self.module_path(key);
+    /// An entry that is whole, opened for reading and marked as used now.
+    pub(crate) fn find(&self, key: &str) -> Option<File> {
         let expected = fs::read_to_string(self.sum_path(key)).ok()?;
         let mut hasher = blake3::Hasher::new();
-        let file = File::open(&path).ok()?;
+        let file = File::open(self.module_path(key)).ok()?;
         hasher.update_reader(&file).ok()?;
         if hasher.finalize().to_hex().as_str() != expected.trim() {
             tracing::debug!("the cache entry {key} is damaged and will be made anew");
@@ -100,14 +101,14 @@ impl Cache {
         }
         // For the eviction of the least recently used; no harm if the file system refuses.
         let _ = file.set_modified(SystemTime::now());
-        Some(path)
+        Some(file)
     }
 
-    /// Writes an entry and makes room for it; the file it is in.
+    /// Writes an entry and makes room for it; the file that it is in, opened for reading.
     ///
     /// # Errors
     /// The disk is full or read-only: the caller goes on without.
-    pub(crate) fn store(&self, key: &str, compiled: &[u8]) -> io::Result<PathBuf> {
+    pub(crate) fn store(&self, key: &str, compiled: &[u8]) -> io::Result<File> {
         let bytes = u64::try_from(compiled.len()).unwrap_or(u64::MAX);
         if bytes > self.bytes_max {
             return Err(io::ErrorKind::FileTooLarge.into());
@@ -117,7 +118,33 @@ impl Cache {
         let path = self.module_path(key);
         self.write(&path, compiled)?;
         self.write(&self.sum_path(key), blake3::hash(compiled).to_hex().as_bytes())?;
-        Ok(path)
+        File::open(path)
+    }
+
+    /// Waits until nobody else is making this entry, and keeps others from it until it is dropped. Nothing
+    /// where the file system has no locks: then it may be made twice, which does no harm.
+    pub(crate) fn lock(&self, key: &str) -> Option<Lock> {
+        let path = self.folder.join(format!("{key}.lock"));
+        loop {
+            let file = File::options().read(true).write(true).create(true).truncate(false).open(&path).ok()?;
+            match file.try_lock() {
+                Err(TryLockError::WouldBlock) => {
+                    tracing::debug!("the cache entry {key} is being made by somebody else, and waited for");
+                    file.lock().ok()?;
+                }
+                outcome => outcome.ok()?,
+            }
+            let held = file.metadata().ok()?;
+            match fs::metadata(&path) {
+                Ok(there) if (there.dev(), there.ino()) == (held.dev(), held.ino()) => {
+                    return Some(Lock { path, _file: file });
+                }
+                // Who had it has removed it: it keeps nobody out any more.
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(_) => return None,
+            }
+        }
     }
 
     /// Writes beside, then renames: a reader sees all or nothing.
@@ -135,8 +162,22 @@ impl Cache {
         written
     }
 
+    /// Removes what writers have left that were killed an hour ago or earlier: no write takes as long.
+    fn remove_interrupted(&self) -> io::Result<()> {
+        let is_left = |path: &PathBuf| {
+            let modified = fs::metadata(path).and_then(|metadata| metadata.modified());
+            let age = modified.ok().and_then(|modified| modified.elapsed().ok());
+            path.extension() == Some(OsStr::new("tmp")) && age.is_some_and(|age| age > INTERRUPTED_AFTER)
+        };
+        for path in self.files()?.into_iter().filter(is_left) {
+            let _ = fs::remove_file(path);
+        }
+        Ok(())
+    }
+
     /// Removes the least recently used entries until `incoming` bytes fit.
     fn evict(&self, incoming: u64) -> io::Result<()> {
+        self.remove_interrupted()?;
         let mut entries = self.entries()?;
         entries.sort_by_key(|entry| entry.used);
         let mut total: u64 = entries.iter().map(|entry| entry.bytes).sum();
@@ -189,6 +230,19 @@ impl Cache {
     }
 }
 
+/// An entry is being made.
+pub(crate) struct Lock {
+    path: PathBuf,
+    _file: File,
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Before it is given up, so that it is not one that somebody else holds.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
 struct Entry {
     key: String,
     bytes: u64,
@@ -198,7 +252,9 @@ struct Entry {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::{Read, Seek};
     use std::os::unix::fs::PermissionsExt;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     fn cache() -> (tempfile::TempDir, Cache) {
         let folder = tempfile::tempdir().expect("a folder");
@@ -209,15 +265,47 @@ mod tests {
     #[test]
     fn an_entry_comes_back_until_it_is_damaged() {
         let (_folder, cache) = cache();
-        assert_eq!(cache.find("a"), None);
-        cache.store("a", b"compiled").expect("room");
-        let path = cache.find("a").expect("stored");
+        assert!(cache.find("a").is_none());
+        let stored = cache.store("a", b"compiled").expect("room");
+        for mut file in [stored, cache.find("a").expect("stored")] {
+            let mut bytes = Vec::new();
+            // The digest was taken of the same file.
+            file.rewind().expect("a file");
+            file.read_to_end(&mut bytes).expect("readable");
+            assert_eq!(bytes, b"compiled");
+            file.write_all(b"x").expect_err("it is for reading");
+        }
+        let path = cache.module_path("a");
         for damaged in [&b"compile"[..], b"compilex", b""] {
             fs::write(&path, damaged).expect("writable");
-            assert_eq!(cache.find("a"), None, "{damaged:?}");
+            assert!(cache.find("a").is_none(), "{damaged:?}");
         }
         fs::remove_file(path).expect("there");
-        assert_eq!(cache.find("a"), None);
+        assert!(cache.find("a").is_none());
+    }
+
+    #[test]
+    fn one_at_a_time_makes_an_entry() {
+        let (_folder, cache) = cache();
+        let making = AtomicUsize::new(0);
+        let made = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    // As another process: with a cache of its own.
+                    let cache = Cache::open(cache.path()).expect("a cache");
+                    for _ in 0..50 {
+                        let _lock = cache.lock("a").expect("a file system with locks");
+                        assert_eq!(making.fetch_add(1, Ordering::SeqCst), 0);
+                        std::thread::yield_now();
+                        making.fetch_sub(1, Ordering::SeqCst);
+                        made.fetch_add(1, Ordering::SeqCst);
+                    }
+                });
+            }
+        });
+        assert_eq!(made.into_inner(), 400);
+        assert_eq!(fs::read_dir(cache.path()).expect("readable").count(), 0);
     }
 
     #[test]
@@ -236,13 +324,13 @@ mod tests {
         let cache = cache.with_bytes_max(100);
         for (age, key) in ["old", "middle", "new"].into_iter().enumerate() {
             cache.store(key, &[0; 33]).expect("room");
-            let time = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(age as u64);
+            let time = SystemTime::UNIX_EPOCH + Duration::from_secs(age as u64);
             File::open(cache.module_path(key)).and_then(|file| file.set_modified(time)).expect("ours");
         }
         assert_eq!(cache.size().expect("readable"), (99, 3));
         cache.store("newest", &[0; 40]).expect("room");
-        assert_eq!(cache.find("old"), None);
-        assert_eq!(cache.find("middle"), None);
+        assert!(cache.find("old").is_none());
+        assert!(cache.find("middle").is_none());
         assert!(cache.find("new").is_some() && cache.find("newest").is_some());
         assert_eq!(cache.clear().expect("ours"), 2);
         assert_eq!(fs::read_dir(cache.path()).expect("readable").count(), 0);

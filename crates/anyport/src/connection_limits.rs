@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use crate::descriptor::{Descriptors, Last, Socket, SocketKind};
 use crate::limits::Limits;
 use crate::net::Shutdown;
+use crate::spelling::option;
 use crate::stage::Stage;
 
 /// While a server drains, a connection that was quiet for as long and owes nothing is ended: between
@@ -107,10 +108,10 @@ impl Watchman {
     /// Once for each guest: a guest that hangs leaves many waiting.
     fn tell(&mut self) {
         if !std::mem::replace(&mut self.told, true) {
-            let longer = (self.timeout * 2).as_secs().max(1);
+            let longer = option("timeout", format!("{}s", (self.timeout * 2).as_secs().max(1)));
             tracing::warn!(
                 "a client was without an answer for {:?}, or the guest without the rest of its request, so the \
-                 connection was closed; if that may take longer, add `--timeout {longer}s`",
+                 connection was closed; if that may take longer, add `{longer}`",
                 self.timeout
             );
         }

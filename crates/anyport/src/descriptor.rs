@@ -246,6 +246,11 @@ impl Descriptors {
         Self { slots: Mutex::default(), most }
     }
 
+    /// How many are open.
+    pub(crate) fn open(&self) -> usize {
+        self.lock().open
+    }
+
     pub(crate) fn get(&self, fd: u32) -> Result<Descriptor, Errno> {
         self.lock().entries.get(fd as usize).and_then(Clone::clone).ok_or(Errno::BadDescriptor)
     }

@@ -4,20 +4,22 @@
 //! hands it over has to vouch for it.
 #![allow(unsafe_code, reason = "loading machine code is unsafe; each block says why it may")]
 
+use std::fs::File;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::path::Path;
+use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Weak};
 use std::thread::{self, Thread};
 use std::time::Duration;
 
+use rustix::fs::{MemfdFlags, SealFlags};
 use wasmtime::{Config, Linker, Module};
 
 use crate::artifact::{Artifact, ArtifactKind};
 use crate::cache::Cache;
 use crate::dialect::{TABLES, hostcall};
-use crate::error::Error;
+use crate::error::{Error, printable};
 use crate::guest::Guest;
 
 /// How long a guest computes before the poller, its timers and its end get their turn.
@@ -32,6 +34,14 @@ pub(crate) struct Engine {
     pub(crate) linker: Linker<Guest>,
     cache: Option<Cache>,
     pub(crate) ticker: Arc<Ticker>,
+}
+
+/// What became of a module.
+enum Compiled {
+    /// It is in a file of the cache, from where it is mapped.
+    Kept { file: File, module: Module },
+    /// It is in no file.
+    Loose(Vec<u8>),
 }
 
 impl Engine {
@@ -49,23 +59,53 @@ impl Engine {
     /// The module, compiled or from the cache.
     pub(crate) fn compile(&self, artifact: &Artifact) -> Result<Module, Error> {
         let Some(cache) = &self.cache else { return self.compile_anew(artifact) };
+        match self.keep(cache, artifact)? {
+            // Mapped from the file as at every later start, so that the compiler's memory is given back.
+            Compiled::Kept { module, .. } => Ok(module),
+            Compiled::Loose(compiled) => {
+                // SAFETY: this engine made these bytes just now.
+                unsafe { Module::deserialize(&self.wasmtime, &compiled) }.map_err(|error| invalid(artifact, &error))
+            }
+        }
+    }
+
+    /// The file of the compiled module, for [`Engine::load_open`]: of the cache, or one without a name.
+    pub(crate) fn compile_to_file(&self, artifact: &Artifact) -> Result<File, Error> {
+        let compiled = match &self.cache {
+            Some(cache) => self.keep(cache, artifact)?,
+            None => Compiled::Loose(self.precompile(artifact)?),
+        };
+        match compiled {
+            Compiled::Kept { file, .. } => Ok(file),
+            Compiled::Loose(compiled) => in_memory(&compiled)
+                .map_err(|error| Error::host(format!("the compiled `{artifact}` cannot be kept in memory: {error}"))),
+        }
+    }
+
+    /// Takes a module from the cache, where it is put if it is not there.
+    fn keep(&self, cache: &Cache, artifact: &Artifact) -> Result<Compiled, Error> {
         let key = self.key(artifact);
-        if let Some(module) = cache.find(&key).and_then(|path| self.load_cached(&path)) {
-            tracing::debug!("`{artifact}` is taken from the cache");
-            return Ok(module);
+        let found = || {
+            let kept = cache.find(&key).and_then(|file| self.load_cached(file));
+            kept.inspect(|_| tracing::debug!("`{artifact}` is taken from the cache"))
+        };
+        if let Some(kept) = found() {
+            return Ok(kept);
+        }
+        // Who waited for another to compile it finds it.
+        let lock = cache.lock(&key);
+        if let Some(kept) = lock.as_ref().and_then(|_| found()) {
+            return Ok(kept);
         }
         let compiled = self.precompile(artifact)?;
-        match cache.store(&key, &compiled) {
-            // Mapped from the file as at every later start, so that the compiler's memory is given back.
-            Ok(path) => {
-                if let Some(module) = self.load_cached(&path) {
-                    return Ok(module);
-                }
+        let kept = match cache.store(&key, &compiled) {
+            Ok(file) => self.load_cached(file),
+            Err(error) => {
+                tracing::warn!("the compiled module is not kept: {error}");
+                None
             }
-            Err(error) => tracing::warn!("the compiled module is not kept: {error}"),
-        }
-        // SAFETY: this engine made these bytes just now.
-        unsafe { Module::deserialize(&self.wasmtime, &compiled) }.map_err(|error| invalid(artifact, &error))
+        };
+        Ok(kept.unwrap_or(Compiled::Loose(compiled)))
     }
 
     /// Machine code for this machine, to be loaded with [`Engine::load_trusted`].
@@ -88,13 +128,25 @@ impl Engine {
         })
     }
 
-    fn load_cached(&self, path: &Path) -> Option<Module> {
-        // SAFETY: the file is in a folder that only this user can write to, and its content is what
-        // this user's anyport wrote there: `Cache::find` compared its digest.
-        match unsafe { Module::deserialize_file(&self.wasmtime, path) } {
-            Ok(module) => Some(module),
+    /// A module that another process compiled into the file that it hands over.
+    pub(crate) fn load_open(&self, file: File, name: &str) -> Result<Module, Error> {
+        // SAFETY: who calls this vouches for the file; wasmtime checks that it is for this engine and version.
+        unsafe { Module::deserialize_open_file(&self.wasmtime, file) }.map_err(|error| {
+            let name = printable(name);
+            Error::not_runnable(format!("`{name}` was compiled by another version, or is damaged: {error:#}"))
+        })
+    }
+
+    fn load_cached(&self, file: File) -> Option<Compiled> {
+        let mapped = file.try_clone().map_err(wasmtime::Error::from).and_then(|file| {
+            // SAFETY: the file is in a folder that only this user can write to, and its content is what
+            // this user's anyport wrote there: `Cache::find` compared its digest.
+            unsafe { Module::deserialize_open_file(&self.wasmtime, file) }
+        });
+        match mapped {
+            Ok(module) => Some(Compiled::Kept { file, module }),
             Err(error) => {
-                tracing::debug!("the cache entry `{}` is not used: {error:#}", path.display());
+                tracing::debug!("a cache entry is not used: {error:#}");
                 None
             }
         }
@@ -110,6 +162,16 @@ impl Engine {
         self.wasmtime.precompile_compatibility_hash().hash(&mut hasher);
         format!("{}-{:016x}", artifact.digest().to_hex(), hasher.finish())
     }
+}
+
+/// A file without a name, which is no more when nobody has it open.
+fn in_memory(bytes: &[u8]) -> io::Result<File> {
+    let mut file = File::from(rustix::fs::memfd_create("anyport", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?);
+    file.write_all(bytes)?;
+    // Machine code that is mapped must stay as it is.
+    let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
+    rustix::fs::fcntl_add_seals(&file, seals)?;
+    Ok(file)
 }
 
 /// Fails where a module would not compile, its functions' bodies included.

@@ -24,13 +24,32 @@ pub(crate) fn start(published: &Arc<Published>, mut stage: watch::Receiver<Stage
     let published = Arc::clone(published);
     let serve = move || {
         runtime.block_on(async {
-            for port in published.ports().iter().filter(|port| port.publish.transport == Transport::Tcp) {
-                runtime.spawn(feed(Arc::clone(port), Arc::clone(&published)));
+            tokio::select! {
+                () = feed_all(&published) => {}
+                () = Stage::Stopped.reached(&mut stage) => {}
             }
-            Stage::Stopped.reached(&mut stage).await;
         });
     };
     std::thread::Builder::new().name("anyport-front".to_owned()).spawn(serve).map_err(failed)
+}
+
+/// Feeds the ports that there are, and those that guests open, until the server ends.
+async fn feed_all(published: &Arc<Published>) {
+    let mut fed: Vec<Arc<Port>> = Vec::new();
+    loop {
+        let mut changed = pin!(published.changed.notified());
+        changed.as_mut().enable();
+        let ports = published.ports();
+        fed.retain(|port| !port.is_forgotten());
+        for port in ports.iter().filter(|port| port.publish.transport == Transport::Tcp) {
+            if !fed.iter().any(|known| Arc::ptr_eq(known, port)) {
+                fed.push(Arc::clone(port));
+                tokio::spawn(feed(Arc::clone(port), Arc::clone(published)));
+            }
+        }
+        drop(ports);
+        changed.await;
+    }
 }
 
 /// Gives each connection of a port to the worker with the fewest. Also when the port is closed: some may
@@ -39,6 +58,9 @@ async fn feed(port: Arc<Port>, published: Arc<Published>) {
     loop {
         let mut changed = pin!(published.changed.notified());
         changed.as_mut().enable();
+        if port.is_forgotten() {
+            return;
+        }
         let mut ended = pin!(published.all.ended.notified());
         ended.as_mut().enable();
         match published.feed(&port) {

@@ -15,16 +15,19 @@ use crate::address::{Family, Transport};
 use crate::busy::Busy;
 use crate::descriptor::{Descriptor, Descriptors, Opened, Socket, SocketKind};
 use crate::errno::Errno;
-use crate::limits::{Growth, Limits};
+use crate::limits::{Grown, Growth, Limits};
 use crate::memory::{Buffers, Memory};
 use crate::net::connections::Connections;
+use crate::net::port::Claim;
 use crate::net::published::Published;
+use crate::net::resolve::{Names, Resolver};
 use crate::net::tcp::{Awaited, Tcp};
 use crate::net::udp::Udp;
 use crate::net::{Datagram, Endpoint, Interest, Network, ReceiveFlags, Shutdown};
-use crate::policy::{Denial, Gate};
+use crate::policy::{Admission, Denial, Gate};
 use crate::readiness::{self, Pacing, Source};
 use crate::sending::Sending;
+use crate::spelling::option;
 use crate::stdio::Stdio;
 
 /// The state of one guest: the `T` of its `Store<T>`.
@@ -35,11 +38,14 @@ pub(crate) struct Guest {
     pub(crate) files: WasiP1Ctx,
     pub(crate) limits: Arc<Limits>,
     pub(crate) growth: Growth,
+    /// The turn in which memory was refused last.
+    pub(crate) short_turn: u64,
     pub(crate) started: Instant,
     pub(crate) pacing: Pacing,
     pub(crate) generation: Generation,
     pub(crate) busy: Busy,
     network: Network,
+    names: Names,
     published: Arc<Published>,
     /// Which of the server's guests it is.
     worker: usize,
@@ -100,6 +106,9 @@ pub(crate) struct Setup {
     /// Listeners that it is handed, with their addresses as it sees them.
     pub(crate) listeners: Vec<(Endpoint, SocketAddr)>,
     pub(crate) limits: Arc<Limits>,
+    /// Where it tells what its memories have grown to.
+    pub(crate) grown: Arc<Grown>,
+    pub(crate) resolver: Arc<Resolver>,
     pub(crate) network: Network,
     pub(crate) published: Arc<Published>,
     pub(crate) worker: usize,
@@ -131,13 +140,15 @@ impl Guest {
             memory: None,
             descriptors: Arc::new(descriptors),
             files: setup.files,
-            growth: Growth::new(&setup.limits),
+            short_turn: 0,
+            growth: Growth::new(&setup.limits, &setup.grown),
             limits: setup.limits,
             started: Instant::now(),
             pacing: Pacing::default(),
             generation: setup.generation,
             busy,
             network: setup.network,
+            names: Names::new(setup.resolver),
             connections: Arc::clone(setup.published.connections(setup.worker)),
             published: setup.published,
             worker: setup.worker,
@@ -179,36 +190,60 @@ impl Guest {
         }
         match &socket.kind {
             SocketKind::Tcp(tcp) if !tcp.is_fresh() => Err(Errno::Invalid),
-            SocketKind::Tcp(tcp) => match self.gate.bind(address, Transport::Tcp)? {
-                Some(index) => tcp.adopt(self.published.claim(index, self.worker)?, address),
+            SocketKind::Tcp(tcp) => match self.claim(address, Transport::Tcp)? {
+                Some(claim) => tcp.adopt(claim.endpoint, address),
                 None => tcp.bind(address),
             },
             SocketKind::Udp(udp) if udp.is_bound() => Err(Errno::Invalid),
-            SocketKind::Udp(udp) => match self.gate.bind(address, Transport::Udp)? {
-                // Its datagrams could be answered by nobody.
-                Some(index) if self.published.family(index) != socket.family() => {
-                    tracing::warn!(
-                        "the guest binds port {0}/udp of another IP version than it is published on; \
-                         for IPv6 use `-p [::1]:{0}:{0}/udp`",
-                        address.port(),
-                    );
-                    Err(Errno::AddressNotAvailable)
-                }
-                Some(index) => {
+            SocketKind::Udp(udp) => match self.claim(address, Transport::Udp)? {
+                Some(claim) => {
                     self.serves();
-                    udp.adopt(self.published.claim(index, self.worker)?, address)
+                    udp.adopt(claim, address)
                 }
                 None => udp.bind(address),
             },
         }
     }
 
-    /// Listens on a published port, or on what the policy lets the guest reach by itself.
+    /// The public port that the guest means by an address; none for a socket of its own.
+    fn claim(&self, address: SocketAddr, transport: Transport) -> Result<Option<Claim>, Errno> {
+        let claimed = match self.gate.bind(address, transport)? {
+            Admission::Private => return Ok(None),
+            // Its datagrams could be answered by nobody.
+            Admission::Published(index)
+                if transport == Transport::Udp && self.published.family(index) != Family::of(&address) =>
+            {
+                tracing::warn!(
+                    "the guest binds port {0}/udp of another IP version than it is published on; \
+                     for IPv6 use `-p [::1]:{0}:{0}/udp`",
+                    address.port(),
+                );
+                return Err(Errno::AddressNotAvailable);
+            }
+            Admission::Whichever(index)
+                if self.gate.listens_anywhere() && self.published.is_held(index, self.worker) =>
+            {
+                self.published.open(address, transport, self.worker)
+            }
+            Admission::Published(index) | Admission::Whichever(index) => self.published.claim(index, self.worker),
+            Admission::Open => self.published.open(address, transport, self.worker),
+        };
+        claimed.map(Some).map_err(|error| {
+            if error.kind() == io::ErrorKind::PermissionDenied {
+                self.gate.is_privileged(address, transport);
+            }
+            error.into()
+        })
+    }
+
+    /// Listens on a public port, or on what the policy lets the guest reach by itself.
     pub(crate) fn listen(&mut self, fd: u32, backlog: u32) -> Result<(), Errno> {
         let socket = self.descriptors.socket(fd)?;
         let tcp = socket.tcp()?;
-        if let Some(unpublished) = tcp.unpublished_address()? {
-            self.gate.listen_unpublished(unpublished)?;
+        if let Some(unpublished) = tcp.unpublished_address()?
+            && self.gate.listen_unpublished(unpublished)? == Admission::Open
+        {
+            tcp.make_public(|socket, address| self.published.adopt(socket, address, self.worker))?;
         }
         if tcp.is_listening() {
             return Ok(());
@@ -262,8 +297,9 @@ impl Guest {
         let crowded = self.connections.open() >= self.limits.connections;
         if crowded {
             tracing::debug!(
-                "the guest holds {} connections, its most; add `--max-connections N`",
-                self.limits.connections
+                "the guest holds {} connections, its most; add `{}`",
+                self.limits.connections,
+                option("max-connections", "N")
             );
         }
         crowded
@@ -478,7 +514,7 @@ impl Guest {
             return Ok(vec![address]);
         }
         self.gate.lookup(name)?;
-        let addresses = self.network.lookup(name).await.map_err(|_| Errno::LookupNoName)?;
+        let addresses = self.names.lookup(&self.network, name).await.map_err(|_| Errno::LookupNoName)?;
         Ok(self.gate.admit(name, addresses)?)
     }
 
@@ -523,6 +559,8 @@ pub(crate) mod tests {
             generation: Generation::NotWasmEdge,
             listeners: Vec::new(),
             limits: Arc::default(),
+            grown: Arc::new(Grown::new(0)),
+            resolver: Arc::default(),
             network: Network::Os,
             published: Arc::new(published),
             worker: 0,

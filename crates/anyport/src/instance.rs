@@ -4,9 +4,10 @@ use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
 
-use wasmtime::{Module, Store, Trap, UpdateDeadline, WasmBacktrace};
+use wasmtime::{Module, ResourceLimiter, Store, Trap, UpdateDeadline, WasmBacktrace};
 use wiggle::GuestError;
 
+use crate::busy::Overrun;
 use crate::dialect::preview1::process::Exit;
 use crate::engine::Engine;
 use crate::error::printable;
@@ -26,6 +27,15 @@ pub enum Outcome {
         /// The guest's functions at that point, innermost first; empty if none were running.
         backtrace: String,
     },
+    /// By a fault of its own, or with an exit code that is not 0, after it was refused the memory that it asked
+    /// for last and before it looked at a socket again. A server goes on where it starts its guests again:
+    /// [`crate::Running::status`] has what failed last.
+    OutOfMemory {
+        /// One sentence: how much it may have, and what the fault was.
+        reason: String,
+        /// As of a trap.
+        backtrace: String,
+    },
     /// By [`crate::Running::stop`].
     Stopped,
 }
@@ -35,7 +45,7 @@ pub(crate) async fn run(engine: Arc<Engine>, module: Module, guest: Guest, befor
     let _alive = engine.ticker.live();
     let ticker = Arc::clone(&engine.ticker);
     let mut store = Store::new(&engine.wasmtime, guest);
-    store.limiter(|guest| &mut guest.growth);
+    store.limiter(|guest| guest);
     store.set_epoch_deadline(1);
     // tokio's own yield, so that the poller is asked too and timers fire.
     store.epoch_deadline_callback(move |mut store| {
@@ -54,7 +64,52 @@ pub(crate) async fn run(engine: Arc<Engine>, module: Module, guest: Guest, befor
     before_end();
     match ended {
         Ok(()) => Outcome::Exited(0),
-        Err(error) => outcome_of(&error),
+        Err(error) => {
+            let shortage = if is_of_memory(&error) { store.data().shortage() } else { None };
+            blame_memory(outcome_of(&error), shortage)
+        }
+    }
+}
+
+impl ResourceLimiter for Guest {
+    fn memory_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
+        let allowed = self.growth.memory_growing(current, desired, maximum)?;
+        if !allowed {
+            self.short_turn = self.busy.turns();
+        }
+        Ok(allowed)
+    }
+
+    fn table_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
+        self.growth.table_growing(current, desired, maximum)
+    }
+}
+
+impl Guest {
+    /// Why a guest that fails now may have: the memory that it asked for last was refused. Who looks at a socket
+    /// after that goes on without, and what comes later has other reasons.
+    fn shortage(&self) -> Option<String> {
+        self.growth.shortage().filter(|_| self.short_turn == self.busy.turns())
+    }
+}
+
+/// Whether an end may come of a shortage of memory: not one that was for computing too long, or too deep.
+fn is_of_memory(error: &wasmtime::Error) -> bool {
+    let too_deep = matches!(error.downcast_ref(), Some(Trap::StackOverflow));
+    !too_deep && error.downcast_ref::<Overrun>().is_none()
+}
+
+/// A failure that comes of a shortage of memory, as most languages answer one.
+fn blame_memory(outcome: Outcome, shortage: Option<String>) -> Outcome {
+    match (outcome, shortage) {
+        (Outcome::Trapped { reason, backtrace }, Some(shortage)) => {
+            Outcome::OutOfMemory { reason: format!("{shortage} ({reason})"), backtrace }
+        }
+        (Outcome::Exited(code @ 1..), Some(shortage)) => {
+            let reason = format!("{shortage} (it exited with code {code})");
+            Outcome::OutOfMemory { reason, backtrace: String::new() }
+        }
+        (outcome, _) => outcome,
     }
 }
 

@@ -37,9 +37,9 @@
 //! Nothing is allowed that was not given: no port, no file, no name lookup. Linux only for now.
 //!
 //! The modules, from the top down; each may use those below it (`tests/tidy.rs` holds that):
-//! `runtime`, `inspect`; `server`, `running`, `front`, `worker`, `connection_limits`, `lane`; `instance`, `link`,
-//! `engine`, `cache`, `artifact`; `dialect`; `guest`; `busy`, `readiness`, `sending`, `descriptor`, `stdio`; `net`,
-//! `memory`; `policy`, `address`, `limits`, `stage`; `errno`, `error`.
+//! `runtime`, `inspect`; `server`, `settings`, `running`, `status`, `front`, `worker`, `lane`, `connection_limits`;
+//! `instance`, `link`, `engine`, `cache`, `artifact`; `dialect`; `guest`; `health`, `busy`, `readiness`, `sending`,
+//! `descriptor`, `stdio`; `net`, `memory`; `policy`, `address`, `limits`, `stage`; `errno`, `error`, `spelling`.
 
 mod address;
 mod artifact;
@@ -53,6 +53,7 @@ mod errno;
 pub mod error;
 mod front;
 mod guest;
+mod health;
 pub mod inspect;
 mod instance;
 mod lane;
@@ -69,7 +70,10 @@ mod running;
 mod runtime;
 mod sending;
 pub mod server;
+pub mod settings;
+pub mod spelling;
 mod stage;
+mod status;
 mod stdio;
 mod worker;
 
@@ -77,10 +81,11 @@ pub use artifact::Artifact;
 pub use dialect::Dialect;
 #[doc(hidden)]
 pub use dialect::document::dialects_markdown;
+pub use dialect::filter as trace;
 pub use error::Error;
 pub use inspect::Inspection;
 pub use limits::Limits;
 pub use net::simulated;
-pub use policy::{Policy, Publish};
+pub use policy::{Listen, Policy, Publish};
 pub use runtime::{Runtime, RuntimeBuilder};
 pub use server::{Outcome, Running, Server};

@@ -3,7 +3,11 @@
 //! Each number is a named constant with its reason. Everything a guest or a peer can make grow is
 //! compared with one of them before it allocates.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
+
+use crate::spelling::option;
 
 /// A guest's linear memories together, in bytes: 1 GiB. Go and Python servers start at 20 to
 /// 100 MiB; a leak is stopped before it takes a small machine with it.
@@ -117,10 +121,46 @@ impl Default for Limits {
     }
 }
 
+/// What a guest's memories have grown to and may grow to, for whoever looks on.
+#[derive(Debug)]
+pub(crate) struct Grown {
+    /// The most bytes of all linear memories, which may change while the guest runs.
+    pub(crate) most: AtomicUsize,
+    /// Bytes of all linear memories.
+    pub(crate) memory: AtomicUsize,
+    /// Growths of memory that were refused.
+    pub(crate) refused: AtomicU64,
+    /// Whether the last growth of memory that the guest asked for was refused.
+    pub(crate) is_short: AtomicBool,
+}
+
+impl Grown {
+    /// None yet, and so many bytes at most.
+    pub(crate) fn new(most: usize) -> Self {
+        let (memory, refused, is_short) = Default::default();
+        Self { most: AtomicUsize::new(most), memory, refused, is_short }
+    }
+
+    /// Another guest begins.
+    pub(crate) fn begin(&self) {
+        self.memory.store(0, Ordering::Relaxed);
+        self.is_short.store(false, Ordering::Relaxed);
+    }
+
+    fn asked(&self, total: usize, allowed: bool) {
+        self.is_short.store(!allowed, Ordering::Relaxed);
+        if allowed {
+            self.memory.store(total, Ordering::Relaxed);
+        } else {
+            self.refused.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
 /// What a guest's memories and tables have grown to: wasmtime asks before each growth.
 #[derive(Debug)]
 pub(crate) struct Growth {
-    memory_most: usize,
+    grown: Arc<Grown>,
     table_most: usize,
     memory: usize,
     table: usize,
@@ -129,15 +169,29 @@ pub(crate) struct Growth {
 }
 
 impl Growth {
-    pub(crate) fn new(limits: &Limits) -> Self {
+    pub(crate) fn new(limits: &Limits, grown: &Arc<Grown>) -> Self {
+        grown.begin();
         Self {
-            memory_most: limits.memory_bytes,
+            grown: Arc::clone(grown),
             table_most: limits.table_elements,
             memory: 0,
             table: 0,
             memory_told: false,
             table_told: false,
         }
+    }
+
+    /// Why a guest that fails now may have: the last memory that it asked for was refused.
+    pub(crate) fn shortage(&self) -> Option<String> {
+        let most = self.grown.most.load(Ordering::Relaxed);
+        self.grown.is_short.load(Ordering::Relaxed).then(|| format!("it needs more than {}", mebibytes(most)))
+    }
+}
+
+fn mebibytes(bytes: usize) -> String {
+    match bytes {
+        whole if whole.is_multiple_of(1 << 20) => format!("{} MiB", whole >> 20),
+        bytes => format!("{bytes} bytes"),
     }
 }
 
@@ -159,16 +213,16 @@ impl wasmtime::ResourceLimiter for Growth {
             return Ok(true);
         }
         let total = self.memory.saturating_add(desired.saturating_sub(current));
-        let allowed = total <= self.memory_most;
+        let memory_most = self.grown.most.load(Ordering::Relaxed);
+        // What it has already is its own, also if it may have less by now.
+        let allowed = total <= memory_most || desired <= current;
+        self.grown.asked(total, allowed);
         if allowed {
             self.memory = total;
         } else {
-            let mebibytes = total.div_ceil(1 << 20).next_power_of_two();
-            let most = match self.memory_most {
-                whole if whole.is_multiple_of(1 << 20) => format!("{} MiB", whole >> 20),
-                bytes => format!("{bytes} bytes"),
-            };
-            refuse(&mut self.memory_told, &format!("{most} of memory"), &format!("--memory {mebibytes}m"));
+            let enough = total.div_ceil(1 << 20).next_power_of_two();
+            let most = format!("{} of memory", mebibytes(memory_most));
+            refuse(&mut self.memory_told, &most, &option("memory", format!("{enough}m")));
         }
         Ok(allowed)
     }
@@ -183,7 +237,7 @@ impl wasmtime::ResourceLimiter for Growth {
             self.table = total;
         } else {
             let most = format!("{} elements in its tables", self.table_most);
-            refuse(&mut self.table_told, &most, &format!("--limit table-elements={total}"));
+            refuse(&mut self.table_told, &most, &option("limit", format!("table-elements={total}")));
         }
         Ok(allowed)
     }

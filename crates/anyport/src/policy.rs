@@ -2,7 +2,7 @@
 //!
 //! Owns every yes and no about the network, for every dialect, and the words of each refusal.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::str::FromStr;
@@ -11,6 +11,7 @@ use std::sync::Mutex;
 use ipnet::IpNet;
 
 use crate::error::printable;
+use crate::spelling::{option, publish};
 
 pub use crate::address::{HostAddress, Publish, Transport, parse_listen_address};
 
@@ -21,9 +22,39 @@ pub struct Policy {
     pub publish: Vec<Publish>,
     /// What the guest may connect or send to.
     pub outbound: Vec<Outbound>,
+    /// Which ports the guest may listen on.
+    pub listen: Listen,
     /// Whether the guest may look up any name, and not only those that a rule could be about. What it may
     /// connect to is another matter.
     pub name_lookup: bool,
+}
+
+/// Which ports a guest may listen on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Listen {
+    /// Those that are published, and no others.
+    #[default]
+    Published,
+    /// Those, and any other address and port of this network namespace: a port that the guest binds is bound
+    /// there at that moment, and served as a published one is. It is the network namespace that says who reaches it,
+    /// so this is for guests that have one of their own, such as containers.
+    ///
+    /// A UDP socket that is bound to port 0 is a client's: it hears only from whom the guest may send to.
+    Anywhere,
+}
+
+/// What a guest gets that binds a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Admission {
+    /// A socket of its own: a client's, or for itself.
+    Private,
+    /// What is published at this place of the policy.
+    Published(usize),
+    /// The same, where it is for whichever port the guest binds.
+    Whichever(usize),
+    /// That address itself.
+    Open,
 }
 
 /// One rule for outbound traffic; what no rule allows is refused.
@@ -52,6 +83,16 @@ pub enum Outbound {
         /// The port; all ports if `None`.
         port: Option<u16>,
     },
+}
+
+impl Outbound {
+    /// Whether it allows a cloud metadata service: those that name its address alone.
+    pub fn allows_metadata(&self) -> bool {
+        match self {
+            Self::Network { network, .. } => is_metadata(network.addr()) && names(network, network.addr()),
+            _ => false,
+        }
+    }
 }
 
 impl FromStr for Outbound {
@@ -121,8 +162,8 @@ impl Denial {
         let name = printable(name);
         let flag = match name.parse() {
             // It can be connected to, then. What looks names up for another reason needs no more than the other.
-            Ok(Outbound::Host { .. }) => format!("--allow-net {name}` or `--allow-dns"),
-            _ => "--allow-dns".to_owned(),
+            Ok(Outbound::Host { .. }) => format!("{}` or `{}", option("allow-net", &name), option("allow-dns", "")),
+            _ => option("allow-dns", ""),
         };
         Self { what: format!("look up `{name}`"), flag }
     }
@@ -133,36 +174,56 @@ impl Gate {
         Self { policy, looked_up: Mutex::default(), denials: Mutex::default() }
     }
 
-    /// Whether the guest may bind this address, and what it is published as. An unpublished port 0
-    /// is allowed: it is what clients bind.
-    pub(crate) fn bind(&self, address: SocketAddr, transport: Transport) -> Result<Option<usize>, Denial> {
+    /// Whether the guest may bind this address, and as what. Port 0 is private where it is not published: it
+    /// is what clients bind.
+    pub(crate) fn bind(&self, address: SocketAddr, transport: Transport) -> Result<Admission, Denial> {
         let position = |guest_port| {
             let is_it = |publish: &Publish| publish.transport == transport && publish.guest_port == guest_port;
             self.policy.publish.iter().position(is_it)
         };
+        if let Some(index) = position(Some(address.port())) {
+            return Ok(Admission::Published(index));
+        }
         // Port 0 is no server's first choice.
-        let any = || if address.port() == 0 { None } else { position(None) };
-        let published = position(Some(address.port())).or_else(any);
-        if published.is_some() || address.port() == 0 {
-            return Ok(published);
+        if address.port() == 0 {
+            return Ok(Admission::Private);
+        }
+        if let Some(index) = position(None) {
+            return Ok(Admission::Whichever(index));
+        }
+        if self.listens_anywhere() {
+            return Ok(Admission::Open);
         }
         Err(self.deny(Denial {
             what: format!("bind port {}/{transport}, which is not published", address.port()),
             flag: match transport {
-                Transport::Tcp => format!("-p {0}:{0}", address.port()),
-                Transport::Udp => format!("-p {0}:{0}/udp", address.port()),
+                Transport::Tcp => publish(format!("{0}:{0}", address.port())),
+                Transport::Udp => publish(format!("{0}:{0}/udp", address.port())),
             },
         }))
     }
 
-    /// Whether the guest may listen on a port that is not published: on loopback, if it may connect
-    /// there. Programs talk to themselves that way; a rule for loopback says that they may.
-    pub(crate) fn listen_unpublished(&self, address: SocketAddr) -> Result<(), Denial> {
+    /// Whether ports need not be published.
+    pub(crate) fn listens_anywhere(&self) -> bool {
+        self.policy.listen == Listen::Anywhere
+    }
+
+    /// Whether the guest may listen on a port that is not published, and as what: for itself on loopback, if it
+    /// may connect there. Programs talk to themselves that way; a rule for loopback says that they may.
+    pub(crate) fn listen_unpublished(&self, address: SocketAddr) -> Result<Admission, Denial> {
         if address.ip().is_loopback() && self.reaches(address) {
-            return Ok(());
+            return Ok(Admission::Private);
         }
-        Err(self
-            .deny(Denial { what: format!("listen on {address}, which is not published"), flag: "-p 0:0".to_owned() }))
+        if self.listens_anywhere() {
+            return Ok(Admission::Open);
+        }
+        Err(self.deny(Denial { what: format!("listen on {address}, which is not published"), flag: publish("0:0") }))
+    }
+
+    /// The machine does not let this process bind a port: told as a refusal, since the guest sees one.
+    pub(crate) fn is_privileged(&self, address: SocketAddr, transport: Transport) {
+        let what = format!("bind {address}/{transport}, which takes a privilege that this process does not have");
+        self.deny(Denial { what, flag: "--cap-add NET_BIND_SERVICE".to_owned() });
     }
 
     /// Whether a rule allows to send to this address.
@@ -175,7 +236,7 @@ impl Gate {
         if self.reaches(address) {
             return Ok(());
         }
-        Err(self.deny(Denial { what: format!("connect to {address}"), flag: format!("--allow-net {address}") }))
+        Err(self.deny(Denial { what: format!("connect to {address}"), flag: option("allow-net", address) }))
     }
 
     /// Whether the guest may look this name up: when some rule could use the answer.
@@ -240,6 +301,12 @@ impl Gate {
             }
             wide => allows_wide(wide, ip),
         }
+    }
+
+    /// What was refused, and how often.
+    pub(crate) fn refusals(&self) -> BTreeMap<String, u64> {
+        let denials = self.denials.lock().expect("no panic while held");
+        denials.iter().map(|(denial, count)| (denial.clone(), *count)).collect()
     }
 
     /// Tells the person once per refusal, not per call, and not for ever: a guest may scan.
@@ -312,16 +379,26 @@ fn is_private(address: IpAddr) -> bool {
 }
 
 /// The well-known addresses of cloud metadata services: AWS, GCP, Azure and others share the first;
-/// then those of AWS containers and pods, Azure's wire server, Alibaba's; in IPv6 AWS's and GCP's.
+/// then those of AWS containers and pods, Azure's wire server, Alibaba's; in IPv6 AWS's and GCP's;
+/// Oracle's, Scaleway's and Tencent's own.
 fn is_metadata(address: IpAddr) -> bool {
     match unwrapped(address) {
         IpAddr::V4(v4) => matches!(
             v4.octets(),
-            [169, 254, 169, 254] | [169, 254, 170, 2 | 23] | [168, 63, 129, 16] | [100, 100, 100, 200]
+            [169, 254, 169, 254]
+                | [169, 254, 170, 2 | 23]
+                | [169, 254, 42, 42]
+                | [169, 254, 0, 23]
+                | [168, 63, 129, 16]
+                | [100, 100, 100, 200]
         ),
-        IpAddr::V6(v6) => {
-            matches!(v6.segments(), [0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254 | 0x23] | [0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254])
-        }
+        IpAddr::V6(v6) => matches!(
+            v6.segments(),
+            [0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254 | 0x23]
+                | [0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254]
+                | [0xfd00, 0xc1, 0, 0, 0, 0, 0xa9fe, 0xa9fe]
+                | [0xfd00, 0x42, 0, 0, 0, 0, 0, 0x42]
+        ),
     }
 }
 
@@ -438,9 +515,9 @@ mod tests {
         let publish = ["unix:/run/a.sock", "8080:80"].map(|text| text.parse().expect("a port")).to_vec();
         let gate = Gate::new(Policy { publish, ..Policy::default() });
         let any = |port: u16| SocketAddr::from(([0, 0, 0, 0], port));
-        assert_eq!(gate.bind(any(80), Transport::Tcp), Ok(Some(1)));
-        assert_eq!(gate.bind(any(1234), Transport::Tcp), Ok(Some(0)));
-        assert_eq!(gate.bind(any(0), Transport::Tcp), Ok(None));
+        assert_eq!(gate.bind(any(80), Transport::Tcp), Ok(Admission::Published(1)));
+        assert_eq!(gate.bind(any(1234), Transport::Tcp), Ok(Admission::Whichever(0)));
+        assert_eq!(gate.bind(any(0), Transport::Tcp), Ok(Admission::Private));
         assert!(gate.bind(any(1234), Transport::Udp).is_err());
     }
 
@@ -448,14 +525,29 @@ mod tests {
     fn only_published_ports_are_bound() {
         let gate = gate(&[]);
         let any = |port: u16| SocketAddr::from(([0, 0, 0, 0], port));
-        assert_eq!(gate.bind(any(80), Transport::Tcp), Ok(Some(0)));
-        assert_eq!(gate.bind(any(53), Transport::Udp), Ok(Some(1)));
-        assert_eq!(gate.bind(any(0), Transport::Tcp), Ok(None));
+        assert_eq!(gate.bind(any(80), Transport::Tcp), Ok(Admission::Published(0)));
+        assert_eq!(gate.bind(any(53), Transport::Udp), Ok(Admission::Published(1)));
+        assert_eq!(gate.bind(any(0), Transport::Tcp), Ok(Admission::Private));
+        assert!(gate.listen_unpublished(any(40_000)).is_err());
         let denial = gate.bind(any(53), Transport::Tcp).expect_err("not published");
         assert_eq!(
             denial.to_string(),
             "the guest may not bind port 53/tcp, which is not published; to allow it, add `-p 53:53`"
         );
+    }
+
+    #[test]
+    fn where_ports_need_not_be_published_those_that_are_mean_the_same() {
+        let publish = vec!["8080:80".parse().expect("a port")];
+        let outbound = vec!["127.0.0.1".parse().expect("a rule")];
+        let gate = Gate::new(Policy { publish, outbound, listen: Listen::Anywhere, ..Policy::default() });
+        let at = |text: &str| text.parse().expect("an address");
+        assert_eq!(gate.bind(at("0.0.0.0:80"), Transport::Tcp), Ok(Admission::Published(0)));
+        assert_eq!(gate.bind(at("0.0.0.0:80"), Transport::Udp), Ok(Admission::Open));
+        assert_eq!(gate.bind(at("[::]:81"), Transport::Tcp), Ok(Admission::Open));
+        assert_eq!(gate.bind(at("0.0.0.0:0"), Transport::Tcp), Ok(Admission::Private));
+        assert_eq!(gate.listen_unpublished(at("0.0.0.0:40000")), Ok(Admission::Open));
+        assert_eq!(gate.listen_unpublished(at("127.0.0.1:40000")), Ok(Admission::Private));
     }
 
     #[test]

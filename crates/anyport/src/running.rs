@@ -3,7 +3,7 @@
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
@@ -12,10 +12,14 @@ use crate::error::Error;
 use crate::instance::Outcome;
 use crate::net::published::Published;
 use crate::stage::Stage;
+use crate::status::{Status, View};
+use crate::worker::Template;
 
 /// A server at work. Dropping it stops its guests, and waits for their threads.
 pub struct Running {
+    view: View,
     published: Arc<Published>,
+    started: Instant,
     ports: Vec<Publish>,
     stage: watch::Sender<Stage>,
     /// Nothing is ever sent: each worker holds a receiver.
@@ -26,14 +30,35 @@ pub struct Running {
 
 impl Running {
     pub(crate) fn new(
-        published: Arc<Published>, stage: watch::Sender<Stage>, ended: watch::Sender<()>, front: Option<JoinHandle<()>>,
+        template: &Template, stage: watch::Sender<Stage>, ended: watch::Sender<()>, front: Option<JoinHandle<()>>,
     ) -> Self {
+        let published = Arc::clone(&template.published);
         let ports = published.ports().iter().map(|port| port.publish.clone()).collect();
-        Self { published, ports, stage, ended, workers: Vec::new(), front }
+        Self {
+            view: View::of(template),
+            published,
+            started: Instant::now(),
+            ports,
+            stage,
+            ended,
+            workers: Vec::new(),
+            front,
+        }
     }
 
     pub(crate) fn add(&mut self, worker: JoinHandle<Outcome>) {
         self.workers.push(worker);
+    }
+
+    /// What it is doing at this moment, also while its guests compute.
+    pub fn status(&self) -> Status {
+        Status::of(&self.view, *self.stage.borrow(), self.started.elapsed())
+    }
+
+    /// Changes [`Limits::memory_bytes`](crate::Limits::memory_bytes) of each guest, those that come later included.
+    /// Memory that a guest has already stays its own.
+    pub fn limit_memory(&self, bytes: usize) {
+        self.view.limit_memory(bytes);
     }
 
     /// The published ports, with the addresses that they have on the host: port 0 is resolved.
@@ -114,6 +139,7 @@ fn badness(outcome: &Outcome) -> u32 {
         Outcome::Exited(0) => 1,
         Outcome::Exited(_) => 2,
         Outcome::Trapped { .. } => 3,
+        Outcome::OutOfMemory { .. } => 4,
     }
 }
 

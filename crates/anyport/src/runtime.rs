@@ -1,5 +1,6 @@
 //! The door of the library: a runtime loads modules into servers.
 
+use std::fs::File;
 use std::sync::Arc;
 
 use wasmtime::Module;
@@ -54,7 +55,7 @@ impl Runtime {
     pub fn load(&self, artifact: &Artifact) -> Result<Server, Error> {
         inspect::must_run(artifact)?;
         let module = self.engine.compile(artifact)?;
-        self.serve(artifact, module)
+        self.serve(artifact.name(), module)
     }
 
     /// A server from a file that [`Runtime::precompile`] made.
@@ -65,7 +66,7 @@ impl Runtime {
     /// It was made by another version, or for another machine.
     pub fn load_precompiled(&self, artifact: &Artifact) -> Result<Server, Error> {
         let module = self.engine.load_trusted(artifact)?;
-        self.serve(artifact, module)
+        self.serve(artifact.name(), module)
     }
 
     /// Machine code for [`Runtime::load_precompiled`] on this kind of machine.
@@ -82,9 +83,35 @@ impl Runtime {
         }
     }
 
-    fn serve(&self, artifact: &Artifact, module: Module) -> Result<Server, Error> {
+    /// Compiles a module for another process of the same program and machine, which takes the file over
+    /// and calls [`Runtime::load_compiled`]: one that may neither read the cache nor write to it.
+    ///
+    /// The file is open for reading alone. It is the cache's, if there is one and it can be written to; of
+    /// processes that compile a module at the same time, one does so, and the others wait for it. Otherwise
+    /// it has no name and is in memory.
+    ///
+    /// # Errors
+    /// As [`Runtime::load`].
+    pub fn compile(&self, artifact: &Artifact) -> Result<File, Error> {
+        inspect::must_run(artifact)?;
+        self.engine.compile_to_file(artifact)
+    }
+
+    /// A server from a file that [`Runtime::compile`] gave, under a name for messages: what [`Artifact::name`]
+    /// was, since it is the guest's name for itself too. No path is opened.
+    ///
+    /// Its machine code is run as it is: only for files that nobody else could have written.
+    ///
+    /// # Errors
+    /// It was compiled by another version, or for another machine.
+    pub fn load_compiled(&self, file: File, name: &str) -> Result<Server, Error> {
+        let module = self.engine.load_open(file, name)?;
+        self.serve(name, module)
+    }
+
+    fn serve(&self, name: &str, module: Module) -> Result<Server, Error> {
         let imports = link::imports_of(&module);
-        link::check(artifact.name(), &imports)?;
-        Ok(Server::new(Arc::clone(&self.engine), module, artifact.name(), &imports))
+        link::check(name, &imports)?;
+        Ok(Server::new(Arc::clone(&self.engine), module, name, &imports))
     }
 }

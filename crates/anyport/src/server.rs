@@ -1,7 +1,7 @@
 //! A module with all it will run with, up to its start.
 
 use std::collections::HashSet;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -13,18 +13,22 @@ use crate::engine::Engine;
 use crate::error::Error;
 use crate::front;
 use crate::guest::Generation;
+use crate::health::Health;
 use crate::limits::Limits;
 use crate::link::{self, Import};
-use crate::net::Network;
 use crate::net::published::{self, OnListen, Origin, Published};
 use crate::net::simulated::Simulated;
+use crate::net::{self, Network};
 use crate::policy::{Gate, Policy};
 use crate::port_holder;
+use crate::spelling::option;
 use crate::stage::Stage;
 use crate::worker::{self, Template, Worker};
 
 pub use crate::instance::Outcome;
+pub use crate::net::resolve::Resolver;
 pub use crate::running::Running;
+pub use crate::status::{PortStatus, Status, WorkerStatus};
 pub use crate::stdio::StdioTarget;
 pub use crate::worker::{Directory, Restart};
 
@@ -46,6 +50,7 @@ pub struct Server {
     on_listen: Option<OnListen>,
     workers: usize,
     restart: Restart,
+    resolver: Resolver,
 }
 
 /// A listener for the guest, which finds it open when it starts, from descriptor 3 on.
@@ -63,6 +68,16 @@ pub enum Listener {
         /// What `LISTEN_FDNAMES` calls it.
         name: String,
     },
+}
+
+impl Listener {
+    /// Listens on this port of every address of the host: of both IP versions where there are two, which Linux
+    /// has as `[::]`, else of IPv4. Which versions there are is a matter of the network namespace that the caller
+    /// is in.
+    pub fn on_every_address(port: u16) -> Self {
+        let ip: IpAddr = if net::has_ipv6() { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+        Self::Bind((ip, port).into())
+    }
 }
 
 impl Server {
@@ -84,6 +99,7 @@ impl Server {
             on_listen: None,
             workers: 1,
             restart: Restart::default(),
+            resolver: Resolver::Host,
         }
     }
 
@@ -154,6 +170,13 @@ impl Server {
         self
     }
 
+    /// Who looks names up; the host by default.
+    #[must_use]
+    pub fn resolver(mut self, resolver: Resolver) -> Self {
+        self.resolver = resolver;
+        self
+    }
+
     /// Calls this, on a guest's thread, when a published port begins to be served, with the address that it has on
     /// the host: before that, clients are refused, or wait if the guest is handed its listener.
     #[must_use]
@@ -188,6 +211,7 @@ impl Server {
         let published = Published::reserve(&self.network, all, names.len(), workers, most, tell)
             .map_err(|(publish, error)| port_holder::explain(&publish.host, publish.transport, &error))?;
         let published = Arc::new(published);
+        let memory_most = self.limits.memory_bytes;
         let template = Arc::new(Template {
             engine: self.engine,
             module: self.module,
@@ -202,6 +226,8 @@ impl Server {
             published: Arc::clone(&published),
             gate: Arc::new(Gate::new(self.policy)),
             restart: self.restart,
+            resolver: Arc::new(self.resolver),
+            health: (0..workers).map(|_| Health::new(memory_most)).collect(),
         });
         launch(&template, published, workers)
     }
@@ -290,7 +316,7 @@ impl Server {
             args + env,
             self.limits.environment_bytes,
         ))
-        .with_hint("pass less, or raise `--limit environment-bytes=N`"))
+        .with_hint(format!("pass less, or raise `{}`", option("limit", "environment-bytes=N"))))
     }
 }
 
@@ -311,7 +337,7 @@ fn launch(template: &Arc<Template>, published: Arc<Published>, workers: usize) -
     let guests: Vec<_> = (0..workers).map(|number| template.guest(number)).collect::<Result<_, _>>()?;
     let runtimes: Vec<_> = (0..workers).map(|_| worker::event_loop()).collect::<Result<_, _>>()?;
     let front = if workers > 1 { Some(front::start(&published, stages.clone())?) } else { None };
-    let mut running = Running::new(published, stage, ended, front);
+    let mut running = Running::new(template, stage, ended, front);
     for (number, (runtime, guest)) in runtimes.into_iter().zip(guests).enumerate() {
         let template = Arc::clone(template);
         let worker = Worker { number, template, stage: stages.clone(), _alive: alive.clone() };

@@ -17,12 +17,15 @@ use crate::connection_limits::Watchman;
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::guest::{Generation, Guest, Setup};
+use crate::health::Health;
 use crate::instance::{self, Outcome};
 use crate::lane::Lanes;
 use crate::limits::Limits;
 use crate::net::Network;
 use crate::net::published::Published;
+use crate::net::resolve::Resolver;
 use crate::policy::Gate;
+use crate::spelling::option;
 use crate::stage::Stage;
 use crate::stdio::{Stdio, StdioTarget};
 
@@ -69,6 +72,9 @@ pub(crate) struct Template {
     pub(crate) published: Arc<Published>,
     pub(crate) gate: Arc<Gate>,
     pub(crate) restart: Restart,
+    pub(crate) resolver: Arc<Resolver>,
+    /// Of each worker.
+    pub(crate) health: Arc<[Health]>,
 }
 
 impl Template {
@@ -85,13 +91,16 @@ impl Template {
                 .hand_over(worker)
                 .map_err(|error| Error::host(format!("the listeners cannot be handed over: {error}")))?,
             limits: Arc::clone(&self.limits),
+            grown: Arc::clone(&self.health[worker].grown),
+            resolver: Arc::clone(&self.resolver),
             network: self.network.clone(),
             published: Arc::clone(&self.published),
             worker,
             gate: Arc::clone(&self.gate),
         };
         Guest::new(setup).map_err(|_| {
-            Error::host("the guest may not open even its first descriptors").with_hint("raise `--limit descriptors=N`")
+            Error::host("the guest may not open even its first descriptors")
+                .with_hint(format!("raise `{}`", option("limit", "descriptors=N")))
         })
     }
 
@@ -146,6 +155,7 @@ impl Worker {
             .name(thread_name(&self.template.name))
             .spawn(move || {
                 let outcome = self.work(runtime, guest);
+                self.template.health[self.number].has_ended.store(true, Ordering::Relaxed);
                 self.template.published.gone(self.number);
                 outcome
             })
@@ -157,7 +167,10 @@ impl Worker {
         let mut pause = BACK_OFF;
         loop {
             let started = Instant::now();
+            let health = &self.template.health[self.number];
+            health.begin(&guest.descriptors);
             let outcome = runtime.block_on(self.live(guest));
+            health.end(failure(&outcome));
             let served = self.template.published.has_served.load(Ordering::Acquire);
             if !self.again(&outcome, served) {
                 if self.template.published.workers() > 1 {
@@ -172,7 +185,10 @@ impl Worker {
             }
             tell(&outcome, &format!("the next one starts in {pause:?}"));
             match self.next(runtime, &mut pause) {
-                Some(next) => (runtime, guest) = next,
+                Some(next) => {
+                    (runtime, guest) = next;
+                    health.restarts.fetch_add(1, Ordering::Relaxed);
+                }
                 // How this one ended is told.
                 None => return Outcome::Stopped,
             }
@@ -248,14 +264,24 @@ impl<F: Fn()> Drop for OnDrop<F> {
     }
 }
 
+/// Why a guest failed, if it did.
+fn failure(outcome: &Outcome) -> Option<String> {
+    match outcome {
+        Outcome::Exited(0) | Outcome::Stopped => None,
+        Outcome::Exited(code) => Some(format!("it exited with code {code}")),
+        Outcome::Trapped { reason, .. } | Outcome::OutOfMemory { reason, .. } => Some(reason.clone()),
+    }
+}
+
 /// Tells how a guest ended where others go on, and what follows.
 fn tell(outcome: &Outcome, then: &str) {
     match outcome {
-        Outcome::Trapped { reason, backtrace } if backtrace.is_empty() => {
-            tracing::warn!("the guest trapped: {reason}; {then}");
-        }
-        Outcome::Trapped { reason, backtrace } => {
-            tracing::warn!("the guest trapped: {reason}; {then}\nthe guest's functions, innermost first:\n{backtrace}");
+        Outcome::Trapped { reason, backtrace } | Outcome::OutOfMemory { reason, backtrace } => {
+            let what = if matches!(outcome, Outcome::Trapped { .. }) { "the guest trapped" } else { "out of memory" };
+            match backtrace.as_str() {
+                "" => tracing::warn!("{what}: {reason}; {then}"),
+                calls => tracing::warn!("{what}: {reason}; {then}\nthe guest's functions, innermost first:\n{calls}"),
+            }
         }
         Outcome::Exited(code) => tracing::warn!("the guest exited with code {code}; {then}"),
         Outcome::Stopped => {}

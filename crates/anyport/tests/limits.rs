@@ -21,7 +21,9 @@ fn starts(stage: Stage) -> bool {
         Ok(Some(_)) => true,
         Ok(None) => panic!("it does not answer"),
         Err(_) => {
-            let Outcome::Trapped { reason, .. } = guest.outcome() else { panic!("it has not trapped") };
+            let (Outcome::Trapped { reason, .. } | Outcome::OutOfMemory { reason, .. }) = guest.outcome() else {
+                panic!("it has not trapped")
+            };
             assert!(!reason.contains("anyport failed"), "{reason}");
             false
         }
@@ -65,6 +67,18 @@ fn memory() {
     // What a guest begins with counts too.
     assert!(starts(Stage::preview1().limit("memory-bytes", 2 * PAGE)));
     assert!(!starts(Stage::preview1().limit("memory-bytes", 2 * PAGE - 1)));
+}
+
+/// As `docker update` does.
+#[test]
+fn memory_can_be_limited_anew_while_a_guest_runs() {
+    let mut guest = Stage::preview1().limit("memory-bytes", 3 * PAGE).start();
+    assert_eq!([1, 1].map(|pages| guest.grow_memory(pages)), [true, false]);
+    guest.running().limit_memory(usize::try_from(4 * PAGE).expect("it is small"));
+    assert_eq!([1, 1].map(|pages| guest.grow_memory(pages)), [true, false]);
+    // What it has stays its own.
+    guest.running().limit_memory(0);
+    assert_eq!([0, 1].map(|pages| guest.grow_memory(pages)), [true, false]);
 }
 
 #[test]

@@ -8,6 +8,7 @@ mod support;
 mod wat_support;
 
 mod servers {
+    mod anywhere;
     mod chaos;
     mod connections;
     mod datagrams;
@@ -17,6 +18,7 @@ mod servers {
     mod memory;
     mod restart;
     mod started;
+    mod status;
     mod time_limits;
     mod unix;
 }

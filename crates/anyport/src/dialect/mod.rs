@@ -1,6 +1,7 @@
 //! The dialects: thin tables of hostcalls over the verbs of `guest.rs`.
 
 pub(crate) mod document;
+pub mod filter;
 pub(crate) mod hostcall;
 pub(crate) mod preview1;
 mod trace;

@@ -15,7 +15,7 @@ use std::time::Duration;
 use rustix::io::Errno;
 use tokio::time::Sleep;
 
-use super::published::Port;
+use super::port::Port;
 use super::queue::Arrival;
 use super::{Endpoint, Interest, OptionName, Ready, SocketOption};
 

@@ -7,6 +7,7 @@ pub(crate) mod connections;
 pub(crate) mod inlet;
 mod os;
 pub(crate) mod poller;
+pub(crate) mod port;
 pub(crate) mod published;
 pub(crate) mod queue;
 pub(crate) mod resolve;
@@ -117,6 +118,12 @@ impl Network {
             Self::Simulated(network) => Ok(Endpoint::Simulated(network.open(family, transport))),
         }
     }
+}
+
+/// Whether there is IPv6 here: sockets of it may be opened, and bound.
+pub(crate) fn has_ipv6() -> bool {
+    let bound = || os::Endpoint::open(Family::Inet6, Transport::Tcp)?.bind(Family::Inet6.unspecified());
+    bound().is_ok()
 }
 
 /// Forwards to the socket that this endpoint is. A listener of a public port has its own calls; it

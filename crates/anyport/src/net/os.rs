@@ -106,6 +106,11 @@ impl Endpoint {
     }
 
     pub(super) fn bind(&self, address: SocketAddr) -> io::Result<()> {
+        if address.is_ipv6() && address.ip().is_unspecified() {
+            // `[::]` is every address of both versions, as Linux has it by default, whatever the machine says. Not
+            // where IPv6 is all there is, which is no error.
+            let _ = sockopt::set_ipv6_v6only(&self.fd, false);
+        }
         Ok(rustix::net::bind(&self.fd, &address)?)
     }
 

@@ -1,40 +1,34 @@
-//! Public ports: reserved on the host before any guest starts, fed to the guests that listen on them.
+//! Public ports: reserved on the host before any guest starts or when one binds them, fed to the guests that
+//! listen on them.
 
-use std::ffi::OsStr;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketAddrUnix};
 use tokio::sync::Notify;
 
 use super::connections::{All, Connections};
-use super::inlet::Inlet;
-use super::queue::{Arrival, Queue};
-use super::unix_path::UnixPath;
-use super::{Endpoint, Network, Shutdown, SocketOption};
+use super::port::{ACCEPT_BACKLOG, Claim, Host, Shared, Side, State, Stay};
+use super::queue::Arrival;
+use super::{Endpoint, Network};
 use crate::address::{Family, HostAddress, Publish, Transport};
 
-/// Told when a public port begins to be served: before that, clients are refused.
-pub(crate) type OnListen = Arc<dyn Fn(&Publish) + Send + Sync>;
-
-/// Pending connections of a listener that is handed over, as Linux's own `SOMAXCONN` since 5.4.
-const ACCEPT_BACKLOG: u32 = 4096;
+pub(crate) use super::port::{OnListen, Origin, Port, inherit};
 
 /// The public ports of one server, for all its workers: the listeners that its guests are handed, then
-/// the ports of its policy in that order.
+/// the ports of its policy in that order, then those that guests have opened.
 pub(crate) struct Published {
-    ports: Vec<Arc<Port>>,
+    ports: Mutex<Vec<Arc<Port>>>,
     /// How many of them are handed over; the others guests bind.
     handed: usize,
-    /// The connections of each worker.
-    connections: Vec<Arc<Connections>>,
+    shared: Shared,
+    /// Takes no connection any more.
+    closed: AtomicBool,
+    /// For each worker: whether its guests have ended for good.
+    gone: Vec<AtomicBool>,
     /// All connections.
     pub(crate) all: Arc<All>,
     /// Whether some guest has begun to serve: one that fails later may do better the next time.
@@ -42,62 +36,6 @@ pub(crate) struct Published {
     /// Told when a guest begins to listen or ends, when connections wait for the front, and when the
     /// ports close.
     pub(crate) changed: Arc<Notify>,
-}
-
-/// One public port.
-pub(crate) struct Port {
-    /// With the address that it has on the host.
-    pub(crate) publish: Publish,
-    network: Network,
-    /// The socket is the service manager's, who may hand it to the next process: it is not shut down.
-    inherited: bool,
-    state: Mutex<State>,
-    /// Takes no connection any more.
-    closed: AtomicBool,
-    /// For each worker.
-    queues: Vec<Queue>,
-    /// Those that the front has not given to a worker yet; of a single worker, none.
-    unassigned: Queue,
-    changed: Arc<Notify>,
-    on_listen: Option<OnListen>,
-}
-
-struct State {
-    /// Of a Unix socket that this program makes. First, so that its file goes before the socket is closed.
-    unix: Option<UnixPath>,
-    host: Host,
-    /// For each worker.
-    guests: Vec<Side>,
-    told: bool,
-}
-
-/// A guest's side of a port.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Side {
-    Away,
-    Bound,
-    Listening,
-    /// The guest has ended, and another is about to take its place.
-    Restarting,
-}
-
-/// The host's side of a port.
-enum Host {
-    /// Not needed: connections come from this program.
-    None,
-    /// Bound, not yet listening: clients are refused until a guest listens, as with any server.
-    Bound(Arc<Endpoint>),
-    Listening(Arc<Endpoint>),
-    /// No guest listens any more.
-    Closed,
-}
-
-/// What a port is made of.
-pub(crate) enum Origin {
-    /// To be bound at the address of its [`Publish`].
-    Bind,
-    /// A socket that listens already.
-    Inherited(Endpoint),
 }
 
 impl Published {
@@ -111,37 +49,91 @@ impl Published {
         on_listen: Option<&OnListen>,
     ) -> Result<Self, (Publish, io::Error)> {
         let (all, changed) = (Arc::new(All::default()), Arc::new(Notify::new()));
-        let connections: Vec<_> = (0..workers).map(|_| Connections::new(most, &all)).collect();
-        let unassigned = Connections::new(usize::MAX, &all);
+        let shared = Shared {
+            network: network.clone(),
+            workers: (0..workers).map(|_| Connections::new(most, &all)).collect(),
+            unassigned: Connections::new(usize::MAX, &all),
+            changed: Arc::clone(&changed),
+            on_listen: on_listen.cloned(),
+        };
         let ports = ports.into_iter().enumerate().map(|(index, (publish, origin))| {
-            let port = Port::reserve(network, publish, origin, &connections, &unassigned, &changed, on_listen)?;
+            let port = Port::reserve(&shared, publish, origin, Stay::Always)?;
             if index < handed {
                 port.begin(ACCEPT_BACKLOG).map_err(|error| (port.publish.clone(), error))?;
             }
             Ok(Arc::new(port))
         });
-        let ports = ports.collect::<Result<_, _>>()?;
-        Ok(Self { ports, handed, connections, all, has_served: AtomicBool::new(false), changed })
+        let ports = Mutex::new(ports.collect::<Result<_, _>>()?);
+        Ok(Self {
+            ports,
+            handed,
+            closed: AtomicBool::new(false),
+            gone: (0..workers).map(|_| AtomicBool::new(false)).collect(),
+            shared,
+            all,
+            has_served: AtomicBool::new(false),
+            changed,
+        })
     }
 
     /// The endpoint for a port that a worker's guest binds, by its place in the policy.
-    pub(crate) fn claim(&self, index: usize, worker: usize) -> io::Result<Endpoint> {
-        let port = &self.ports[self.handed + index];
-        match port.publish.transport {
-            Transport::Tcp => Ok(Endpoint::Inlet(port.inlet(worker)?)),
-            Transport::Udp => {
-                let endpoint = port.datagrams()?;
-                port.lock().guests[worker] = Side::Listening;
-                port.tell();
-                Ok(endpoint)
-            }
-        }
+    pub(crate) fn claim(&self, index: usize, worker: usize) -> io::Result<Claim> {
+        told(self.named(index).claim(worker))
     }
 
-    /// The listeners to hand to a worker's guest, with their addresses as it sees them.
+    /// Whether a worker's guest has that port already.
+    pub(crate) fn is_held(&self, index: usize, worker: usize) -> bool {
+        self.named(index).is_held_by(worker)
+    }
+
+    /// The endpoint for an address of the host that a worker's guest binds without its being published: bound
+    /// now, unless another worker's guest has it already.
+    pub(crate) fn open(&self, address: SocketAddr, transport: Transport, worker: usize) -> io::Result<Claim> {
+        let claimed = {
+            let mut ports = self.lock();
+            forget_unused(&mut ports);
+            match ports.iter().find(|port| port.is_opened_at(address, transport)) {
+                Some(port) => port.claim(worker),
+                None => self.add(&mut ports, address, transport, Origin::Bind, Stay::WhileUsed, worker),
+            }
+        };
+        told(claimed)
+    }
+
+    /// The same for a TCP socket that the guest has bound to a free port by itself, when it listens.
+    pub(crate) fn adopt(&self, socket: &Arc<Endpoint>, address: SocketAddr, worker: usize) -> io::Result<Endpoint> {
+        // Unknown to the poller, which may not be the one of who accepts.
+        let socket = socket.renewed()?.map_or_else(|| Arc::clone(socket), Arc::new);
+        let mut ports = self.lock();
+        forget_unused(&mut ports);
+        let origin = Origin::Bound(socket);
+        Ok(self.add(&mut ports, address, Transport::Tcp, origin, Stay::ForOneGuest, worker)?.endpoint)
+    }
+
+    fn add(
+        &self, ports: &mut Vec<Arc<Port>>, address: SocketAddr, transport: Transport, origin: Origin, stay: Stay,
+        worker: usize,
+    ) -> io::Result<Claim> {
+        let publish = Publish { host: HostAddress::Ip(address), guest_port: Some(address.port()), transport };
+        // Datagrams are no connections: they pass until the end.
+        let is_late = transport == Transport::Tcp && self.closed.load(Ordering::SeqCst);
+        let origin = if is_late { Origin::Closed } else { origin };
+        let port = Port::reserve(&self.shared, publish, origin, stay).map_err(|(_, error)| error)?;
+        for (gone, _) in self.gone.iter().enumerate().filter(|(_, gone)| gone.load(Ordering::SeqCst)) {
+            port.gone(gone);
+        }
+        let port = Arc::new(port);
+        // One that cannot be had is closed again.
+        let claim = port.claim(worker)?;
+        ports.push(port);
+        Ok(claim)
+    }
+
+    /// The listeners to hand to a worker's next guest, with their addresses as it sees them.
     pub(crate) fn hand_over(&self, worker: usize) -> io::Result<Vec<(Endpoint, SocketAddr)>> {
         let mut handed = Vec::new();
-        for port in &self.ports[..self.handed] {
+        let ports = self.ports();
+        for port in &ports[..self.handed] {
             match port.hand_over(worker) {
                 Ok(listener) => handed.push(listener),
                 Err(error) => {
@@ -151,32 +143,43 @@ impl Published {
                 }
             }
         }
+        for port in &ports {
+            port.begin_anew(worker);
+        }
         Ok(handed)
     }
 
     /// The IP version that a port is published on.
     pub(crate) fn family(&self, index: usize) -> Family {
-        self.ports[self.handed + index].address().map_or(Family::Inet4, |address| Family::of(&address))
+        self.named(index).address().map_or(Family::Inet4, |address| Family::of(&address))
     }
 
-    pub(crate) fn ports(&self) -> &[Arc<Port>] {
-        &self.ports
+    /// All ports that there are now.
+    pub(crate) fn ports(&self) -> Vec<Arc<Port>> {
+        let mut ports = self.lock();
+        forget_unused(&mut ports);
+        ports.clone()
+    }
+
+    fn named(&self, index: usize) -> Arc<Port> {
+        // These are never forgotten.
+        Arc::clone(&self.lock()[self.handed + index])
     }
 
     pub(crate) fn workers(&self) -> usize {
-        self.connections.len()
+        self.shared.workers.len()
     }
 
     pub(crate) fn connections(&self, worker: usize) -> &Arc<Connections> {
-        &self.connections[worker]
+        &self.shared.workers[worker]
     }
 
     /// The worker with the fewest connections of those whose guests listen on a port and have room
     /// for another.
     fn least_loaded(&self, state: &State) -> Option<usize> {
-        (0..self.connections.len())
-            .filter(|worker| state.guests[*worker] == Side::Listening && self.connections[*worker].has_room())
-            .min_by_key(|worker| self.connections[*worker].held())
+        (0..self.workers())
+            .filter(|worker| state.guests[*worker] == Side::Listening && self.connections(*worker).has_room())
+            .min_by_key(|worker| self.connections(*worker).held())
     }
 
     /// Whether a worker would be given a connection of this port.
@@ -192,14 +195,14 @@ impl Published {
         // Held until it is given: a worker whose guest ends meanwhile gives it back.
         let state = port.lock();
         let worker = self.least_loaded(&state).ok_or(io::ErrorKind::WouldBlock)?;
-        let arrival = match (port.unassigned.pop(), &state.host) {
+        let arrival = match (port.unassigned().pop(), &state.host) {
             (Some(arrival), _) => arrival,
             (None, Host::Listening(host)) if !port.is_closed() => {
-                Arrival::accept(host, self.connections[worker].permit())?
+                Arrival::accept(host, self.connections(worker).permit())?
             }
             _ => return Err(io::ErrorKind::WouldBlock.into()),
         };
-        port.queues[worker].push(arrival).map_err(|_| io::ErrorKind::ConnectionRefused.into())
+        port.queue(worker).push(arrival).map_err(|_| io::ErrorKind::ConnectionRefused.into())
     }
 
     /// A connection of this program to a port of the guest.
@@ -207,7 +210,8 @@ impl Published {
     /// # Errors
     /// No such port is published, or nobody will serve it any more.
     pub(crate) fn connect(&self, guest_port: u16) -> io::Result<UnixStream> {
-        let streams = || self.ports.iter().filter(|port| port.publish.transport == Transport::Tcp);
+        let ports = self.ports();
+        let streams = || ports.iter().filter(|port| port.publish.transport == Transport::Tcp);
         let named = streams().find(|port| port.publish.guest_port == Some(guest_port));
         let port = named.or_else(|| streams().find(|port| port.may_be(guest_port)));
         let port = port.ok_or(io::ErrorKind::AddrNotAvailable)?;
@@ -226,323 +230,159 @@ impl Published {
     /// A worker's guest has ended, and another will take its place: the ports stay as they are.
     /// Connections that wait for it go to others.
     pub(crate) fn restarting(&self, worker: usize) {
-        for port in &self.ports {
-            port.withdraw(worker, Side::Restarting);
+        for port in self.ports() {
+            port.restarting(worker);
         }
         self.changed.notify_waiters();
     }
 
     /// A worker's guest has ended for good.
     pub(crate) fn gone(&self, worker: usize) {
-        for port in &self.ports {
-            port.withdraw(worker, Side::Away);
-            port.queues[worker].close();
-            if port.queues.iter().all(Queue::is_closed) {
-                port.unassigned.close();
-            }
+        // With the lock held: a port is opened before that, or knows of it.
+        let ports = self.lock();
+        self.gone[worker].store(true, Ordering::SeqCst);
+        for port in &*ports {
+            port.gone(worker);
         }
     }
 
     /// Takes the connections that wait at the ports, and no more.
     pub(crate) fn close(&self) {
-        for port in self.ports.iter().filter(|port| port.publish.transport == Transport::Tcp) {
+        // As there.
+        let ports = {
+            let ports = self.lock();
+            self.closed.store(true, Ordering::SeqCst);
+            ports.clone()
+        };
+        for port in ports.iter().filter(|port| port.publish.transport == Transport::Tcp) {
             port.close();
         }
         self.changed.notify_waiters();
     }
-}
 
-impl Port {
-    fn reserve(
-        network: &Network, publish: Publish, origin: Origin, workers: &[Arc<Connections>],
-        unassigned: &Arc<Connections>, changed: &Arc<Notify>, on_listen: Option<&OnListen>,
-    ) -> Result<Self, (Publish, io::Error)> {
-        let inherited = matches!(origin, Origin::Inherited(_));
-        let mut state = State { unix: None, host: Host::Closed, guests: vec![Side::Away; workers.len()], told: false };
-        let reserved = match origin {
-            Origin::Inherited(endpoint) => {
-                state.host = Host::Listening(Arc::new(endpoint));
-                Ok(())
-            }
-            Origin::Bind => state.reserve(network, &publish),
-        };
-        if let Err(error) = reserved {
-            return Err((publish, error));
-        }
-        let mut publish = publish;
-        if let (HostAddress::Ip(address), Host::Bound(endpoint)) = (&mut publish.host, &state.host) {
-            match endpoint.local_address() {
-                Ok(local) => *address = local,
-                Err(error) => return Err((publish, error)),
-            }
-        }
-        Ok(Self {
-            publish,
-            network: network.clone(),
-            inherited,
-            state: Mutex::new(state),
-            closed: AtomicBool::new(false),
-            queues: workers.iter().map(Queue::new).collect(),
-            unassigned: Queue::new(unassigned),
-            changed: Arc::clone(changed),
-            on_listen: on_listen.cloned(),
-        })
-    }
-
-    pub(crate) fn address(&self) -> Option<SocketAddr> {
-        self.publish.address()
-    }
-
-    pub(crate) fn is_closed(&self) -> bool {
-        self.closed.load(Ordering::SeqCst)
-    }
-
-    pub(super) fn queue(&self, worker: usize) -> &Queue {
-        &self.queues[worker]
-    }
-
-    /// Where connections come in: to the front, or straight to the only worker.
-    fn entrance(&self) -> &Queue {
-        if let [only] = &self.queues[..] { only } else { &self.unassigned }
-    }
-
-    /// The host's listener, if connections are taken from it.
-    pub(crate) fn listener(&self) -> Option<Arc<Endpoint>> {
-        match &self.lock().host {
-            Host::Listening(endpoint) if !self.is_closed() => Some(Arc::clone(endpoint)),
-            _ => None,
-        }
-    }
-
-    pub(super) fn host(&self) -> Option<Arc<Endpoint>> {
-        match &self.lock().host {
-            Host::Bound(endpoint) | Host::Listening(endpoint) => Some(Arc::clone(endpoint)),
-            Host::None | Host::Closed => None,
-        }
-    }
-
-    /// Whether this program may mean this port by a number that no publication names.
-    fn may_be(&self, guest_port: u16) -> bool {
-        let is_chosen_later = matches!(self.publish.guest_port, None | Some(0));
-        is_chosen_later && self.address().is_none_or(|address| address.port() == guest_port)
-    }
-
-    /// A listener that a worker's guest is handed, with its address as the guest sees it.
-    fn hand_over(self: &Arc<Self>, worker: usize) -> io::Result<(Endpoint, SocketAddr)> {
-        let inlet = self.inlet(worker)?;
-        self.listen(worker, ACCEPT_BACKLOG)?;
-        let mut local = inlet.local_address();
-        local.set_port(self.publish.guest_port.filter(|port| *port != 0).unwrap_or_else(|| local.port()));
-        Ok((Endpoint::Inlet(inlet), local))
-    }
-
-    /// A listener for a worker's guest; bound anew where the guest had closed it.
-    fn inlet(self: &Arc<Self>, worker: usize) -> io::Result<Inlet> {
-        let mut state = self.lock();
-        if matches!(state.guests[worker], Side::Bound | Side::Listening) {
-            if self.publish.guest_port.is_none() {
-                tracing::warn!(
-                    "the guest binds a second port; name the one for `{0}`: `-p {0}:PORT`",
-                    self.publish.host
-                );
-            }
-            return Err(Errno::ADDRINUSE.into());
-        }
-        self.bind_anew(&mut state)?;
-        let direct = match &state.host {
-            // With several workers the front takes the connections, and feeds them.
-            Host::Bound(host) | Host::Listening(host) if self.queues.len() == 1 => {
-                Some(host.renewed()?.map_or_else(|| Arc::clone(host), Arc::new))
-            }
-            _ => None,
-        };
-        state.guests[worker] = Side::Bound;
-        drop(state);
-        Ok(Inlet::new(Arc::clone(self), worker, direct))
-    }
-
-    fn datagrams(&self) -> io::Result<Endpoint> {
-        let mut state = self.lock();
-        if let Host::Bound(endpoint) = &state.host
-            && let Some(renewed) = endpoint.renewed()?
-        {
-            // Each worker has the same socket, and each datagram goes to one of them.
-            return Ok(renewed);
-        }
-        match std::mem::replace(&mut state.host, Host::Closed) {
-            Host::Bound(endpoint) => Arc::into_inner(endpoint).ok_or_else(|| Errno::ADDRINUSE.into()),
-            _ => bind(&self.network, &self.publish)?.ok_or_else(|| Errno::ADDRNOTAVAIL.into()),
-        }
-    }
-
-    /// A worker's guest listens.
-    pub(super) fn listen(&self, worker: usize, backlog: u32) -> io::Result<()> {
-        self.begin(backlog)?;
-        self.lock().guests[worker] = Side::Listening;
-        self.changed.notify_waiters();
-        Ok(())
-    }
-
-    /// The host listens, if it does not yet.
-    fn begin(&self, backlog: u32) -> io::Result<()> {
-        let mut state = self.lock();
-        self.bind_anew(&mut state)?;
-        if let Host::Bound(endpoint) = &state.host {
-            endpoint.listen(backlog)?;
-            state.host = Host::Listening(Arc::clone(endpoint));
-        }
-        Ok(())
-    }
-
-    /// Binds again what the guests had all closed.
-    fn bind_anew(&self, state: &mut State) -> io::Result<()> {
-        if matches!(state.host, Host::Closed) && !self.is_closed() {
-            state.bind(&self.network, &self.publish)?;
-        }
-        Ok(())
-    }
-
-    /// Tells the embedder, the first time, that this port is served from now on.
-    pub(super) fn tell(&self) {
-        let told = std::mem::replace(&mut self.lock().told, true);
-        if let (false, Some(tell)) = (told, &self.on_listen) {
-            tell(&self.publish);
-        }
-    }
-
-    /// A worker's guest has closed its listener.
-    pub(super) fn leave(&self, worker: usize) {
-        // One that has ended has withdrawn already.
-        if self.lock().guests[worker] != Side::Restarting {
-            self.withdraw(worker, Side::Away);
-        }
-    }
-
-    /// A worker takes no connection for now: those that wait for it go to others. If no guest will come,
-    /// they end with the listener, as a kernel has it.
-    fn withdraw(&self, worker: usize, side: Side) {
-        let (nobody, listened) = {
-            let mut state = self.lock();
-            let before = state.guests[worker];
-            if before == Side::Away {
-                // It has not come yet, or has left by itself.
-                return;
-            }
-            state.guests[worker] = side;
-            if self.queues.len() > 1 {
-                for arrival in self.queues[worker].take() {
-                    // Refused when no worker is left to serve it.
-                    let _ = self.unassigned.push(arrival);
-                }
-            }
-            (state.guests.iter().all(|side| *side == Side::Away), before != Side::Bound)
-        };
-        if nobody {
-            self.shut();
-            if listened {
-                drop(self.entrance().take());
-            }
-        }
-        self.changed.notify_waiters();
-    }
-
-    /// Takes the connections that wait, and no more.
-    fn close(&self) {
-        // What waits at an inherited socket is for the next process.
-        if let (false, Some(host)) = (self.inherited, self.listener()) {
-            // Unknown to the poller, so that it asks the kernel whatever the poller knows.
-            let host = host.renewed().ok().flatten().map_or(host, Arc::new);
-            // At most a whole backlog: others may come without end.
-            for _ in 0..ACCEPT_BACKLOG {
-                let Ok(arrival) = Arrival::accept(&host, self.entrance().permit()) else { break };
-                // Refused when every worker has ended.
-                let _ = self.entrance().push(arrival);
-            }
-        }
-        self.closed.store(true, Ordering::SeqCst);
-        self.shut();
-    }
-
-    /// Ends the host's listener: clients are refused from now on.
-    fn shut(&self) {
-        let mut state = self.lock();
-        // Only this program, or the service manager, knows of these, and may connect again.
-        if !self.inherited && !matches!(state.host, Host::None) {
-            if let Some(unix) = &mut state.unix {
-                unix.remove();
-            }
-            let host = std::mem::replace(&mut state.host, Host::Closed);
-            if let Host::Listening(endpoint) = host {
-                // For those who still hold it, such as the front.
-                let _ = endpoint.shutdown(Shutdown::Both);
-            }
-        }
-        drop(state);
-        self.changed.notify_waiters();
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().expect("no panic while held")
+    fn lock(&self) -> MutexGuard<'_, Vec<Arc<Port>>> {
+        self.ports.lock().expect("no panic while held")
     }
 }
 
-impl State {
-    fn reserve(&mut self, network: &Network, publish: &Publish) -> io::Result<()> {
-        if let HostAddress::Unix(path) = &publish.host {
-            self.unix = Some(UnixPath::new(path)?);
+/// Tells where datagrams come in. Not with the list of ports locked: who is told may ask for it.
+fn told(claimed: io::Result<Claim>) -> io::Result<Claim> {
+    claimed.inspect(|claim| {
+        if let Some(lease) = &claim.lease {
+            lease.tell();
         }
-        self.bind(network, publish)
-    }
+    })
+}
 
-    fn bind(&mut self, network: &Network, publish: &Publish) -> io::Result<()> {
-        let endpoint = match &mut self.unix {
-            Some(unix) => Some(unix.bind()?),
-            None => bind(network, publish)?,
-        };
-        self.host = endpoint.map_or(Host::None, |endpoint| Host::Bound(Arc::new(endpoint)));
-        Ok(())
-    }
+/// Gives up the ports that guests have opened and closed again. Nobody claims one meanwhile, since who does
+/// has the same lock.
+fn forget_unused(ports: &mut Vec<Arc<Port>>) {
+    ports.retain(|port| {
+        let unused = port.is_unused();
+        if unused {
+            port.forget();
+        }
+        !unused
+    });
 }
 
 impl fmt::Debug for Published {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(&self.ports).finish()
+        f.debug_list().entries(&*self.lock()).finish()
     }
 }
 
-impl fmt::Debug for Port {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.publish.fmt(f)
-    }
-}
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, TcpStream};
 
-/// A socket bound to the IP address where a port is public; nothing where it has none.
-fn bind(network: &Network, publish: &Publish) -> io::Result<Option<Endpoint>> {
-    let address = match &publish.host {
-        HostAddress::Ip(address) => *address,
-        HostAddress::Unix(_) | HostAddress::Memory => return Ok(None),
-    };
-    let endpoint = network.open(Family::of(&address), publish.transport)?;
-    if publish.transport == Transport::Tcp {
-        // A restarted server must get its port back from connections in TIME_WAIT.
-        endpoint.set_option(SocketOption::ReuseAddress(true))?;
-    }
-    endpoint.bind(address)?;
-    Ok(Some(endpoint))
-}
+    use super::*;
+    use crate::net::port::Claim;
 
-/// What an inherited socket is published as: where it listens.
-pub(crate) fn inherit(socket: OwnedFd) -> io::Result<(Publish, Origin)> {
-    if !rustix::net::sockopt::socket_acceptconn(&socket)? {
-        return Err(io::Error::other("it does not listen"));
+    fn published(workers: usize) -> Published {
+        let published = Published::reserve(&Network::Os, Vec::new(), 0, workers, 10, None);
+        published.unwrap_or_else(|(_, error)| panic!("{error}"))
     }
-    let address = rustix::net::getsockname(&socket)?;
-    let host = if address.address_family() == AddressFamily::UNIX {
-        let address = SocketAddrUnix::try_from(address)?;
-        let path = address.path().ok_or(Errno::DESTADDRREQ)?;
-        HostAddress::Unix(OsStr::from_bytes(path.to_bytes()).into())
-    } else {
-        HostAddress::Ip(SocketAddr::try_from(address)?)
-    };
-    Ok((Publish::same_port(host), Origin::Inherited(Endpoint::inherit(socket)?)))
+
+    /// An address of loopback that nothing else uses.
+    fn address() -> SocketAddr {
+        let mut dice = fastrand::Rng::new();
+        (Ipv4Addr::new(127, dice.u8(1..), dice.u8(..), dice.u8(1..255)), dice.u16(10_000..32_000)).into()
+    }
+
+    fn opened(published: &Published, address: SocketAddr, worker: usize) -> Claim {
+        let claim = published.open(address, Transport::Tcp, worker).expect("it is free");
+        claim.endpoint.listen(64).expect("it is bound");
+        claim
+    }
+
+    fn is_open(address: SocketAddr) -> bool {
+        TcpStream::connect(address).is_ok()
+    }
+
+    /// A guest ends, and its descriptors with it.
+    fn ends(published: &Published, worker: usize, held: Vec<Claim>) {
+        // As often as it is said.
+        published.restarting(worker);
+        published.restarting(worker);
+        drop(held);
+    }
+
+    #[test]
+    fn a_port_that_the_next_guest_does_not_open_is_given_up_with_it() {
+        let published = published(1);
+        let (kept, missed) = (address(), address());
+        let mut held = [kept, missed].map(|address| opened(&published, address, 0)).into();
+        for life in 1..4 {
+            ends(&published, 0, held);
+            assert!(is_open(kept));
+            assert_eq!(is_open(missed), life == 1, "life {life}");
+            assert!(published.hand_over(0).expect("nothing to hand over").is_empty());
+            assert_eq!(is_open(missed), life == 1, "life {life}");
+            held = vec![opened(&published, kept, 0)];
+        }
+        assert_eq!(published.ports().len(), 1);
+        drop(held);
+        assert!(!is_open(kept));
+        assert!(published.ports().is_empty());
+    }
+
+    #[test]
+    fn a_port_is_there_until_the_last_guest_has_closed_it() {
+        let published = published(2);
+        let address = address();
+        let [first, second] = [0, 1].map(|worker| opened(&published, address, worker));
+        assert_eq!(published.ports().len(), 1);
+        assert!(published.open(address, Transport::Tcp, 1).is_err());
+        drop(first);
+        assert!(is_open(address));
+        drop(second);
+        assert!(!is_open(address));
+        assert!(published.ports().is_empty());
+        drop(opened(&published, address, 1));
+    }
+
+    #[test]
+    fn a_port_that_cannot_be_listened_on_is_no_port() {
+        let published = published(1);
+        let address = address();
+        let taken = std::net::TcpListener::bind(address).expect("it is free");
+        assert!(published.open(address, Transport::Tcp, 0).is_err());
+        assert!(published.ports().is_empty());
+        drop(taken);
+        drop(opened(&published, address, 0));
+    }
+
+    #[test]
+    fn workers_that_are_gone_take_nothing_of_a_port_that_comes_later() {
+        let published = published(2);
+        let address = address();
+        published.gone(0);
+        let claim = opened(&published, address, 1);
+        let client = published.connect(address.port()).expect("one is left");
+        published.gone(1);
+        drop(claim);
+        let mut byte = [0];
+        assert_eq!(io::Read::read(&mut &client, &mut byte).expect("it has ended"), 0);
+    }
 }

@@ -1,5 +1,6 @@
 //! A TCP socket's life: one enum, a transition is a method, a wrong transition is one errno here.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -84,6 +85,17 @@ impl Tcp {
         inner.endpoint.set_option(SocketOption::ReuseAddress(true))?;
         inner.endpoint.bind(to)?;
         inner.stage = Stage::Bound { local: inner.endpoint.local_address()?, published: false };
+        Ok(())
+    }
+
+    /// Lets a port be made public that this socket is bound to by itself, and takes the port's endpoint instead.
+    pub(crate) fn make_public(
+        &self, publish: impl FnOnce(&Arc<Endpoint>, SocketAddr) -> io::Result<Endpoint>,
+    ) -> Result<(), Errno> {
+        let mut inner = self.lock();
+        let Stage::Bound { local, published: false } = inner.stage else { return Err(Errno::Invalid) };
+        inner.endpoint = Arc::new(publish(&inner.endpoint, local)?);
+        inner.stage = Stage::Bound { local, published: true };
         Ok(())
     }
 

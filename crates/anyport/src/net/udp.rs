@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use super::port::{Claim, Lease};
 use super::{Endpoint, Network};
 use crate::address::{Family, Transport};
 use crate::errno::Errno;
@@ -23,6 +24,8 @@ struct Inner {
     peer: Option<SocketAddr>,
     /// Of a published port: who may be answered without a rule that allows it.
     clients: Option<Clients>,
+    /// Of a public port. Behind the socket, which must be closed before another can be bound there.
+    lease: Option<Lease>,
 }
 
 /// Who has sent to a published port, as far as is remembered: those that asked last, in two
@@ -36,7 +39,7 @@ struct Clients {
 impl Udp {
     pub(crate) fn open(network: &Network, family: Family) -> Result<Self, Errno> {
         let endpoint = Arc::new(network.open(family, Transport::Udp)?);
-        Ok(Self { family, inner: Mutex::new(Inner { endpoint, local: None, peer: None, clients: None }) })
+        Ok(Self { family, inner: Mutex::new(Inner { endpoint, local: None, peer: None, clients: None, lease: None }) })
     }
 
     pub(crate) fn endpoint(&self) -> Arc<Endpoint> {
@@ -56,11 +59,13 @@ impl Udp {
     }
 
     /// Takes a socket that is bound on the host already; the guest sees it as bound to `local`.
-    pub(crate) fn adopt(&self, bound: Endpoint, local: SocketAddr) -> Result<(), Errno> {
+    pub(crate) fn adopt(&self, claim: Claim, local: SocketAddr) -> Result<(), Errno> {
+        let Claim { endpoint: bound, lease } = claim;
         let mut inner = self.lock();
         inner.must_be_unbound()?;
         inner.local = Some(if local.port() == 0 { bound.local_address()? } else { local });
         inner.endpoint = Arc::new(bound);
+        inner.lease = lease;
         inner.peer = None;
         inner.clients = Some(Clients::default());
         Ok(())

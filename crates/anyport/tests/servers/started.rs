@@ -1,12 +1,13 @@
 //! A server of behaviour guests, and its clients.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyport::server::{Restart, StdioTarget};
 use anyport::simulated::Simulated;
-use anyport::{Limits, Outcome, Policy, Publish, Running, Server};
+use anyport::{Limits, Listen, Outcome, Policy, Publish, Running, Server};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::net::unix::pipe;
@@ -50,6 +51,13 @@ impl Setup {
     /// Publishes this, and nothing else.
     pub(crate) fn publish(mut self, publish: impl Into<Option<Publish>>) -> Self {
         self.policy.publish = publish.into().into_iter().collect();
+        self
+    }
+
+    /// Publishes nothing, and lets the guest listen where it likes: on this port of every address.
+    pub(crate) fn anywhere(mut self, port: u16) -> Self {
+        self.policy = Policy { listen: Listen::Anywhere, ..Policy::default() };
+        self.server = self.server.env("PORT", port.to_string());
         self
     }
 
@@ -112,7 +120,15 @@ impl Started {
     }
 
     pub(crate) async fn connect(&self) -> Tested<Client> {
-        let address = self.port().address();
+        self.connect_at(self.port().address()).await
+    }
+
+    /// Connects to an address that the guest chose.
+    pub(crate) async fn connect_to(&self, address: SocketAddr) -> Tested<Client> {
+        self.connect_at(Some(address)).await
+    }
+
+    async fn connect_at(&self, address: Option<SocketAddr>) -> Tested<Client> {
         let connected = async {
             match (&self.simulated, address) {
                 (Some(network), Some(address)) => Ok(Client::new(Stream::Simulated(network.connect(address).await?))),

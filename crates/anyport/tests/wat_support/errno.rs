@@ -3,6 +3,7 @@
 pub(crate) const SUCCESS: u64 = 0;
 pub(crate) const TOO_BIG: u64 = 1;
 pub(crate) const ACCESS: u64 = 2;
+pub(crate) const ADDRESS_IN_USE: u64 = 3;
 pub(crate) const ADDRESS_NOT_AVAILABLE: u64 = 4;
 pub(crate) const FAMILY_NOT_SUPPORTED: u64 = 5;
 pub(crate) const AGAIN: u64 = 6;

@@ -40,6 +40,8 @@ pub(crate) fn nodelay_of(peer: SocketAddr) -> Option<bool> {
     numbers.into_iter().find_map(|number| {
         let socket = rustix::process::pidfd_getfd(&own, number, PidfdGetfdFlags::empty()).ok()?;
         let found = SocketAddr::try_from(rustix::net::getpeername(&socket).ok()??).ok()?;
+        // A socket of both IP versions has IPv4's mapped.
+        let found = SocketAddr::new(found.ip().to_canonical(), found.port());
         if found == peer { sockopt::tcp_nodelay(&socket).ok() } else { None }
     })
 }

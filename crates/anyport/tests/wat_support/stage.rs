@@ -8,11 +8,14 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use anyport::server::{Directory, Listener, StdioTarget};
 use anyport::simulated::Simulated;
-use anyport::{Artifact, Error, Limits, Policy, Publish, Runtime, Server};
+use anyport::{Artifact, Error, Limits, Listen, Policy, Publish, Runtime, Server};
 
 use super::module;
 use super::puppet::Puppet;
 use super::rows::{Row, rows};
+
+/// Told of each port that begins to be served.
+type OnListen = Box<dyn Fn(&Publish) + Send + Sync>;
 
 /// A puppet in the making. Nothing is allowed that is not said here.
 pub(crate) struct Stage {
@@ -24,6 +27,7 @@ pub(crate) struct Stage {
     stdin: StdioTarget,
     stdout: StdioTarget,
     network: Option<Arc<Simulated>>,
+    on_listen: Option<OnListen>,
 }
 
 impl Stage {
@@ -64,12 +68,25 @@ impl Stage {
             stdin: StdioTarget::Null,
             stdout: StdioTarget::Null,
             network: None,
+            on_listen: None,
         }
     }
 
     /// Publishes a port as `-p` does.
     pub(crate) fn publish(mut self, text: &str) -> Self {
         self.policy.publish.push(text.parse().expect("a port"));
+        self
+    }
+
+    /// Lets it listen on any address.
+    pub(crate) fn listens_anywhere(mut self) -> Self {
+        self.policy.listen = Listen::Anywhere;
+        self
+    }
+
+    /// Calls this when a port begins to be served.
+    pub(crate) fn on_listen(mut self, tell: impl Fn(&Publish) + Send + Sync + 'static) -> Self {
+        self.on_listen = Some(Box::new(tell));
         self
     }
 
@@ -144,6 +161,9 @@ impl Stage {
         }
         if let Some(network) = self.network {
             server = server.simulated(network);
+        }
+        if let Some(tell) = self.on_listen {
+            server = server.on_listen(tell);
         }
         Ok(Puppet::new(server.start()?, ours, self.rows))
     }
