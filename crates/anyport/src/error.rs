@@ -34,7 +34,8 @@ impl Error {
         Self { kind, message: message.into(), hint: None }
     }
 
-    pub(crate) fn host(message: impl Into<String>) -> Self {
+    /// An error of anyport itself or of its configuration: [`ErrorKind::Host`].
+    pub fn host(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Host, message)
     }
 

@@ -15,7 +15,6 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyport::Error;
-use anyport::error::ErrorKind;
 use containerd_shim_protos::api::DeleteResponse;
 use containerd_shim_protos::protobuf::Message;
 use containerd_shim_protos::ttrpc::asynchronous::Server;
@@ -84,7 +83,7 @@ impl Words {
                 "info" => parsed.info = true,
                 name => {
                     let value = value.or_else(|| words.next());
-                    let value = value.ok_or_else(|| host(format!("`-{name}` needs a value")))?;
+                    let value = value.ok_or_else(|| Error::host(format!("`-{name}` needs a value")))?;
                     match name {
                         "namespace" => parsed.namespace = value,
                         "id" => parsed.id = value,
@@ -92,7 +91,7 @@ impl Words {
                         "bundle" => parsed.bundle = Some(value.into()),
                         // Events go over ttrpc; the socket is inherited.
                         "publish-binary" | "socket" => {}
-                        _ => return Err(host(format!("there is no option `-{name}`"))),
+                        _ => return Err(Error::host(format!("there is no option `-{name}`"))),
                     }
                 }
             }
@@ -102,7 +101,7 @@ impl Words {
 
     fn check(&self) -> Result<(), Error> {
         if self.id.is_empty() || self.namespace.is_empty() {
-            return Err(host("`-id` and `-namespace` are needed".to_owned()).with_hint(
+            return Err(Error::host("`-id` and `-namespace` are needed".to_owned()).with_hint(
                 "containerd starts this program; `docker run --runtime io.containerd.anyport.v1` does too",
             ));
         }
@@ -131,7 +130,7 @@ pub(crate) fn start(words: &Words) -> Result<(), Error> {
     let bundle = words.bundle();
     let group = Bundle::open(&bundle).ok().and_then(|bundle| bundle.group().map(str::to_owned));
     let socket = socket_path(words, group.as_deref().unwrap_or(&words.id));
-    let failed = |error: io::Error| host(format!("the shim cannot be started: {error}"));
+    let failed = |error: io::Error| Error::host(format!("the shim cannot be started: {error}"));
     let address = format!("unix://{}", socket.display());
     if UnixStream::connect(&socket).is_err() {
         let listener = listen(&socket).map_err(failed)?;
@@ -184,7 +183,7 @@ fn spawn(words: &Words, bundle: &Path, listener: OwnedFd) -> io::Result<()> {
 
 /// The shim: serves until its last container is gone.
 pub(crate) fn serve(words: &Words) -> Result<(), Error> {
-    let failed = |error: String| host(format!("the shim cannot serve: {error}"));
+    let failed = |error: String| Error::host(format!("the shim cannot serve: {error}"));
     let socket =
         rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3).map_err(|error| failed(error.to_string()))?;
     let null = std::fs::File::open("/dev/null").map_err(|error| failed(error.to_string()))?;
@@ -250,8 +249,8 @@ pub(crate) fn delete(words: &Words) -> Result<(), Error> {
     unmount(&bundle);
     let exited_at = Some(timestamp(SystemTime::now())).into();
     let response = DeleteResponse { pid: pid.unwrap_or(0), exit_status: 137, exited_at, ..DeleteResponse::default() };
-    let bytes = response.write_to_bytes().map_err(|error| host(error.to_string()))?;
-    io::stdout().write_all(&bytes).map_err(|error| host(format!("stdout cannot be written: {error}")))
+    let bytes = response.write_to_bytes().map_err(|error| Error::host(error.to_string()))?;
+    io::stdout().write_all(&bytes).map_err(|error| Error::host(format!("stdout cannot be written: {error}")))
 }
 
 /// Removes a dead shim's socket. One of a pod may have a shim that lives, and serves its other containers; one
@@ -285,10 +284,6 @@ fn end(pid: Pid) {
     let _ = rustix::process::pidfd_send_signal(&process, Signal::KILL);
     let timeout = Timespec { tv_sec: KILL_TIMEOUT_S, tv_nsec: 0 };
     let _ = rustix::event::poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&timeout));
-}
-
-fn host(message: String) -> Error {
-    Error::new(ErrorKind::Host, message)
 }
 
 #[cfg(test)]

@@ -11,7 +11,6 @@ use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use anyport::Error;
-use anyport::error::ErrorKind;
 
 /// The front of every option's name, as label, annotation or variable of the environment.
 const OPTION_FRONT: &str = "io.anyport.";
@@ -39,8 +38,9 @@ impl Bundle {
     /// There is no `config.json`, or it is not one.
     pub(crate) fn open(path: impl Into<PathBuf>) -> Result<Self, Error> {
         let path = path.into();
-        let mut spec = Spec::load(path.join("config.json"))
-            .map_err(|error| host(format!("the bundle `{}` has no usable config.json: {error}", path.display())))?;
+        let mut spec = Spec::load(path.join("config.json")).map_err(|error| {
+            Error::host(format!("the bundle `{}` has no usable config.json: {error}", path.display()))
+        })?;
         let root = spec.root().as_ref().map_or_else(|| PathBuf::from("rootfs"), |root| root.path().clone());
         // Absolute ones stay as they are.
         let rootfs = path.join(root);
@@ -164,10 +164,6 @@ fn normal(path: &Path) -> PathBuf {
         }
     }
     normal
-}
-
-fn host(message: String) -> Error {
-    Error::new(ErrorKind::Host, message)
 }
 
 #[cfg(test)]

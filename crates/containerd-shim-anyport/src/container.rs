@@ -91,7 +91,7 @@ impl Container {
 
     async fn make(request: &api::CreateTaskRequest, daemon: &Daemon) -> Result<Arc<Self>, Error> {
         let bundle = Bundle::open(&request.bundle)?;
-        let named = Named { id: request.id.clone(), bundle: bundle.path.clone(), rootfs: bundle.rootfs.clone() };
+        let named = Named { id: request.id.clone(), bundle: bundle.path.clone() };
         let linux = bundle.spec.linux().as_ref();
         let cgroup = Cgroup::create(
             &cgroup_path(&bundle, &request.id),
@@ -288,12 +288,12 @@ impl Container {
     pub(crate) async fn start(&self) -> Result<u32, Error> {
         let _starting = self.starting.lock().await;
         if self.init.life() != Life::Created {
-            return Err(host("the container has been started already".to_owned()));
+            return Err(Error::host("the container has been started already".to_owned()));
         }
         let (sender, started) = oneshot::channel();
         self.line.waiting.lock().expect("no panic while held").started = Some(sender);
         self.line.control.send(&ToInit::Start, &[]).await.map_err(|error| lost(&error))?;
-        started.await.unwrap_or_else(|_| Err(host("the container's process has ended".to_owned())))?;
+        started.await.unwrap_or_else(|_| Err(Error::host("the container's process has ended".to_owned())))?;
         self.init.enter(Life::Running);
         let event =
             task_events::TaskStart { container_id: self.named.id.clone(), pid: self.init.pid(), ..Default::default() };
@@ -336,10 +336,10 @@ impl Container {
     /// There is one of this name, or its description is not right.
     pub(crate) fn add_exec(&self, id: &str, spec: &[u8], streams: Streams) -> Result<(), Error> {
         let spec = serde_json::from_slice(spec)
-            .map_err(|error| host(format!("the description of the process is not right: {error}")))?;
+            .map_err(|error| Error::host(format!("the description of the process is not right: {error}")))?;
         let mut execs = self.execs.lock().expect("no panic while held");
         if execs.contains_key(id) {
-            return Err(host(format!("there is a process `{id}` already")));
+            return Err(Error::host(format!("there is a process `{id}` already")));
         }
         execs.insert(id.to_owned(), Arc::new(ExecProcess { process: Arc::new(Process::new(streams)), spec }));
         let mut event = task_events::TaskExecAdded::new();
@@ -355,9 +355,9 @@ impl Container {
     /// It is no command of ours and no module, or the container has ended.
     pub(crate) async fn start_exec(self: &Arc<Self>, id: &str) -> Result<u32, Error> {
         let exec = self.execs.lock().expect("no panic while held").get(id).cloned();
-        let exec = exec.ok_or_else(|| host(format!("there is no process `{id}`")))?;
+        let exec = exec.ok_or_else(|| Error::host(format!("there is no process `{id}`")))?;
         if exec.process.life() != Life::Created {
-            return Err(host("the process has been started already".to_owned()));
+            return Err(Error::host("the process has been started already".to_owned()));
         }
         let started = self.start_process(&exec, id).await;
         if started.is_err() {
@@ -369,7 +369,7 @@ impl Container {
 
     async fn start_process(self: &Arc<Self>, exec: &ExecProcess, id: &str) -> Result<u32, Error> {
         if !matches!(self.init.life(), Life::Running) {
-            return Err(host("the container is not running".to_owned()));
+            return Err(Error::host("the container is not running".to_owned()));
         }
         let args = exec.spec.args().as_deref().unwrap_or_default();
         let request = Request::of(args)?;
@@ -446,7 +446,7 @@ impl Container {
     /// # Errors
     /// It still runs.
     pub(crate) async fn delete(self: &Arc<Self>, exec_id: &str) -> Result<(u32, End), Error> {
-        let process = self.process(exec_id).ok_or_else(|| host(format!("there is no process `{exec_id}`")))?;
+        let process = self.process(exec_id).ok_or_else(|| Error::host(format!("there is no process `{exec_id}`")))?;
         let end = match process.life() {
             Life::Stopped(end) => end,
             Life::Created if !exec_id.is_empty() => {
@@ -458,7 +458,9 @@ impl Container {
                 let _ = process.signal(9);
                 process.end().await
             }
-            Life::Running | Life::Paused => return Err(host("it still runs".to_owned()).with_hint("end it first")),
+            Life::Running | Life::Paused => {
+                return Err(Error::host("it still runs".to_owned()).with_hint("end it first"));
+            }
         };
         if !exec_id.is_empty() {
             self.execs.lock().expect("no panic while held").remove(exec_id);
@@ -486,7 +488,7 @@ impl Container {
     pub(crate) async fn pause(self: &Arc<Self>) -> Result<(), Error> {
         let container = Arc::clone(self);
         let frozen = tokio::task::spawn_blocking(move || container.cgroup.freeze()).await;
-        frozen.unwrap_or_else(|error| Err(host(format!("the container cannot be paused: {error}"))))?;
+        frozen.unwrap_or_else(|error| Err(Error::host(format!("the container cannot be paused: {error}"))))?;
         self.init.enter(Life::Paused);
         let event = task_events::TaskPaused { container_id: self.named.id.clone(), ..Default::default() };
         self.daemon.events.tell(topics::TASK_PAUSED_EVENT_TOPIC, &event);
@@ -527,7 +529,7 @@ impl Container {
     /// Changes its limits.
     pub(crate) async fn update(&self, resources: &[u8]) -> Result<(), Error> {
         let resources: LinuxResources = serde_json::from_slice(resources)
-            .map_err(|error| host(format!("the new limits are not right: {error}")))?;
+            .map_err(|error| Error::host(format!("the new limits are not right: {error}")))?;
         self.cgroup.update(&resources)?;
         let message = ToInit::Memory(self.cgroup.memory_limit());
         self.line.control.send(&message, &[]).await.map_err(|error| lost(&error))
@@ -561,8 +563,4 @@ fn remove(cgroup: &Cgroup) {
     if let Err(error) = cgroup.remove() {
         tracing::warn!("the cgroup cannot be removed: {error}");
     }
-}
-
-fn host(message: String) -> Error {
-    Error::new(ErrorKind::Host, message)
 }

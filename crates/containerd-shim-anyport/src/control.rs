@@ -65,8 +65,6 @@ pub(crate) enum FromInit {
 pub(crate) struct Container {
     pub(crate) id: String,
     pub(crate) bundle: PathBuf,
-    /// Where the root file system is, for the host.
-    pub(crate) rootfs: PathBuf,
 }
 
 /// The shim to the process that finds and compiles a module.

@@ -67,11 +67,12 @@ impl Request {
 fn seconds(text: &str) -> Result<Duration, Error> {
     let number = text.trim_end_matches('s').parse::<f64>().ok();
     let time = number.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).filter(|time| !time.is_zero());
-    time.ok_or_else(|| host(format!("`--timeout {text}` is not right: it is a number of seconds")))
+    time.ok_or_else(|| Error::host(format!("`--timeout {text}` is not right: it is a number of seconds")))
 }
 
 fn no_option(word: &str) -> Error {
-    host(format!("`anyport probe` has no option `{word}`")).with_hint("it is `anyport probe [--timeout SECONDS] [URL]`")
+    Error::host(format!("`anyport probe` has no option `{word}`"))
+        .with_hint("it is `anyport probe [--timeout SECONDS] [URL]`")
 }
 
 /// The words of `sh -c 'anyport …'`, with `|| exit 1` behind it or without; nothing for any other shell.
@@ -89,7 +90,7 @@ fn shell_line(args: &[String]) -> Option<Vec<String>> {
 pub(crate) fn run() -> ExitCode {
     let outcome = Control::from_stdin()
         .and_then(|control| control.receive::<Exec>())
-        .map_err(|error| host(format!("the shim has gone: {error}")))
+        .map_err(|error| Error::host(format!("the shim has gone: {error}")))
         .and_then(|(exec, descriptors)| enter(exec, descriptors));
     outcome.unwrap_or_else(|error| log::fail(&error))
 }
@@ -97,14 +98,14 @@ pub(crate) fn run() -> ExitCode {
 fn enter(exec: Exec, descriptors: Vec<OwnedFd>) -> Result<ExitCode, Error> {
     let mut descriptors = descriptors.into_iter();
     if let Some(stdin) = descriptors.next() {
-        rustix::stdio::dup2_stdin(stdin).map_err(|error| host(format!("stdin cannot be set: {error}")))?;
+        rustix::stdio::dup2_stdin(stdin).map_err(|error| Error::host(format!("stdin cannot be set: {error}")))?;
         init::take_terminal();
     }
     let process: Process = serde_json::from_value(exec.process)
-        .map_err(|error| host(format!("the description of the process is not right: {error}")))?;
+        .map_err(|error| Error::host(format!("the description of the process is not right: {error}")))?;
     let bundle = Bundle::open(&exec.container.bundle)?;
     let request = Request::of(process.args().as_deref().unwrap_or_default())?;
-    let init = descriptors.next().ok_or_else(|| host("the container's process is not known".to_owned()))?;
+    let init = descriptors.next().ok_or_else(|| Error::host("the container's process is not known".to_owned()))?;
     sandbox::join(&init, &process)?;
     drop(init);
     sandbox::drop_privileges(&process, bundle.spec.linux().as_ref())?;
@@ -116,7 +117,8 @@ fn enter(exec: Exec, descriptors: Vec<OwnedFd>) -> Result<ExitCode, Error> {
                 return Err(failure.into());
             }
             let prepared = exec.prepared.ok_or_else(|| no_program(&process))?;
-            let module = descriptors.next().ok_or_else(|| host("the compiled module did not arrive".to_owned()))?;
+            let module =
+                descriptors.next().ok_or_else(|| Error::host("the compiled module did not arrive".to_owned()))?;
             run_module(&bundle, &process, &prepared, module)
         }
     }
@@ -124,7 +126,8 @@ fn enter(exec: Exec, descriptors: Vec<OwnedFd>) -> Result<ExitCode, Error> {
 
 fn show(status: Option<&Value>, json: bool) -> Result<ExitCode, Error> {
     let status = status.ok_or_else(|| {
-        host("the guest does not answer".to_owned()).with_hint("it may be paused: `docker unpause` lets it go on")
+        Error::host("the guest does not answer".to_owned())
+            .with_hint("it may be paused: `docker unpause` lets it go on")
     })?;
     let text =
         if json { serde_json::to_string_pretty(status).unwrap_or_default() + "\n" } else { status::table(status) };
@@ -165,10 +168,6 @@ fn run_module(bundle: &Bundle, process: &Process, prepared: &Prepared, module: O
         }
         _ => ExitCode::SUCCESS,
     })
-}
-
-fn host(message: String) -> Error {
-    Error::new(ErrorKind::Host, message)
 }
 
 #[cfg(test)]

@@ -9,7 +9,6 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyport::error::ErrorKind;
 use anyport::policy::{Listen as ListenPolicy, Publish};
 use anyport::server::{Directory, Listener, Resolver, StdioTarget};
 use anyport::{Error, Outcome, Policy, Running, Runtime, Server};
@@ -34,7 +33,7 @@ const STOP_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(1);
 pub(crate) fn run() -> ExitCode {
     let control = match Control::from_stdin() {
         Ok(control) => control,
-        Err(error) => return log::fail(&host(format!("the shim cannot be heard: {error}"))),
+        Err(error) => return log::fail(&Error::host(format!("the shim cannot be heard: {error}"))),
     };
     match become_container(&control) {
         Ok(Role::Guest(guest)) => serve(control, *guest),
@@ -71,7 +70,8 @@ fn become_container(control: &Control) -> Result<Role, Error> {
     let (message, descriptors) = control.receive::<ToInit>().map_err(gone)?;
     let ToInit::Become(container) = message else { return Err(out_of_turn(&message)) };
     if let Some(stdin) = descriptors.into_iter().next() {
-        rustix::stdio::dup2_stdin(stdin).map_err(|error| host(format!("the guest's stdin cannot be set: {error}")))?;
+        rustix::stdio::dup2_stdin(stdin)
+            .map_err(|error| Error::host(format!("the guest's stdin cannot be set: {error}")))?;
         take_terminal();
     }
     let bundle = Bundle::open(&container.bundle)?;
@@ -87,7 +87,7 @@ fn become_container(control: &Control) -> Result<Role, Error> {
     sandbox::drop_privileges(&process, bundle.spec.linux().as_ref())?;
     match descriptors.into_iter().next() {
         None if bundle.is_sandbox() => Ok(Role::Sandbox),
-        None => Err(host("the compiled module did not arrive".to_owned())),
+        None => Err(Error::host("the compiled module did not arrive".to_owned())),
         Some(module) => {
             let server = load(&prepared, module)?;
             let server = configure(server, &bundle, &process, &prepared, &options);
@@ -147,7 +147,7 @@ pub(crate) fn configure(
         let ports: Vec<String> = options.listen.addresses.iter().map(ToString::to_string).collect();
         log::note(&format!("the guest is handed a listener on {} ({})", ports.join(" and "), options.listen.source));
     }
-    log::debug(&format!("the guest is {}", prepared.origin));
+    tracing::debug!("the guest is {}", prepared.origin);
     server
         .args(args)
         .policy(policy)
@@ -220,7 +220,7 @@ fn hold_namespaces(control: Control) -> ExitCode {
 fn with_runtime(work: impl Future<Output = Result<ExitCode, Error>>) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(error) => return log::fail(&host(format!("signals cannot be waited for: {error}"))),
+        Err(error) => return log::fail(&Error::host(format!("signals cannot be waited for: {error}"))),
     };
     let code = runtime.block_on(work).unwrap_or_else(|error| log::fail(&error));
     runtime.shutdown_background();
@@ -301,7 +301,7 @@ impl Signals {
         let kinds = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::quit(), SignalKind::hangup()];
         let listen = |kind| Ok((kind, signal(kind)?));
         let signals = kinds.into_iter().map(listen).collect::<io::Result<_>>();
-        signals.map(Self).map_err(|error| host(format!("signals cannot be waited for: {error}")))
+        signals.map(Self).map_err(|error| Error::host(format!("signals cannot be waited for: {error}")))
     }
 
     async fn next(&mut self) -> SignalKind {
@@ -323,13 +323,9 @@ fn code_after(signal: SignalKind) -> ExitCode {
 }
 
 fn gone(error: io::Error) -> Error {
-    host(format!("the shim has gone: {error}"))
+    Error::host(format!("the shim has gone: {error}"))
 }
 
 fn out_of_turn(message: &ToInit) -> Error {
-    host(format!("the shim said {message:?} out of turn"))
-}
-
-fn host(message: String) -> Error {
-    Error::new(ErrorKind::Host, message)
+    Error::host(format!("the shim said {message:?} out of turn"))
 }

@@ -6,7 +6,6 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use anyport::Error;
-use anyport::error::ErrorKind;
 use oci_spec::runtime::Hook;
 use tokio::process::{Child, Command};
 
@@ -33,7 +32,7 @@ pub(crate) async fn spawn<M: serde::Serialize>(
     role: &str, namespace: PidNamespace, process: &Process, named: &Named, daemon: &Daemon,
     message: impl FnOnce(OwnedFd) -> (M, Vec<OwnedFd>), cgroup: &Cgroup,
 ) -> Result<(Child, AsyncControl), Error> {
-    let failed = |error: io::Error| host(format!("the container's process cannot be started: {error}"));
+    let failed = |error: io::Error| Error::host(format!("the container's process cannot be started: {error}"));
     let (streams, held) = process.streams.open(&named.id, &daemon.namespace)?;
     let (control, theirs) = Control::pair().map_err(failed)?;
     let mut command = Command::new("/proc/self/exe");
@@ -82,7 +81,7 @@ pub(crate) async fn expect(control: &AsyncControl, is_it: impl Fn(&FromInit) -> 
     match control.receive().await {
         Ok((FromInit::Failed(failure), _)) => Err(failure.into()),
         Ok((message, _)) if is_it(&message) => Ok(()),
-        Ok((message, _)) => Err(host(format!("the container's process said {message:?} out of turn"))),
+        Ok((message, _)) => Err(Error::host(format!("the container's process said {message:?} out of turn"))),
         Err(error) => Err(lost(&error)),
     }
 }
@@ -111,9 +110,5 @@ pub(crate) async fn run_hooks(
 }
 
 pub(crate) fn lost(error: &io::Error) -> Error {
-    host(format!("the container's process has ended: {error}"))
-}
-
-fn host(message: String) -> Error {
-    Error::new(ErrorKind::Host, message)
+    Error::host(format!("the container's process has ended: {error}"))
 }

@@ -59,10 +59,6 @@ pub(crate) fn note(text: &str) {
     tell(&format!("anyport: {text}"));
 }
 
-pub(crate) fn debug(text: &str) {
-    tracing::debug!("{text}");
-}
-
 pub(crate) fn trap(reason: &str, backtrace: &str) {
     tell(&format!("error: {reason}"));
     if !backtrace.is_empty() {

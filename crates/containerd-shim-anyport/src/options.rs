@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use anyport::Error;
-use anyport::error::ErrorKind;
 use anyport::limits::MEMORY_BYTES;
 use anyport::policy::Outbound;
 use anyport::server::Restart;
@@ -128,10 +127,10 @@ fn wrong(name: &str, value: &str, refusal: &Refusal) -> Error {
         Refusal::Unknown => {
             let mut names: Vec<&str> = Settings::NAMES.iter().chain(NAMES).copied().collect();
             names.sort_unstable();
-            host(format!("there is no option `io.anyport.{name}`"))
+            Error::host(format!("there is no option `io.anyport.{name}`"))
                 .with_hint(format!("the options are {}", names.join(", ")))
         }
-        refusal => host(format!("the option `io.anyport.{name}={value}` is not right: {refusal}")),
+        refusal => Error::host(format!("the option `io.anyport.{name}={value}` is not right: {refusal}")),
     }
 }
 
@@ -164,13 +163,9 @@ fn everywhere(port: u16) -> SocketAddr {
 fn address(text: &str) -> Result<SocketAddr, Error> {
     let port = text.parse().map(everywhere);
     port.or_else(|_| anyport::policy::parse_listen_address(text)).map_err(|why| {
-        host(format!("the option `io.anyport.listen={text}` is not right: {why}"))
+        Error::host(format!("the option `io.anyport.listen={text}` is not right: {why}"))
             .with_hint("`io.anyport.listen=8080` and `io.anyport.listen=127.0.0.1:8080` are right")
     })
-}
-
-fn host(message: String) -> Error {
-    Error::new(ErrorKind::Host, message)
 }
 
 #[cfg(test)]

@@ -50,7 +50,7 @@ pub(crate) struct Preparing {
 impl Preparing {
     /// Starts the process.
     pub(crate) async fn start(request: &Prepare, stderr: &OwnedFd) -> Result<Self, Error> {
-        let failed = |error: io::Error| host(format!("the module's compiler cannot be started: {error}"));
+        let failed = |error: io::Error| Error::host(format!("the module's compiler cannot be started: {error}"));
         let (control, theirs) = Control::pair().map_err(failed)?;
         let child = Command::new("/proc/self/exe");
         let mut child = tokio::process::Command::from(child);
@@ -75,10 +75,10 @@ impl Preparing {
         match answer {
             Ok((FromPrepare::Prepared(prepared), descriptors)) => {
                 let module = descriptors.into_iter().next();
-                Ok((prepared, module.ok_or_else(|| host("the compiled module did not arrive".to_owned()))?))
+                Ok((prepared, module.ok_or_else(|| Error::host("the compiled module did not arrive".to_owned()))?))
             }
             Ok((FromPrepare::Failed(failure), _)) => Err(failure.into()),
-            Err(error) => Err(host(format!("the module's compiler ended: {error}"))
+            Err(error) => Err(Error::host(format!("the module's compiler ended: {error}"))
                 .with_hint("it may have been out of memory or time; the kernel's log tells")),
         }
     }
@@ -106,14 +106,14 @@ fn prepare(request: &Prepare) -> Result<(Prepared, File), Error> {
     let options = bundle.options(&BTreeMap::new());
     log::start(options.get("log").map_or("warn", String::as_str), None)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| host(format!("containerd cannot be asked: {error}")))?;
+    let runtime = runtime.map_err(|error| Error::host(format!("containerd cannot be asked: {error}")))?;
     // The client's connection is the runtime's from the start.
     let _entered = runtime.enter();
     let content = Content::new(&request.address, &request.namespace);
     let known = runtime.block_on(async {
         tokio::time::timeout(CONTENT_TIMEOUT, image_of(&content, &request.container.id))
             .await
-            .unwrap_or_else(|_| Err(host(format!("it did not answer within {CONTENT_TIMEOUT:?}"))))
+            .unwrap_or_else(|_| Err(Error::host(format!("it did not answer within {CONTENT_TIMEOUT:?}"))))
     });
     let (labels, image) = match known {
         Ok(known) => known,
@@ -207,8 +207,4 @@ fn compile(artifact: &Artifact) -> Result<File, Error> {
     let folder = folder.map_or_else(|| PathBuf::from(CACHE_FOLDER), PathBuf::from);
     let cache = Cache::open(folder)?;
     Runtime::builder().cache(cache).build()?.compile(artifact)
-}
-
-fn host(message: String) -> Error {
-    Error::new(ErrorKind::Host, message)
 }

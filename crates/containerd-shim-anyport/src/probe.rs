@@ -7,7 +7,6 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyport::Error;
-use anyport::error::ErrorKind;
 use http_body_util::Empty;
 use hyper::body::Bytes;
 use hyper::{Request, StatusCode, Uri};
@@ -23,7 +22,7 @@ pub(crate) fn run(url: Option<String>, status: Option<&Value>, timeout: Duration
     let url = url.map_or_else(|| first_port(status), Ok)?;
     let target = Target::of(&url)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| host(format!("nothing can be asked: {error}")))?;
+    let runtime = runtime.map_err(|error| Error::host(format!("nothing can be asked: {error}")))?;
     let asked = runtime.block_on(async { tokio::time::timeout(timeout, ask(&target)).await });
     let why = match asked {
         Ok(Ok(status)) if status.as_u16() < 400 => {
@@ -50,7 +49,8 @@ struct Target {
 impl Target {
     fn of(url: &str) -> Result<Self, Error> {
         let wrong = |why: &str| {
-            host(format!("`{url}` cannot be asked: {why}")).with_hint("`anyport probe http://127.0.0.1:8080/` is right")
+            Error::host(format!("`{url}` cannot be asked: {why}"))
+                .with_hint("`anyport probe http://127.0.0.1:8080/` is right")
         };
         let uri: Uri = url.parse().map_err(|_| wrong("it is no URL"))?;
         if uri.scheme_str() != Some("http") {
@@ -87,7 +87,7 @@ fn first_port(status: Option<&Value>) -> Result<String, Error> {
     let mut listening = ports.filter(|port| port["listening"] == true && port["transport"] == "tcp");
     let address = listening.find_map(|port| port["host"].as_str()?.parse::<SocketAddr>().ok());
     let address = address.ok_or_else(|| {
-        host("the guest does not listen".to_owned())
+        Error::host("the guest does not listen".to_owned())
             .with_hint("name an address: `anyport probe http://127.0.0.1:8080/`")
     })?;
     let host = match address.ip() {
@@ -97,10 +97,6 @@ fn first_port(status: Option<&Value>) -> Result<String, Error> {
         IpAddr::V6(_) => Ipv4Addr::LOCALHOST.into(),
     };
     Ok(format!("http://{}/", SocketAddr::new(host, address.port())))
-}
-
-fn host(message: String) -> Error {
-    Error::new(ErrorKind::Host, message)
 }
 
 #[cfg(test)]

@@ -4,7 +4,6 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, OnceLock};
 use std::time::SystemTime;
 
@@ -35,6 +34,7 @@ pub(crate) struct End {
 /// A process, whatever becomes of its number.
 #[derive(Debug)]
 struct Handle {
+    pid: u32,
     pidfd: OwnedFd,
     /// The folder of its namespaces in `/proc`.
     namespaces: OwnedFd,
@@ -45,9 +45,7 @@ struct Handle {
 pub(crate) struct Process {
     pub(crate) streams: Streams,
     pub(crate) held: Mutex<Held>,
-    /// 0 before it is started.
-    pid: AtomicU32,
-    /// The process itself: its number may be another's once it has ended.
+    /// Nothing before it is started.
     handle: OnceLock<Handle>,
     life: watch::Sender<Life>,
 }
@@ -55,13 +53,7 @@ pub(crate) struct Process {
 impl Process {
     /// One that is not there yet.
     pub(crate) fn new(streams: Streams) -> Self {
-        Self {
-            streams,
-            held: Mutex::default(),
-            pid: AtomicU32::new(0),
-            handle: OnceLock::new(),
-            life: watch::Sender::new(Life::Created),
-        }
+        Self { streams, held: Mutex::default(), handle: OnceLock::new(), life: watch::Sender::new(Life::Created) }
     }
 
     /// It is there now, and not waited for yet.
@@ -70,8 +62,7 @@ impl Process {
         let pidfd = rustix::process::pidfd_open(process, PidfdFlags::empty())?;
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let namespaces = rustix::fs::open(format!("/proc/{pid}/ns"), flags, Mode::empty())?;
-        let _ = self.handle.set(Handle { pidfd, namespaces });
-        self.pid.store(pid, Ordering::Release);
+        let _ = self.handle.set(Handle { pid, pidfd, namespaces });
         Ok(())
     }
 
@@ -83,8 +74,9 @@ impl Process {
         self.handle.get().ok_or(io::ErrorKind::NotFound)?.namespaces.try_clone()
     }
 
+    /// Its number; 0 before it is started.
     pub(crate) fn pid(&self) -> u32 {
-        self.pid.load(Ordering::Acquire)
+        self.handle.get().map_or(0, |handle| handle.pid)
     }
 
     pub(crate) fn life(&self) -> Life {

@@ -15,7 +15,6 @@ use rustix::pty::OpenptFlags;
 use rustix::termios::Winsize;
 
 use anyport::Error;
-use anyport::error::ErrorKind;
 
 /// What containerd wants of the streams of a process.
 #[derive(Clone, Debug, Default)]
@@ -88,14 +87,14 @@ impl Streams {
 
     /// A terminal of this machine, whose other end is copied to and from the pipes.
     fn open_terminal(&self) -> Result<(ChildStreams, Held), Error> {
-        let failed = |error: rustix::io::Errno| host(format!("no terminal can be had: {error}"));
+        let failed = |error: rustix::io::Errno| Error::host(format!("no terminal can be had: {error}"));
         let ours =
             rustix::pty::openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).map_err(failed)?;
         rustix::pty::grantpt(&ours).and_then(|()| rustix::pty::unlockpt(&ours)).map_err(failed)?;
         let name = rustix::pty::ptsname(&ours, Vec::new()).map_err(failed)?;
         let theirs =
             rustix::fs::open(&*name, OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, 0.into()).map_err(failed)?;
-        let copy = || theirs.try_clone().map_err(|error| host(format!("no terminal can be had: {error}")));
+        let copy = || theirs.try_clone().map_err(|error| Error::host(format!("no terminal can be had: {error}")));
         let streams = ChildStreams { stdin: copy()?, stdout: copy()?, stderr: copy()? };
         let mut held = Held::default();
         if !self.stdin.is_empty() {
@@ -151,7 +150,8 @@ impl Logger {
     /// ready by closing 5: containerd's `runtime/v2/README.md`, "Logging".
     fn start(program: &str, id: &str, namespace: &str) -> Result<(Self, OwnedFd, OwnedFd), Error> {
         let (path, query) = program.split_once('?').unwrap_or((program, ""));
-        let failed = |error: &io::Error| host(format!("the logging program `{path}` cannot be started: {error}"));
+        let failed =
+            |error: &io::Error| Error::host(format!("the logging program `{path}` cannot be started: {error}"));
         let pipe = || rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(|error| failed(&error.into()));
         let ((stdout, to_stdout), (stderr, to_stderr), (ready, to_ready)) = (pipe()?, pipe()?, pipe()?);
         // A shell moves them there: a child is given no descriptor but the first three without `unsafe`.
@@ -173,7 +173,9 @@ impl Logger {
         let ready = rustix::event::poll(&mut [PollFd::new(&ready, PollFlags::IN)], Some(&timeout));
         if !matches!(ready, Ok(1..)) {
             let _ = child.kill();
-            return Err(host(format!("the logging program `{path}` did not get ready within {READY_TIMEOUT_S} s")));
+            return Err(Error::host(format!(
+                "the logging program `{path}` did not get ready within {READY_TIMEOUT_S} s"
+            )));
         }
         Ok((Self { child }, to_stdout, to_stderr))
     }
@@ -208,7 +210,7 @@ fn sink(path: &str) -> Result<OwnedFd, Error> {
             file.map(OwnedFd::from).map_err(|error| unusable(path, &error))
         }
         Some(("fifo", path)) => sink(path),
-        Some((scheme, _)) => Err(host(format!("logs to `{scheme}://` are not supported"))
+        Some((scheme, _)) => Err(Error::host(format!("logs to `{scheme}://` are not supported"))
             .with_hint("name a pipe, `file://PATH` or `binary://PATH`")),
     }
 }
@@ -235,15 +237,11 @@ fn blocking(file: OwnedFd) -> io::Result<OwnedFd> {
 }
 
 fn copy_of(terminal: &OwnedFd) -> Result<OwnedFd, Error> {
-    terminal.try_clone().map_err(|error| host(format!("no terminal can be had: {error}")))
+    terminal.try_clone().map_err(|error| Error::host(format!("no terminal can be had: {error}")))
 }
 
 fn unusable(path: &str, error: &io::Error) -> Error {
-    host(format!("the stream `{path}` cannot be opened: {error}"))
-}
-
-fn host(message: String) -> Error {
-    Error::new(ErrorKind::Host, message)
+    Error::host(format!("the stream `{path}` cannot be opened: {error}"))
 }
 
 #[cfg(test)]
