@@ -1,4 +1,4 @@
-//! From bytes to machine code: wasmtime's settings, the compile cache, the epoch ticks.
+//! From bytes to machine code: wasmtime's settings, and the compile cache.
 //!
 //! `unsafe` here: machine code that is read from a file cannot be checked, so whoever
 //! hands it over has to vouch for it.
@@ -6,87 +6,126 @@
 
 use std::fs::File;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::io::{self, Write};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::mpsc::sync_channel;
-use std::sync::{Arc, Weak};
-use std::thread::{self, Thread};
-use std::time::Duration;
+use std::io::{self, Read, Seek, Write};
+use std::os::fd::AsRawFd;
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use rustix::fs::{MemfdFlags, SealFlags};
-use wasmtime::{Config, Linker, Module};
+use wasmparser::{Validator, WasmFeatures};
+use wasmtime::ResourcesRequired;
+use wasmtime::component::Component;
+use wasmtime::{Config, Enabled, InstanceAllocationStrategy, Module, PoolingAllocationConfig, Precompiled};
 
 use crate::artifact::{Artifact, ArtifactKind};
 use crate::cache::Cache;
-use crate::dialect::{TABLES, hostcall};
-use crate::error::{Error, printable};
-use crate::guest::Guest;
+use crate::error::Error;
+use crate::ticker::Ticker;
 
-/// How long a guest computes before the poller, its timers and its end get their turn.
-const TICK: Duration = Duration::from_millis(10);
+/// What an engine runs. Its machine code fits the engines of its kind, pooled or not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Core modules.
+    Modules,
+    /// Components of one task: those of WASI 0.2 alone. What tasks need is left out, and a request is a quarter
+    /// faster without.
+    Sequential,
+    /// Components whose tasks run at the same time: of WASI 0.3.
+    Concurrent,
+}
 
-/// Ticks without any guest at work after which the ticking rests: an idle server uses no CPU.
-const IDLE_TICKS: u32 = 10;
-
-/// The engine, its hostcalls, and where compiled modules are kept.
+/// An engine.
 pub(crate) struct Engine {
+    pub(crate) kind: Kind,
     pub(crate) wasmtime: wasmtime::Engine,
-    pub(crate) linker: Linker<Guest>,
-    cache: Option<Cache>,
     pub(crate) ticker: Arc<Ticker>,
 }
 
-/// What became of a module.
-enum Compiled {
-    /// It is in a file of the cache, from where it is mapped.
-    Kept { file: File, module: Module },
-    /// It is in no file.
-    Loose(Vec<u8>),
+/// What a pool of instances has room for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Room {
+    /// Instances of a component at the same time.
+    pub(crate) instances: u32,
+    /// The most bytes of one memory.
+    pub(crate) memory_bytes: usize,
+    /// The most elements of one table.
+    pub(crate) table_elements: usize,
 }
 
+/// Machine code that somebody vouched for.
+#[derive(Debug)]
+pub(crate) enum Compiled {
+    /// It is in a file, from where it is mapped.
+    File(File),
+    /// It is in no file.
+    Bytes(Vec<u8>),
+}
+
+/// What machine code was made of.
+#[derive(Clone)]
+pub(crate) enum Loaded {
+    Module(Module),
+    Component(Component),
+}
+
+/// Bytes of an instance's memory that stay mapped when it ends, for the next one in its place: what most
+/// servers write to during a request. The rest is given back to the kernel.
+const MEMORY_KEPT: usize = 2 << 20;
+
+/// The same of its tables.
+const TABLE_KEPT: usize = 64 << 10;
+
+/// Core instances that a component has at most. Those of an interpreter and its shared libraries have about
+/// forty; each reserves nothing but its place in a list.
+const CORE_INSTANCES: u32 = 256;
+
+/// Bytes of an instance's own, without its memories and tables: its functions and globals.
+const INSTANCE_BYTES: usize = 64 << 20;
+
 impl Engine {
-    pub(crate) fn new(cache: Option<Cache>) -> Result<Self, Error> {
-        let mut config = Config::new();
-        config.epoch_interruption(true);
+    pub(crate) fn new(kind: Kind) -> Result<Self, Error> {
+        Self::with(kind, config(kind))
+    }
+
+    /// An engine whose instances of one component come from a pool: each takes the place of another, whose memory
+    /// is mapped already. `needs` are its own.
+    pub(crate) fn pooled(kind: Kind, needs: &ResourcesRequired, room: Room) -> Result<Self, Error> {
+        let mut pool = PoolingAllocationConfig::new();
+        let each = |count: u32| count.saturating_mul(room.instances);
+        let table = needs.max_initial_table_size.and_then(|size| usize::try_from(size).ok()).unwrap_or(0);
+        pool.total_component_instances(room.instances)
+            .total_core_instances(each(CORE_INSTANCES))
+            .total_memories(each(needs.num_memories))
+            .total_tables(each(needs.num_tables))
+            .total_stacks(room.instances)
+            .max_memories_per_module(needs.num_memories.max(1))
+            .max_tables_per_module(needs.num_tables.max(1))
+            .max_component_instance_size(INSTANCE_BYTES)
+            .max_core_instance_size(INSTANCE_BYTES)
+            .max_memory_size(room.memory_bytes)
+            .table_elements(table.max(TABLE_ELEMENTS).min(room.table_elements.max(table)))
+            .linear_memory_keep_resident(MEMORY_KEPT)
+            .table_keep_resident(TABLE_KEPT)
+            .pagemap_scan(Enabled::Auto)
+            .max_unused_warm_slots(room.instances);
+        let mut config = config(kind);
+        config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
+        Self::with(kind, config)
+    }
+
+    fn with(kind: Kind, config: Config) -> Result<Self, Error> {
         let engine = wasmtime::Engine::new(&config)
             .map_err(|error| Error::host(format!("this machine cannot run WebAssembly: {error:#}")))?;
-        let linker = hostcall::linker(&engine, TABLES)
-            .map_err(|error| Error::host(format!("the hostcalls cannot be defined: {error:#}")))?;
         let ticker = Ticker::start(engine.weak())?;
-        Ok(Self { wasmtime: engine, linker, cache, ticker })
+        Ok(Self { kind, wasmtime: engine, ticker })
     }
 
-    /// The module, compiled or from the cache.
-    pub(crate) fn compile(&self, artifact: &Artifact) -> Result<Module, Error> {
-        let Some(cache) = &self.cache else { return self.compile_anew(artifact) };
-        match self.keep(cache, artifact)? {
-            // Mapped from the file as at every later start, so that the compiler's memory is given back.
-            Compiled::Kept { module, .. } => Ok(module),
-            Compiled::Loose(compiled) => {
-                // SAFETY: this engine made these bytes just now.
-                unsafe { Module::deserialize(&self.wasmtime, &compiled) }.map_err(|error| invalid(artifact, &error))
-            }
-        }
-    }
-
-    /// The file of the compiled module, for [`Engine::load_open`]: of the cache, or one without a name.
-    pub(crate) fn compile_to_file(&self, artifact: &Artifact) -> Result<File, Error> {
-        let compiled = match &self.cache {
-            Some(cache) => self.keep(cache, artifact)?,
-            None => Compiled::Loose(self.precompile(artifact)?),
-        };
-        match compiled {
-            Compiled::Kept { file, .. } => Ok(file),
-            Compiled::Loose(compiled) => in_memory(&compiled)
-                .map_err(|error| Error::host(format!("the compiled `{artifact}` cannot be kept in memory: {error}"))),
-        }
-    }
-
-    /// Takes a module from the cache, where it is put if it is not there.
-    fn keep(&self, cache: &Cache, artifact: &Artifact) -> Result<Compiled, Error> {
+    /// The machine code of an artifact, made now or taken from the cache.
+    pub(crate) fn compile(&self, artifact: &Artifact, cache: Option<&Cache>) -> Result<Compiled, Error> {
+        let Some(cache) = cache else { return Ok(Compiled::Bytes(self.precompile(artifact)?)) };
         let key = self.key(artifact);
         let found = || {
-            let kept = cache.find(&key).and_then(|file| self.load_cached(file));
+            let kept = cache.find(&key).map(Compiled::File).filter(|kept| self.takes(kept));
             kept.inspect(|_| tracing::debug!("`{artifact}` is taken from the cache"))
         };
         if let Some(kept) = found() {
@@ -98,63 +137,60 @@ impl Engine {
             return Ok(kept);
         }
         let compiled = self.precompile(artifact)?;
-        let kept = match cache.store(&key, &compiled) {
-            Ok(file) => self.load_cached(file),
+        match cache.store(&key, &compiled) {
+            // Mapped from the file as at every later start, so that the compiler's memory is given back.
+            Ok(file) => Ok(Compiled::File(file)),
             Err(error) => {
                 tracing::warn!("the compiled module is not kept: {error}");
-                None
+                Ok(Compiled::Bytes(compiled))
             }
-        };
-        Ok(kept.unwrap_or(Compiled::Loose(compiled)))
+        }
     }
 
-    /// Machine code for this machine, to be loaded with [`Engine::load_trusted`].
+    /// Machine code for this machine.
     pub(crate) fn precompile(&self, artifact: &Artifact) -> Result<Vec<u8>, Error> {
         tracing::debug!("`{artifact}` is compiled");
-        self.wasmtime.precompile_module(artifact.bytes()).map_err(|error| invalid(artifact, &error))
+        let compiled = match self.kind {
+            Kind::Modules => self.wasmtime.precompile_module(artifact.bytes()),
+            Kind::Sequential | Kind::Concurrent => self.wasmtime.precompile_component(artifact.bytes()),
+        };
+        compiled.map_err(|error| invalid(artifact, &error))
     }
 
-    /// An ahead-of-time artifact, which the person said to trust.
-    pub(crate) fn load_trusted(&self, artifact: &Artifact) -> Result<Module, Error> {
-        if artifact.kind() != ArtifactKind::Precompiled {
-            let what = format!("`{artifact}` is not what `anyport compile` makes, or it is damaged");
-            return Err(Error::not_runnable(what).with_hint("compile it again, with `anyport compile`"));
-        }
-        // SAFETY: the person vouched for this file by an explicit flag (`--allow-precompiled`);
-        // wasmtime checks that it is for this engine and version.
-        unsafe { Module::deserialize(&self.wasmtime, artifact.bytes()) }.map_err(|error| {
-            Error::not_runnable(format!("`{artifact}` was compiled for another engine or machine: {error:#}"))
-                .with_hint("compile it here, with `anyport compile`")
-        })
-    }
-
-    /// A module that another process compiled into the file that it hands over.
-    pub(crate) fn load_open(&self, file: File, name: &str) -> Result<Module, Error> {
-        // SAFETY: who calls this vouches for the file; wasmtime checks that it is for this engine and version.
-        unsafe { Module::deserialize_open_file(&self.wasmtime, file) }.map_err(|error| {
-            let name = printable(name);
-            Error::not_runnable(format!("`{name}` was compiled by another version, or is damaged: {error:#}"))
-        })
-    }
-
-    fn load_cached(&self, file: File) -> Option<Compiled> {
-        let mapped = file.try_clone().map_err(wasmtime::Error::from).and_then(|file| {
-            // SAFETY: the file is in a folder that only this user can write to, and its content is what
-            // this user's anyport wrote there: `Cache::find` compared its digest.
-            unsafe { Module::deserialize_open_file(&self.wasmtime, file) }
-        });
-        match mapped {
-            Ok(module) => Some(Compiled::Kept { file, module }),
-            Err(error) => {
-                tracing::debug!("a cache entry is not used: {error:#}");
-                None
+    /// Machine code, ready to be run.
+    pub(crate) fn load(&self, compiled: &Compiled) -> wasmtime::Result<Loaded> {
+        // SAFETY (all three): who made the `Compiled` vouches for it; wasmtime checks that it is for this engine and
+        // version.
+        match (self.kind, compiled) {
+            (Kind::Modules, Compiled::File(file)) => {
+                unsafe { Module::deserialize_open_file(&self.wasmtime, file.try_clone()?) }.map(Loaded::Module)
             }
+            (Kind::Modules, Compiled::Bytes(bytes)) => {
+                unsafe { Module::deserialize(&self.wasmtime, bytes) }.map(Loaded::Module)
+            }
+            (_, Compiled::Bytes(bytes)) => {
+                unsafe { Component::deserialize(&self.wasmtime, bytes) }.map(Loaded::Component)
+            }
+            (_, Compiled::File(file)) => self.load_component(file).map(Loaded::Component),
         }
     }
 
-    fn compile_anew(&self, artifact: &Artifact) -> Result<Module, Error> {
-        tracing::debug!("`{artifact}` is compiled");
-        Module::new(&self.wasmtime, artifact.bytes()).map_err(|error| invalid(artifact, &error))
+    /// Maps a component; reads it where `/proc` is not there.
+    fn load_component(&self, file: &File) -> wasmtime::Result<Component> {
+        match path_of(file) {
+            // SAFETY: as in `load`: it is the same file.
+            Some(path) => unsafe { Component::deserialize_file(&self.wasmtime, path) },
+            // SAFETY: as in `load`: its bytes are those of the file.
+            None => unsafe { Component::deserialize(&self.wasmtime, read(file)?) },
+        }
+    }
+
+    fn takes(&self, compiled: &Compiled) -> bool {
+        let loaded = self.load(compiled);
+        if let Err(error) = &loaded {
+            tracing::debug!("a cache entry is not used: {error:#}");
+        }
+        loaded.is_ok()
     }
 
     fn key(&self, artifact: &Artifact) -> String {
@@ -162,6 +198,75 @@ impl Engine {
         self.wasmtime.precompile_compatibility_hash().hash(&mut hasher);
         format!("{}-{:016x}", artifact.digest().to_hex(), hasher.finish())
     }
+}
+
+/// Elements of each table in a pool at least: wasmtime's own.
+const TABLE_ELEMENTS: usize = 20_000;
+
+fn config(kind: Kind) -> Config {
+    let mut config = Config::new();
+    config.epoch_interruption(true);
+    match kind {
+        Kind::Modules => {}
+        Kind::Sequential => {
+            config.concurrency_support(false);
+        }
+        Kind::Concurrent => {
+            config.wasm_component_model_async(true);
+        }
+    }
+    config
+}
+
+impl Compiled {
+    /// An artifact that is machine code, which the person said to trust.
+    pub(crate) fn trusted(artifact: &Artifact) -> Result<Self, Error> {
+        if artifact.kind() != ArtifactKind::Precompiled {
+            let what = format!("`{artifact}` is not what `anyport compile` makes, or it is damaged");
+            return Err(Error::not_runnable(what).with_hint("compile it again, with `anyport compile`"));
+        }
+        Ok(Self::Bytes(artifact.bytes().to_vec()))
+    }
+
+    /// The kinds of engines that it may be for: the machine code of a component does not say which of them.
+    pub(crate) fn kinds(&self) -> &'static [Kind] {
+        match self.detect() {
+            Some(Precompiled::Component) => &[Kind::Sequential, Kind::Concurrent],
+            _ => &[Kind::Modules],
+        }
+    }
+
+    fn detect(&self) -> Option<Precompiled> {
+        let bytes = match self {
+            Self::Bytes(bytes) => return wasmtime::Engine::detect_precompiled(bytes),
+            Self::File(file) => match path_of(file) {
+                Some(path) => return wasmtime::Engine::detect_precompiled_file(path).ok()?,
+                None => read(file).ok()?,
+            },
+        };
+        wasmtime::Engine::detect_precompiled(&bytes)
+    }
+
+    /// A file of it: the one that it is in, or one without a name.
+    pub(crate) fn into_file(self) -> io::Result<File> {
+        match self {
+            Self::File(file) => Ok(file),
+            Self::Bytes(bytes) => in_memory(&bytes),
+        }
+    }
+}
+
+/// A path for an open file, where `/proc` is there.
+fn path_of(file: &File) -> Option<PathBuf> {
+    let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+    path.exists().then_some(path)
+}
+
+fn read(file: &File) -> io::Result<Vec<u8>> {
+    let (mut file, mut bytes) = (file.try_clone()?, Vec::new());
+    file.rewind()?;
+    file.read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// A file without a name, which is no more when nobody has it open.
@@ -174,12 +279,25 @@ fn in_memory(bytes: &[u8]) -> io::Result<File> {
     Ok(file)
 }
 
-/// Fails where a module would not compile, its functions' bodies included.
+/// Fails where an artifact would not compile, its functions' bodies included.
 pub(crate) fn validate(artifact: &Artifact) -> Result<(), Error> {
-    Module::validate(&wasmtime::Engine::default(), artifact.bytes()).map_err(|error| invalid(artifact, &error))
+    match artifact.kind() {
+        // wasmtime has nothing that checks one without compiling it.
+        ArtifactKind::Component => Validator::new_with_features(WasmFeatures::all())
+            .validate_all(artifact.bytes())
+            .map(drop)
+            .map_err(|error| invalid(artifact, &error.into())),
+        _ => {
+            Module::validate(&wasmtime::Engine::default(), artifact.bytes()).map_err(|error| invalid(artifact, &error))
+        }
+    }
 }
 
 fn invalid(artifact: &Artifact, error: &wasmtime::Error) -> Error {
+    let what = match artifact.kind() {
+        ArtifactKind::Component => "component",
+        _ => "module",
+    };
     let why = error.root_cause().to_string();
     // The compiler has the offset in front, in decimal; the parser behind, in hexadecimal.
     let why = why
@@ -187,121 +305,5 @@ fn invalid(artifact: &Artifact, error: &wasmtime::Error) -> Error {
         .and_then(|rest| rest.split_once(": "))
         .and_then(|(offset, message)| Some(format!("{message} (at offset {:#x})", offset.parse::<u64>().ok()?)))
         .unwrap_or(why);
-    artifact.damaged(&format!("is not a valid module: {why}"))
-}
-
-/// Advances the engine's epoch from a thread of its own, so that no guest can stall another, nor the
-/// timers, nor its own end. Rests while no guest is at work.
-pub(crate) struct Ticker {
-    /// Guests that live, whatever they do.
-    alive: AtomicUsize,
-    /// Guests that are computing right now.
-    running: AtomicUsize,
-    /// Counts the times that a guest began to.
-    resumed: AtomicU64,
-    resting: AtomicBool,
-    thread: Thread,
-}
-
-/// A guest is computing for as long as this is held.
-pub(crate) struct Running<'a>(&'a Ticker);
-
-/// A guest lives for as long as this is held.
-pub(crate) struct Alive<'a>(&'a Ticker);
-
-impl Ticker {
-    fn start(engine: wasmtime::EngineWeak) -> Result<Arc<Self>, Error> {
-        let (sender, receiver) = sync_channel::<Weak<Self>>(1);
-        let thread = thread::Builder::new()
-            .name("anyport-ticker".to_owned())
-            .spawn(move || {
-                if let Ok(ticker) = receiver.recv() {
-                    tick(&engine, &ticker);
-                }
-            })
-            .map_err(|error| Error::host(format!("the ticker thread cannot be started: {error}")))?;
-        let ticker = Arc::new(Self {
-            alive: AtomicUsize::new(0),
-            running: AtomicUsize::new(0),
-            resumed: AtomicU64::new(0),
-            resting: AtomicBool::new(false),
-            thread: thread.thread().clone(),
-        });
-        // The receiver is there until it has received.
-        let _ = sender.send(Arc::downgrade(&ticker));
-        Ok(ticker)
-    }
-
-    /// A guest begins its life.
-    pub(crate) fn live(&self) -> Alive<'_> {
-        self.alive.fetch_add(1, Ordering::Relaxed);
-        Alive(self)
-    }
-
-    /// Whether a guest that lives is the only one.
-    pub(crate) fn has_one_guest(&self) -> bool {
-        self.alive.load(Ordering::Relaxed) == 1
-    }
-
-    /// A guest begins to compute.
-    pub(crate) fn run(&self) -> Running<'_> {
-        self.running.fetch_add(1, Ordering::SeqCst);
-        self.resumed.fetch_add(1, Ordering::SeqCst);
-        if self.resting.load(Ordering::SeqCst) {
-            self.thread.unpark();
-        }
-        Running(self)
-    }
-
-    /// Whether nothing has computed since `seen`.
-    fn is_idle_since(&self, seen: u64) -> bool {
-        self.running.load(Ordering::SeqCst) == 0 && self.resumed.load(Ordering::SeqCst) == seen
-    }
-}
-
-impl Drop for Alive<'_> {
-    fn drop(&mut self) {
-        self.0.alive.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-impl Drop for Running<'_> {
-    fn drop(&mut self) {
-        self.0.running.fetch_sub(1, Ordering::SeqCst);
-    }
-}
-
-impl Drop for Ticker {
-    fn drop(&mut self) {
-        self.thread.unpark();
-    }
-}
-
-/// Ticks until the ticker is dropped.
-fn tick(engine: &wasmtime::EngineWeak, ticker: &Weak<Ticker>) {
-    let mut seen = 0;
-    let mut idle_ticks = 0;
-    loop {
-        thread::sleep(TICK);
-        let (Some(engine), Some(ticker_now)) = (engine.upgrade(), ticker.upgrade()) else { return };
-        engine.increment_epoch();
-        if !ticker_now.is_idle_since(seen) {
-            seen = ticker_now.resumed.load(Ordering::SeqCst);
-            idle_ticks = 0;
-            continue;
-        }
-        idle_ticks += 1;
-        if idle_ticks < IDLE_TICKS {
-            continue;
-        }
-        // Says so first and looks again after: whoever begins in between either is seen or wakes us.
-        ticker_now.resting.store(true, Ordering::SeqCst);
-        drop((engine, ticker_now));
-        while ticker.upgrade().is_some_and(|ticker| ticker.is_idle_since(seen)) {
-            thread::park();
-        }
-        let Some(ticker_now) = ticker.upgrade() else { return };
-        ticker_now.resting.store(false, Ordering::SeqCst);
-        idle_ticks = 0;
-    }
+    artifact.damaged(&format!("is not a valid {what}: {why}"))
 }

@@ -10,6 +10,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use wasmtime_wasi::p1::WasiP1Ctx;
+use wasmtime_wasi_http::WasiHttpCtx;
 
 use crate::address::{Family, Transport};
 use crate::busy::Busy;
@@ -24,6 +25,7 @@ use crate::net::resolve::{Names, Resolver};
 use crate::net::tcp::{Awaited, Tcp};
 use crate::net::udp::Udp;
 use crate::net::{Datagram, Endpoint, Interest, Network, ReceiveFlags, Shutdown};
+use crate::outgoing::Outgoing;
 use crate::policy::{Admission, Denial, Gate};
 use crate::readiness::{self, Pacing, Source};
 use crate::sending::Sending;
@@ -35,7 +37,10 @@ pub(crate) struct Guest {
     /// The memory that its hostcalls mean, found once at instantiation.
     pub(crate) memory: Option<wasmtime::Memory>,
     pub(crate) descriptors: Arc<Descriptors>,
+    /// What wasmtime-wasi has for it: files, clocks, the resources of a component.
     pub(crate) files: WasiP1Ctx,
+    pub(crate) http: WasiHttpCtx,
+    pub(crate) outgoing: Outgoing,
     pub(crate) limits: Arc<Limits>,
     pub(crate) growth: Growth,
     /// The turn in which memory was refused last.
@@ -99,7 +104,7 @@ impl From<Denial> for Errno {
 
 /// What a guest starts with.
 pub(crate) struct Setup {
-    pub(crate) stdio: [Stdio; 3],
+    pub(crate) stdio: [Arc<Stdio>; 3],
     pub(crate) files: WasiP1Ctx,
     pub(crate) directories: u32,
     pub(crate) generation: Generation,
@@ -125,7 +130,7 @@ impl Guest {
         let descriptors = Descriptors::new(setup.limits.descriptors);
         let busy = Busy::new(setup.limits.cpu_time);
         for stdio in setup.stdio {
-            descriptors.insert(Descriptor::Stdio(Arc::new(stdio)))?;
+            descriptors.insert(Descriptor::Stdio(stdio))?;
         }
         for (endpoint, local) in setup.listeners {
             let socket = Socket::new(SocketKind::Tcp(Tcp::listening(endpoint, local)));
@@ -140,6 +145,8 @@ impl Guest {
             memory: None,
             descriptors: Arc::new(descriptors),
             files: setup.files,
+            http: WasiHttpCtx::new(),
+            outgoing: Outgoing::default(),
             short_turn: 0,
             growth: Growth::new(&setup.limits, &setup.grown),
             limits: setup.limits,
@@ -290,6 +297,11 @@ impl Guest {
             self.busy.serves();
             self.published.has_served.store(true, Ordering::Release);
         }
+    }
+
+    /// The guest is called with requests, and never looks for connections by itself.
+    pub(crate) fn serves_requests(&mut self) {
+        self.busy.serves();
     }
 
     /// Whether the guest holds as many accepted connections as it may.
@@ -549,7 +561,7 @@ pub(crate) mod tests {
 
     /// A guest with nothing but null streams.
     pub(crate) fn guest() -> Guest {
-        let stdio = || Stdio::new(&StdioTarget::Null, 0).expect("null is always there");
+        let stdio = || Arc::new(Stdio::new(&StdioTarget::Null, 0).expect("null is always there"));
         let published = Published::reserve(&Network::Os, Vec::new(), 0, 1, 1, None);
         let Ok(published) = published else { panic!("nothing to reserve") };
         let setup = Setup {

@@ -1,11 +1,12 @@
 //! What a file is, what it needs, who can run it, and how it is run here.
 
 use wasmparser::types::{EntityType, Types, TypesRef};
-use wasmparser::{Parser, ValType, ValidPayload, Validator, WasmFeatures};
+use wasmparser::{BinaryReaderError, Parser, Payload, ValType, ValidPayload, Validator, WasmFeatures};
 
 use crate::artifact::Artifact;
+use crate::component::{self, Interfaces, World};
 use crate::dialect::Dialect;
-use crate::engine;
+use crate::engine::{self, Kind};
 use crate::error::{Error, is_printable, printable};
 use crate::link;
 
@@ -28,6 +29,8 @@ pub struct Inspection {
     pub imports: Vec<Import>,
     /// What it exports.
     pub exports: Vec<Export>,
+    /// What a component is for: the interface that it exports for it.
+    pub world: Option<String>,
     /// What it will want to do.
     pub wants: Vec<Want>,
     /// Which of today's runtimes can run it.
@@ -40,7 +43,7 @@ pub struct Inspection {
     pub hint: Option<String>,
 }
 
-/// An export of a module.
+/// An export of a module or component.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Export {
     /// Its name.
@@ -66,6 +69,10 @@ pub enum Want {
     Datagrams,
     /// Open files.
     Files,
+    /// Answer HTTP requests that it is called with.
+    AnswerRequests,
+    /// Send HTTP requests.
+    SendRequests,
 }
 
 /// Whether a runtime of today can run a module.
@@ -94,7 +101,7 @@ impl Inspection {
         dialects.dedup();
         let wants = contents.wants();
         // A file that is damaged is so for every runtime.
-        let judged = contents.is_command()
+        let judged = (contents.is_command() || contents.world.is_some())
             && (problem.is_none() || contents.imports.iter().any(|import| import.dialect().is_none()));
         Self {
             name: artifact.to_string(),
@@ -108,6 +115,7 @@ impl Inspection {
                 let text = problem.to_string();
                 text.lines().next().unwrap_or_default().trim_end_matches(':').to_owned()
             }),
+            world: contents.world.map(|world| world.interface().to_owned()),
             imports: contents.imports,
             exports: contents.exports,
             dialects,
@@ -116,23 +124,28 @@ impl Inspection {
     }
 }
 
-/// Fails with a sentence where a module cannot be run; cheap, before it is compiled.
-pub(crate) fn must_run(artifact: &Artifact) -> Result<(), Error> {
-    read(artifact)?.check(artifact)
+/// Fails with a sentence where an artifact cannot be run; cheap, before it is compiled. Else for which engines it is.
+pub(crate) fn must_run(artifact: &Artifact) -> Result<Kind, Error> {
+    let contents = read(artifact)?;
+    contents.check(artifact)?;
+    Ok(contents.kind())
 }
 
-/// What a module's sections say.
+/// What the sections of a module or component say.
 #[derive(Default)]
 struct Contents {
     imports: Vec<Import>,
     exports: Vec<Export>,
+    /// Of a component.
+    interfaces: Option<Interfaces>,
+    world: Option<World>,
 }
 
 fn read(artifact: &Artifact) -> Result<Contents, Error> {
     match artifact.kind() {
         ArtifactKind::Module => parse(artifact),
         ArtifactKind::NotWasm => Err(artifact.not_wasm()),
-        ArtifactKind::Component => Err(component(artifact)),
+        ArtifactKind::Component => parse_component(artifact),
         ArtifactKind::Precompiled => Err(Error::not_runnable(format!(
             "`{artifact}` is machine code, compiled ahead of time, which cannot be checked"
         ))
@@ -142,26 +155,41 @@ fn read(artifact: &Artifact) -> Result<Contents, Error> {
     }
 }
 
-fn component(artifact: &Artifact) -> Error {
-    Error::not_runnable(format!("`{artifact}` is a component, and anyport runs core modules only for now"))
-        .with_hint("build it as a core module (`wasm32-wasip1`), or run it with `wasmtime run` or `wasmtime serve`")
+fn parse(artifact: &Artifact) -> Result<Contents, Error> {
+    types_of(artifact.bytes())
+        .map(|types| Contents::of(types.as_ref()))
+        .map_err(|error| damaged(artifact, &error, "module"))
 }
 
-fn parse(artifact: &Artifact) -> Result<Contents, Error> {
-    types_of(artifact.bytes()).map(|types| Contents::of(types.as_ref())).map_err(|error| {
-        if error.message().contains("unexpected end") {
-            artifact.damaged(&format!("is cut off: it ends within a section, at byte {}", artifact.bytes().len()))
-        } else {
-            artifact.damaged(&format!("is not a valid module: {error}"))
-        }
-    })
+fn parse_component(artifact: &Artifact) -> Result<Contents, Error> {
+    let bytes = artifact.bytes();
+    let interfaces = types_of(bytes).and_then(|_| Interfaces::of_bytes(bytes));
+    interfaces.map(Contents::of_component).map_err(|error| damaged(artifact, &error, "component"))
+}
+
+fn damaged(artifact: &Artifact, error: &BinaryReaderError, what: &str) -> Error {
+    if error.message().contains("unexpected end") {
+        artifact.damaged(&format!("is cut off: it ends within a section, at byte {}", artifact.bytes().len()))
+    } else {
+        artifact.damaged(&format!("is not a valid {what}: {error}"))
+    }
 }
 
 /// Checks all but the functions' bodies: those are checked when they are compiled.
 fn types_of(bytes: &[u8]) -> wasmparser::Result<Types> {
     let mut validator = Validator::new_with_features(WasmFeatures::all());
+    let mut depth = 0_usize;
     for payload in Parser::new(0).parse_all(bytes) {
-        if let ValidPayload::End(types) = validator.payload(&payload?)? {
+        let payload = payload?;
+        let nested = depth;
+        match &payload {
+            Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => depth += 1,
+            Payload::End(_) => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if let ValidPayload::End(types) = validator.payload(&payload)?
+            && nested == 0
+        {
             return Ok(types);
         }
     }
@@ -180,7 +208,22 @@ impl Contents {
             .into_iter()
             .flatten()
             .map(|(name, kind)| Export { name: printable(name), signature: describe(types, &kind) });
-        Self { imports: imports.collect(), exports: exports.collect() }
+        Self { imports: imports.collect(), exports: exports.collect(), ..Self::default() }
+    }
+
+    fn of_component(interfaces: Interfaces) -> Self {
+        let export = |name: &String| Export { name: printable(name), signature: "instance".to_owned() };
+        Self {
+            imports: interfaces.resolved(),
+            exports: interfaces.exports.iter().map(export).collect(),
+            world: interfaces.world(),
+            interfaces: Some(interfaces),
+        }
+    }
+
+    /// The engines that it is for.
+    fn kind(&self) -> Kind {
+        self.interfaces.as_ref().map_or(Kind::Modules, Interfaces::kind)
     }
 
     fn exports(&self, name: &str, signature: &str) -> bool {
@@ -198,6 +241,10 @@ impl Contents {
     /// Fails with the first reason for which it cannot be run.
     fn check(&self, artifact: &Artifact) -> Result<(), Error> {
         link::check(artifact.name(), &self.imports)?;
+        if let Some(interfaces) = &self.interfaces {
+            let served = self.world.is_some();
+            return if served { Ok(()) } else { Err(component::not_a_server(artifact.name(), interfaces)) };
+        }
         if !self.is_command() {
             return Err(self.not_a_command(artifact));
         }
@@ -237,6 +284,9 @@ impl Contents {
     }
 
     fn wants(&self) -> Vec<Want> {
+        if let Some(interfaces) = &self.interfaces {
+            return self.wants_of_component(interfaces);
+        }
         let mut wants = Vec::new();
         let mut want = |wanted: bool, want: Want| {
             if wanted {
@@ -252,8 +302,34 @@ impl Contents {
         wants
     }
 
+    fn wants_of_component(&self, interfaces: &Interfaces) -> Vec<Want> {
+        let any = |names: &[&str]| names.iter().any(|name| interfaces.imports(name));
+        // Of 0.2 and 0.3.
+        let sockets = &["wasi:sockets/tcp", "wasi:sockets/types"];
+        let is_service = self.world.is_some_and(World::is_http);
+        [
+            (is_service, Want::AnswerRequests),
+            (any(&["wasi:http/outgoing-handler", "wasi:http/client"]), Want::SendRequests),
+            (!is_service && any(sockets), Want::Listen),
+            (any(sockets), Want::Connect),
+            (any(&["wasi:sockets/ip-name-lookup"]), Want::LookUpNames),
+            (any(&["wasi:sockets/udp", "wasi:sockets/types"]), Want::Datagrams),
+            (any(&["wasi:filesystem/types"]), Want::Files),
+        ]
+        .into_iter()
+        .filter_map(|(wanted, want)| wanted.then_some(want))
+        .collect()
+    }
+
     /// Which of today's runtimes have what it imports.
     fn verdicts(&self, here: bool) -> Vec<Verdict> {
+        match (&self.interfaces, self.world) {
+            (Some(interfaces), Some(world)) => component_verdicts(interfaces, world, here),
+            _ => self.module_verdicts(here),
+        }
+    }
+
+    fn module_verdicts(&self, here: bool) -> Vec<Verdict> {
         let sockets = self.imports.iter().any(|import| import.dialect() == Some(Dialect::WasmEdge));
         let accepts = link::takes_listeners(&self.imports);
         let no = |runtime, why: String| Verdict { runtime, runs: false, why };
@@ -299,6 +375,26 @@ impl Contents {
     }
 }
 
+fn component_verdicts(interfaces: &Interfaces, world: World, here: bool) -> Vec<Verdict> {
+    let verdict = |runtime, runs, why: &str| Verdict { runtime, runs, why: why.to_owned() };
+    let how = if world.is_http() { "with `wasmtime serve -S cli`" } else { "with `wasmtime run -S inherit-network`" };
+    let foreign = interfaces.resolved().into_iter().find(|import| import.dialect().is_none());
+    let wasmtime = |runtime, since: Kind| match &foreign {
+        Some(import) => verdict(runtime, false, &format!("has no {import}")),
+        None if since == Kind::Sequential && interfaces.kind() == Kind::Concurrent => {
+            verdict(runtime, false, "has no WASI 0.3")
+        }
+        None => verdict(runtime, true, how),
+    };
+    vec![
+        if here { verdict("anyport", true, "has every import") } else { verdict("anyport", false, "see the problem") },
+        wasmtime("Wasmtime 46 and later", Kind::Concurrent),
+        wasmtime("Wasmtime up to 45", Kind::Sequential),
+        verdict("WasmEdge 0.17", false, "runs no components"),
+        verdict("Wasmer 7", false, "runs no components"),
+    ]
+}
+
 /// The module of WASI's first snapshot.
 const PREVIEW0: &str = "wasi_unstable";
 
@@ -338,7 +434,9 @@ fn letter(kind: &ValType) -> char {
 /// The command that runs it, with the port that servers use by default.
 fn run_line(artifact: &Artifact, wants: &[Want]) -> String {
     let mut line = "anyport run".to_owned();
-    if wants.contains(&Want::Listen) || wants.contains(&Want::AcceptPreopened) {
+    if wants.contains(&Want::AnswerRequests) {
+        line.push_str(" -p 8080");
+    } else if wants.contains(&Want::Listen) || wants.contains(&Want::AcceptPreopened) {
         line.push_str(" -p 8080:8080 -e PORT=8080");
     }
     format!("{line} {}", quoted(artifact.name()))

@@ -1,10 +1,11 @@
-//! From a module to a running guest: its store, its start, its end.
+//! From a program to a running guest: its store, its start, its end.
 
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
 
-use wasmtime::{Module, ResourceLimiter, Store, Trap, UpdateDeadline, WasmBacktrace};
+use wasmtime::{ResourceLimiter, Store, Trap, UpdateDeadline, WasmBacktrace};
+use wasmtime_wasi::I32Exit;
 use wiggle::GuestError;
 
 use crate::busy::Overrun;
@@ -12,7 +13,7 @@ use crate::dialect::preview1::process::Exit;
 use crate::engine::Engine;
 use crate::error::printable;
 use crate::guest::Guest;
-use crate::link;
+use crate::program::Program;
 
 /// How a guest ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,9 +41,24 @@ pub enum Outcome {
     Stopped,
 }
 
-/// Runs a module's `_start` to its end; calls `before_end` while the guest still holds what it held.
-pub(crate) async fn run(engine: Arc<Engine>, module: Module, guest: Guest, before_end: impl FnOnce()) -> Outcome {
+/// Runs a program to its end; calls `before_end` while the guest still holds what it held.
+pub(crate) async fn run(engine: &Engine, program: &Program, guest: Guest, before_end: impl FnOnce()) -> Outcome {
     let _alive = engine.ticker.live();
+    let mut store = store(engine, guest);
+    let ended = {
+        let mut running = pin!(program.run(&mut store));
+        poll_fn(|context| {
+            let _running = engine.ticker.run();
+            running.as_mut().poll(context)
+        })
+        .await
+    };
+    before_end();
+    outcome(&store, ended)
+}
+
+/// A store for a guest, with its limits.
+pub(crate) fn store(engine: &Engine, guest: Guest) -> Store<Guest> {
     let ticker = Arc::clone(&engine.ticker);
     let mut store = Store::new(&engine.wasmtime, guest);
     store.limiter(|guest| guest);
@@ -53,15 +69,11 @@ pub(crate) async fn run(engine: Arc<Engine>, module: Module, guest: Guest, befor
         store.data_mut().busy.tick(ticker.has_one_guest())?;
         Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())))
     });
-    let ended = {
-        let mut started = pin!(start(&engine, &mut store, &module));
-        poll_fn(|context| {
-            let _running = engine.ticker.run();
-            started.as_mut().poll(context)
-        })
-        .await
-    };
-    before_end();
+    store
+}
+
+/// How a guest ended.
+pub(crate) fn outcome(store: &Store<Guest>, ended: wasmtime::Result<()>) -> Outcome {
     match ended {
         Ok(()) => Outcome::Exited(0),
         Err(error) => {
@@ -113,16 +125,12 @@ fn blame_memory(outcome: Outcome, shortage: Option<String>) -> Outcome {
     }
 }
 
-async fn start(engine: &Engine, store: &mut Store<Guest>, module: &Module) -> wasmtime::Result<()> {
-    let instance = link::instantiate(engine, store, module).await?;
-    store.data_mut().memory = instance.get_memory(&mut *store, "memory");
-    let start = instance.get_typed_func::<(), ()>(&mut *store, "_start")?;
-    start.call_async(store, ()).await
-}
-
 fn outcome_of(error: &wasmtime::Error) -> Outcome {
     if let Some(Exit(code)) = error.downcast_ref() {
         return Outcome::Exited(*code);
+    }
+    if let Some(I32Exit(code)) = error.downcast_ref() {
+        return Outcome::Exited(code.cast_unsigned());
     }
     let reason = match error.downcast_ref::<Trap>() {
         Some(Trap::StackOverflow) => "its stack is full: a recursion without end".to_owned(),

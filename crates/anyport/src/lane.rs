@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::mpsc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use std::thread;
 
 use tokio::runtime::Handle;
@@ -24,7 +24,7 @@ const NICE: i32 = 10;
 pub(crate) type Life = Pin<Box<dyn Future<Output = Outcome> + Send>>;
 
 /// How a guest's life goes on after a while on one thread.
-enum Next {
+pub(crate) enum Next {
     /// It has ended.
     Ended(Outcome),
     /// On another thread.
@@ -85,9 +85,17 @@ impl Lanes<'_> {
         }
     }
 
-    /// On a thread that gives way, until the guest waits for something. The thread ends with that: without a
-    /// privilege, none gets back the priority that it gave up.
+    /// On a thread that gives way, until the guest waits for something.
     async fn aside(&self, life: Life) -> Result<Next, String> {
+        match self.start_aside(life) {
+            Ok(aside) => aside.await,
+            Err(life) => Ok(Next::Moves(life)),
+        }
+    }
+
+    /// Moves a guest to a thread that gives way, which ends when the guest waits for something: without a
+    /// privilege, none gets back the priority that it gave up. Gives it back where there is no thread for it.
+    pub(crate) fn start_aside(&self, life: Life) -> Result<Aside, Life> {
         let (give, given) = mpsc::channel::<Life>();
         let (done, next) = oneshot::channel();
         let (runtime, pace, stage) = (Handle::current(), Arc::clone(&self.pace), self.stage.clone());
@@ -98,30 +106,47 @@ impl Lanes<'_> {
             pace.arrive();
             let next = catch_unwind(AssertUnwindSafe(|| {
                 let _runtime = runtime.enter();
-                compute(life, &pace, &stage)
+                compute(life, &pace, || *stage.borrow() == Stage::Stopped || done.is_closed())
             }));
             pace.leave();
             let _ = done.send(next);
         });
         if let Err(error) = thread {
             tracing::debug!("a guest that computes for long has no thread of its own: {error}");
-            return Ok(Next::Moves(life));
+            return Err(life);
         }
         self.pace.leave();
-        let next = match give.send(life) {
-            Ok(()) => next.await.unwrap_or_else(|lost| Err(Box::new(lost))),
-            Err(mpsc::SendError(life)) => Ok(Next::Moves(life)),
-        };
+        match give.send(life) {
+            Ok(()) => Ok(Aside { next, pace: Arc::clone(&self.pace) }),
+            Err(mpsc::SendError(life)) => {
+                self.pace.arrive();
+                Err(life)
+            }
+        }
+    }
+}
+
+/// A guest on a thread that gives way, up to when it comes back. It is stopped if nobody waits for that.
+pub(crate) struct Aside {
+    next: oneshot::Receiver<thread::Result<Next>>,
+    pace: Arc<Pace>,
+}
+
+impl Future for Aside {
+    type Output = Result<Next, String>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let next = ready!(Pin::new(&mut self.next).poll(context));
         self.pace.arrive();
-        next.map_err(|panic| message(&*panic))
+        Poll::Ready(next.unwrap_or_else(|lost| Err(Box::new(lost))).map_err(|panic| message(&*panic)))
     }
 }
 
 /// Polls a guest while it computes for long. It is woken by nobody: whatever it waits for is asked again at home.
-fn compute(mut life: Life, pace: &Pace, stage: &watch::Receiver<Stage>) -> Next {
+fn compute(mut life: Life, pace: &Pace, is_over: impl Fn() -> bool) -> Next {
     let mut context = Context::from_waker(Waker::noop());
     loop {
-        if *stage.borrow() == Stage::Stopped {
+        if is_over() {
             return Next::Ended(Outcome::Stopped);
         }
         match life.as_mut().poll(&mut context) {
@@ -133,7 +158,7 @@ fn compute(mut life: Life, pace: &Pace, stage: &watch::Receiver<Stage>) -> Next 
 }
 
 /// What a panic says.
-fn message(panic: &(dyn Any + Send)) -> String {
+pub(crate) fn message(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     text.unwrap_or("it panicked").to_owned()
 }

@@ -37,14 +37,16 @@
 //! Nothing is allowed that was not given: no port, no file, no name lookup. Linux only for now.
 //!
 //! The modules, from the top down; each may use those below it (`tests/tidy.rs` holds that):
-//! `runtime`, `inspect`; `server`, `settings`, `running`, `status`, `front`, `worker`, `lane`, `connection_limits`;
-//! `instance`, `link`, `engine`, `cache`, `artifact`; `dialect`; `guest`; `health`, `busy`, `readiness`, `sending`,
+//! `runtime`, `inspect`; `server`, `settings`, `running`, `status`, `front`, `worker`, `serving`, `lane`,
+//! `connection_limits`; `instance`, `program`, `component`, `link`, `engine`, `ticker`, `cache`, `artifact`; `dialect`;
+//! `guest`; `outgoing`; `health`, `busy`, `readiness`, `sending`,
 //! `descriptor`, `stdio`; `net`, `memory`; `policy`, `address`, `limits`, `stage`; `errno`, `error`, `spelling`.
 
 mod address;
 mod artifact;
 mod busy;
 pub mod cache;
+mod component;
 mod connection_limits;
 mod descriptor;
 mod dialect;
@@ -61,8 +63,10 @@ pub mod limits;
 mod link;
 mod memory;
 mod net;
+mod outgoing;
 pub mod policy;
 mod port_holder;
+mod program;
 mod readiness;
 #[cfg(test)]
 mod rounds;
@@ -70,11 +74,13 @@ mod running;
 mod runtime;
 mod sending;
 pub mod server;
+mod serving;
 pub mod settings;
 pub mod spelling;
 mod stage;
 mod status;
 mod stdio;
+mod ticker;
 mod worker;
 
 pub use artifact::Artifact;

@@ -66,6 +66,19 @@ pub const TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a connection may be open without a byte in either direction, as Caddy has it.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
 
+/// How long a client may take for the head of a request: longer than any that has one to send.
+pub const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Instances of a component that answer requests at the same time, of all workers. Each has a memory of its
+/// own, and 100 cost a third of a millisecond at the start.
+pub const INSTANCES: u32 = 128;
+
+/// Requests that wait for an instance: a second's worth of a small server.
+pub const QUEUE: usize = 1024;
+
+/// Bytes of a request's head: what nginx takes with its four large buffers of 8 KiB, and as much again.
+pub const HEADER_BYTES: usize = 64 << 10;
+
 /// The limits of one guest. [`Limits::default`] fits a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -96,6 +109,15 @@ pub struct Limits {
     /// How long a connection may be open with no byte in either direction; default [`IDLE_TIMEOUT`],
     /// [`Duration::MAX`] for ever.
     pub idle_timeout: Duration,
+    /// How long a client may take for the head of a request, where the front reads it; default [`HEADER_TIMEOUT`],
+    /// [`Duration::MAX`] for ever.
+    pub header_timeout: Duration,
+    /// Bytes of a request's head, where the front reads it; default [`HEADER_BYTES`].
+    pub header_bytes: usize,
+    /// Instances that answer requests at the same time; default [`INSTANCES`].
+    pub instances: u32,
+    /// Requests that wait for an instance, before others are refused; default [`QUEUE`].
+    pub queue: usize,
     /// CPU time that the guest may use without waiting for its sockets or moving their bytes, before it is
     /// ended; by default 30 seconds from when it serves a port, and no limit before.
     pub cpu_time: Option<Duration>,
@@ -116,6 +138,10 @@ impl Default for Limits {
             subscriptions: SUBSCRIPTIONS,
             timeout: TIMEOUT,
             idle_timeout: IDLE_TIMEOUT,
+            header_timeout: HEADER_TIMEOUT,
+            header_bytes: HEADER_BYTES,
+            instances: INSTANCES,
+            queue: QUEUE,
             cpu_time: None,
         }
     }
@@ -256,6 +282,9 @@ impl Limits {
         "environment-bytes",
         "iovecs",
         "subscriptions",
+        "header-bytes",
+        "instances",
+        "queue",
     ];
 
     /// Sets the limit of this name; `false` if there is none, or the number does not fit it.
@@ -270,9 +299,15 @@ impl Limits {
             "held-bytes" => self.held_bytes = size,
             "random-bytes" => self.random_bytes = size,
             "environment-bytes" => self.environment_bytes = size,
-            "iovecs" | "subscriptions" => {
+            "header-bytes" => self.header_bytes = size,
+            "queue" => self.queue = size,
+            "iovecs" | "subscriptions" | "instances" => {
                 let Ok(count) = u32::try_from(value) else { return false };
-                if name == "iovecs" { self.iovecs = count } else { self.subscriptions = count }
+                match name {
+                    "iovecs" => self.iovecs = count,
+                    "subscriptions" => self.subscriptions = count,
+                    _ => self.instances = count.max(1),
+                }
             }
             _ => return false,
         }

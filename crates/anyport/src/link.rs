@@ -5,15 +5,15 @@
 
 use std::fmt;
 
-use wasmtime::{Extern, ExternType, Instance, Module, Store};
+use wasmtime::{Extern, ExternType, Instance, Linker, Module, Store};
 
 use crate::dialect::hostcall::{Row, Table, signature_of};
 use crate::dialect::{Dialect, TABLES, wasmedge};
-use crate::engine::Engine;
 use crate::error::{Error, brief, printable};
 use crate::guest::{Generation, Guest};
 
-/// An import of a module, its type written as `(iii)i`: `i` is i32, `I` i64, `f` f32, `F` f64.
+/// An import: of a module, its type written as `(iii)i`, where `i` is i32, `I` i64, `f` f32, `F` f64; or an interface
+/// of a component, which has no field name.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Import {
     /// The module name.
@@ -77,7 +77,9 @@ impl Import {
 impl fmt::Display for Import {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [module, name, signature] = [&self.module, &self.name, &self.signature].map(|text| brief(text));
-        if signature.starts_with('(') {
+        if name.is_empty() {
+            f.write_str(&module)
+        } else if signature.starts_with('(') {
             write!(f, "{module}::{name}{signature}")
         } else {
             write!(f, "{signature} {module}::{name}")
@@ -244,7 +246,7 @@ fn hint_for(import: &Import) -> String {
 /// Instantiates a module whose imports were all found: externs by position, so that two imports of
 /// one name may have two types.
 pub(crate) async fn instantiate(
-    engine: &Engine, store: &mut Store<Guest>, module: &Module,
+    linker: &Linker<Guest>, store: &mut Store<Guest>, module: &Module,
 ) -> wasmtime::Result<Instance> {
     let mut externs: Vec<Extern> = Vec::with_capacity(module.imports().len());
     for import in module.imports() {
@@ -252,7 +254,7 @@ pub(crate) async fn instantiate(
             return Err(wasmtime::Error::msg(format!("`{}::{}` is no function", import.module(), import.name())));
         };
         let key = format!("{}{}", import.name(), signature_of(kind.params(), kind.results()));
-        externs.push(engine.linker.get(&mut *store, import.module(), &key)?);
+        externs.push(linker.get(&mut *store, import.module(), &key)?);
     }
     Instance::new_async(store, module, &externs).await
 }
@@ -260,13 +262,15 @@ pub(crate) async fn instantiate(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dialect::hostcall;
 
     #[test]
     fn every_row_has_the_type_it_says() {
-        let engine = Engine::new(None).unwrap_or_else(|error| panic!("{error}"));
-        let mut store = Store::new(&engine.wasmtime, crate::guest::tests::guest());
+        let engine = wasmtime::Engine::default();
+        let linker = hostcall::linker(&engine).expect("no row is there twice");
+        let mut store = Store::new(&engine, crate::guest::tests::guest());
         for (table, row) in rows() {
-            let found = engine.linker.get(&mut store, table.module, &row.key());
+            let found = linker.get(&mut store, table.module, &row.key());
             let Ok(Extern::Func(function)) = found else { panic!("{} is not defined", row.key()) };
             let kind = function.ty(&store);
             assert_eq!(signature_of(kind.params(), kind.results()), row.signature(), "{}", row.name);

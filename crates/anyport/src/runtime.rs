@@ -1,22 +1,22 @@
-//! The door of the library: a runtime loads modules into servers.
+//! The door of the library: a runtime loads modules and components into servers.
 
 use std::fs::File;
-use std::sync::Arc;
-
-use wasmtime::Module;
+use std::sync::{Arc, Mutex};
 
 use crate::artifact::{Artifact, ArtifactKind};
 use crate::cache::Cache;
-use crate::engine::Engine;
-use crate::error::Error;
+use crate::engine::{Compiled, Engine, Kind};
+use crate::error::{Error, printable};
 use crate::inspect;
-use crate::link;
+use crate::program::Program;
 use crate::server::Server;
 
-/// Compiles and runs modules. Cheap to clone; one for a process is enough.
+/// Compiles and runs modules and components. Cheap to clone; one for a process is enough.
 #[derive(Clone)]
 pub struct Runtime {
-    engine: Arc<Engine>,
+    cache: Option<Cache>,
+    /// Made when something needs them.
+    engines: Arc<Mutex<Vec<Arc<Engine>>>>,
 }
 
 /// Makes a [`Runtime`]. By default nothing is cached.
@@ -36,9 +36,9 @@ impl RuntimeBuilder {
     /// Makes the runtime.
     ///
     /// # Errors
-    /// This machine is not supported, or has no thread left.
+    /// None for now: what a machine cannot do is told when something is loaded.
     pub fn build(self) -> Result<Runtime, Error> {
-        Ok(Runtime { engine: Arc::new(Engine::new(self.cache)?) })
+        Ok(Runtime { cache: self.cache, engines: Arc::default() })
     }
 }
 
@@ -51,11 +51,13 @@ impl Runtime {
     /// A server from an artifact: compiled, or taken from the cache, and its imports found.
     ///
     /// # Errors
-    /// It is not a module, not a valid one, or needs what no dialect has; the message says which.
+    /// It is neither a module nor a component, not a valid one, or needs what no dialect has; the message says which.
     pub fn load(&self, artifact: &Artifact) -> Result<Server, Error> {
-        inspect::must_run(artifact)?;
-        let module = self.engine.compile(artifact)?;
-        self.serve(artifact.name(), module)
+        let engine = self.engine(inspect::must_run(artifact)?)?;
+        let compiled = engine.compile(artifact, self.cache.as_ref())?;
+        self.serve(artifact.name(), compiled, &[engine.kind], |error| {
+            artifact.damaged(&format!("does not load: {error}"))
+        })
     }
 
     /// A server from a file that [`Runtime::precompile`] made.
@@ -65,8 +67,12 @@ impl Runtime {
     /// # Errors
     /// It was made by another version, or for another machine.
     pub fn load_precompiled(&self, artifact: &Artifact) -> Result<Server, Error> {
-        let module = self.engine.load_trusted(artifact)?;
-        self.serve(artifact.name(), module)
+        let compiled = Compiled::trusted(artifact)?;
+        let kinds = compiled.kinds();
+        self.serve(artifact.name(), compiled, kinds, |error| {
+            Error::not_runnable(format!("`{artifact}` was compiled for another engine or machine: {error:#}"))
+                .with_hint("compile it here, with `anyport compile`")
+        })
     }
 
     /// Machine code for [`Runtime::load_precompiled`] on this kind of machine.
@@ -76,14 +82,11 @@ impl Runtime {
     pub fn precompile(&self, artifact: &Artifact) -> Result<Vec<u8>, Error> {
         match artifact.kind() {
             ArtifactKind::Precompiled => Err(Error::not_runnable(format!("`{artifact}` is compiled already"))),
-            _ => {
-                inspect::must_run(artifact)?;
-                self.engine.precompile(artifact)
-            }
+            _ => self.engine(inspect::must_run(artifact)?)?.precompile(artifact),
         }
     }
 
-    /// Compiles a module for another process of the same program and machine, which takes the file over
+    /// Compiles an artifact for another process of the same program and machine, which takes the file over
     /// and calls [`Runtime::load_compiled`]: one that may neither read the cache nor write to it.
     ///
     /// The file is open for reading alone. It is the cache's, if there is one and it can be written to; of
@@ -93,25 +96,54 @@ impl Runtime {
     /// # Errors
     /// As [`Runtime::load`].
     pub fn compile(&self, artifact: &Artifact) -> Result<File, Error> {
-        inspect::must_run(artifact)?;
-        self.engine.compile_to_file(artifact)
+        let compiled = self.engine(inspect::must_run(artifact)?)?.compile(artifact, self.cache.as_ref())?;
+        compiled
+            .into_file()
+            .map_err(|error| Error::host(format!("the compiled `{artifact}` cannot be kept in memory: {error}")))
     }
 
     /// A server from a file that [`Runtime::compile`] gave, under a name for messages: what [`Artifact::name`]
-    /// was, since it is the guest's name for itself too. No path is opened.
+    /// was, since it is the guest's name for itself too. No path is opened but the file's own below `/proc`.
     ///
     /// Its machine code is run as it is: only for files that nobody else could have written.
     ///
     /// # Errors
     /// It was compiled by another version, or for another machine.
     pub fn load_compiled(&self, file: File, name: &str) -> Result<Server, Error> {
-        let module = self.engine.load_open(file, name)?;
-        self.serve(name, module)
+        let compiled = Compiled::File(file);
+        let kinds = compiled.kinds();
+        self.serve(name, compiled, kinds, |error| {
+            let name = printable(name);
+            Error::not_runnable(format!("`{name}` was compiled by another version, or is damaged: {error:#}"))
+        })
     }
 
-    fn serve(&self, name: &str, module: Module) -> Result<Server, Error> {
-        let imports = link::imports_of(&module);
-        link::check(name, &imports)?;
-        Ok(Server::new(Arc::clone(&self.engine), module, name, &imports))
+    /// A server on the first of these engines that takes the machine code.
+    fn serve(
+        &self, name: &str, compiled: Compiled, kinds: &[Kind], refuse: impl Fn(&wasmtime::Error) -> Error,
+    ) -> Result<Server, Error> {
+        let mut refused = None;
+        for kind in kinds {
+            let engine = self.engine(*kind)?;
+            match engine.load(&compiled) {
+                Ok(loaded) => {
+                    let program = Program::new(&engine, name, compiled, loaded)?;
+                    return Ok(Server::new(engine, program, name));
+                }
+                Err(error) => refused = refused.or(Some(error)),
+            }
+        }
+        let refused = refused.unwrap_or_else(|| wasmtime::Error::msg("no engine takes it"));
+        Err(refuse(&refused))
+    }
+
+    fn engine(&self, kind: Kind) -> Result<Arc<Engine>, Error> {
+        let mut engines = self.engines.lock().expect("no panic while held");
+        if let Some(engine) = engines.iter().find(|engine| engine.kind == kind) {
+            return Ok(Arc::clone(engine));
+        }
+        let engine = Arc::new(Engine::new(kind)?);
+        engines.push(Arc::clone(&engine));
+        Ok(engine)
     }
 }

@@ -1,29 +1,27 @@
-//! A module with all it will run with, up to its start.
+//! A program with all it will run with, up to its start.
 
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use tokio::sync::watch;
-use wasmtime::Module;
-
 use crate::address::{HostAddress, Publish, Transport};
-use crate::engine::Engine;
-use crate::error::Error;
+use crate::engine::{Engine, Room};
+use crate::error::{Error, printable};
 use crate::front;
-use crate::guest::Generation;
 use crate::health::Health;
 use crate::limits::Limits;
-use crate::link::{self, Import};
 use crate::net::published::{self, OnListen, Origin, Published};
 use crate::net::simulated::Simulated;
 use crate::net::{self, Network};
 use crate::policy::{Gate, Policy};
 use crate::port_holder;
+use crate::program::Program;
+use crate::serving::Requests;
 use crate::spelling::option;
 use crate::stage::Stage;
-use crate::worker::{self, Template, Worker};
+use crate::worker::{self, Template, Work, Worker};
+use tokio::sync::watch;
 
 pub use crate::instance::Outcome;
 pub use crate::net::resolve::Resolver;
@@ -32,13 +30,11 @@ pub use crate::status::{PortStatus, Status, WorkerStatus};
 pub use crate::stdio::StdioTarget;
 pub use crate::worker::{Directory, Restart};
 
-/// A module with all it will run with. Denies by default: no files, no network, no environment.
+/// A module or component with all it will run with. Denies by default: no files, no network, no environment.
 pub struct Server {
     engine: Arc<Engine>,
-    module: Module,
+    program: Program,
     name: String,
-    takes_listeners: bool,
-    generation: Generation,
     args: Vec<String>,
     env: Vec<(String, String)>,
     directories: Vec<Directory>,
@@ -81,13 +77,11 @@ impl Listener {
 }
 
 impl Server {
-    pub(crate) fn new(engine: Arc<Engine>, module: Module, name: &str, imports: &[Import]) -> Self {
+    pub(crate) fn new(engine: Arc<Engine>, program: Program, name: &str) -> Self {
         Self {
             engine,
-            module,
+            program,
             name: name.to_owned(),
-            takes_listeners: link::takes_listeners(imports),
-            generation: link::generation_of(imports),
             args: vec![name.to_owned()],
             env: Vec::new(),
             directories: Vec::new(),
@@ -194,7 +188,12 @@ impl Server {
 
     /// Whether the guest waits for listeners to be handed to it; published ports become them.
     pub fn takes_listeners(&self) -> bool {
-        self.takes_listeners
+        self.program.takes_listeners()
+    }
+
+    /// Whether it is a component that is called with each HTTP request, and does not run by itself.
+    pub fn is_service(&self) -> bool {
+        self.program.is_service()
     }
 
     /// Binds the ports and starts the guest, each worker's on a thread of its own.
@@ -204,8 +203,13 @@ impl Server {
     pub fn start(mut self) -> Result<Running, Error> {
         let Ports { all, names } = self.ports()?;
         self.refuse_twins()?;
-        self.announce_listeners(&names);
+        if !self.is_service() {
+            self.announce_listeners(&names);
+        } else if names.is_empty() {
+            return Err(self.serves_nowhere());
+        }
         self.check_environment()?;
+        let (engine, work) = work(&self.engine, self.program, &self.name, &self.limits)?;
         let (workers, most) = (self.workers, self.limits.connections);
         let tell = self.on_listen.as_ref();
         let published = Published::reserve(&self.network, all, names.len(), workers, most, tell)
@@ -213,10 +217,9 @@ impl Server {
         let published = Arc::new(published);
         let memory_most = self.limits.memory_bytes;
         let template = Arc::new(Template {
-            engine: self.engine,
-            module: self.module,
+            engine,
+            work,
             name: self.name,
-            generation: self.generation,
             args: self.args,
             env: self.env,
             directories: self.directories,
@@ -232,12 +235,18 @@ impl Server {
         launch(&template, published, workers)
     }
 
+    fn serves_nowhere(&self) -> Error {
+        let name = printable(&self.name);
+        Error::host(format!("`{name}` serves HTTP requests, and no port is published for them"))
+            .with_hint(format!("`anyport run -p 8080 {name}` serves them on http://localhost:8080"))
+    }
+
     /// The public ports. Ports that are published for a guest that cannot listen by itself are handed over.
     fn ports(&mut self) -> Result<Ports, Error> {
         let mut handed = Vec::new();
         let mut names = Vec::new();
         let mut published: Vec<Publish> = Vec::new();
-        if self.takes_listeners {
+        if self.takes_listeners() {
             let is_stream = |publish: &mut Publish| publish.transport == Transport::Tcp;
             published = self.policy.publish.extract_if(.., is_stream).collect();
         }
@@ -252,7 +261,7 @@ impl Server {
                     let (publish, origin) = published::inherit(socket).map_err(|error| {
                         Error::host(format!("the inherited socket `{name}` cannot be used: {error}"))
                     })?;
-                    if self.takes_listeners {
+                    if self.takes_listeners() {
                         handed.push((publish, origin));
                         names.push(name);
                     } else {
@@ -320,6 +329,15 @@ impl Server {
     }
 }
 
+/// What the workers do, and the engine for it.
+fn work(engine: &Arc<Engine>, program: Program, name: &str, limits: &Limits) -> Result<(Arc<Engine>, Work), Error> {
+    let Program::Service(service) = program else { return Ok((Arc::clone(engine), Work::Guest(program))) };
+    let room =
+        Room { instances: limits.instances, memory_bytes: limits.memory_bytes, table_elements: limits.table_elements };
+    let (engine, handler) = service.pool(engine, name, room)?;
+    Ok((engine, Work::Requests(Arc::new(Requests::new(handler, limits)))))
+}
+
 /// The public ports of a server.
 struct Ports {
     /// Those that guests are handed, then those that they bind.
@@ -334,14 +352,14 @@ fn launch(template: &Arc<Template>, published: Arc<Published>, workers: usize) -
     let (ended, alive) = watch::channel(());
     // All are made before the first is started: what is wrong with one is wrong with all.
     // Before the first connection, too, which could take the last descriptor.
-    let guests: Vec<_> = (0..workers).map(|number| template.guest(number)).collect::<Result<_, _>>()?;
+    let tasks: Vec<_> = (0..workers).map(|number| template.task(number, &stages)).collect::<Result<_, _>>()?;
     let runtimes: Vec<_> = (0..workers).map(|_| worker::event_loop()).collect::<Result<_, _>>()?;
     let front = if workers > 1 { Some(front::start(&published, stages.clone())?) } else { None };
     let mut running = Running::new(template, stage, ended, front);
-    for (number, (runtime, guest)) in runtimes.into_iter().zip(guests).enumerate() {
+    for (number, (runtime, task)) in runtimes.into_iter().zip(tasks).enumerate() {
         let template = Arc::clone(template);
         let worker = Worker { number, template, stage: stages.clone(), _alive: alive.clone() };
-        running.add(worker.start(runtime, guest)?);
+        running.add(worker.start(runtime, task)?);
     }
     Ok(running)
 }

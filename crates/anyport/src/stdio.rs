@@ -84,6 +84,11 @@ impl Stdio {
         }
     }
 
+    /// Whether a person may sit there.
+    pub(crate) fn is_terminal(&self) -> bool {
+        self.terminal
+    }
+
     /// Reads without waiting; [`io::ErrorKind::WouldBlock`] says wait.
     pub(crate) fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         let Some(fd) = &self.fd else { return Ok(0) };

@@ -1,5 +1,6 @@
 //! A worker: a thread on which one guest lives after the other.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
@@ -9,11 +10,11 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
-use wasmtime::Module;
 use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::{FsPerms, WasiCtxBuilder};
 
 use crate::connection_limits::Watchman;
+use crate::dialect::wasi;
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::guest::{Generation, Guest, Setup};
@@ -21,10 +22,12 @@ use crate::health::Health;
 use crate::instance::{self, Outcome};
 use crate::lane::Lanes;
 use crate::limits::Limits;
-use crate::net::Network;
 use crate::net::published::Published;
 use crate::net::resolve::Resolver;
+use crate::net::{Endpoint, Network};
 use crate::policy::Gate;
+use crate::program::Program;
+use crate::serving::{Requests, Site};
 use crate::spelling::option;
 use crate::stage::Stage;
 use crate::stdio::{Stdio, StdioTarget};
@@ -57,12 +60,25 @@ pub enum Restart {
 const BACK_OFF: Duration = Duration::from_millis(100);
 const BACK_OFF_MOST: Duration = Duration::from_secs(10);
 
+/// What the workers of a server do.
+pub(crate) enum Work {
+    /// One guest each, which runs by itself, and the next when it has ended.
+    Guest(Program),
+    /// An instance for each request.
+    Requests(Arc<Requests>),
+}
+
+/// What a worker does first.
+pub(crate) enum Task {
+    Guest(Box<Guest>),
+    Requests { site: Arc<Site>, listeners: Vec<Endpoint> },
+}
+
 /// All that a guest is made of, as often as one is made.
 pub(crate) struct Template {
     pub(crate) engine: Arc<Engine>,
-    pub(crate) module: Module,
+    pub(crate) work: Work,
     pub(crate) name: String,
-    pub(crate) generation: Generation,
     pub(crate) args: Vec<String>,
     pub(crate) env: Vec<(String, String)>,
     pub(crate) directories: Vec<Directory>,
@@ -78,18 +94,49 @@ pub(crate) struct Template {
 }
 
 impl Template {
+    /// What a worker does first.
+    pub(crate) fn task(self: &Arc<Self>, worker: usize, stage: &watch::Receiver<Stage>) -> Result<Task, Error> {
+        match &self.work {
+            Work::Guest(program) => Ok(Task::Guest(Box::new(self.guest(program, worker)?))),
+            Work::Requests(requests) => {
+                let site = self.site(requests, worker, stage)?;
+                let listeners = self.hand_over(worker)?.into_iter().map(|(listener, _)| listener).collect();
+                Ok(Task::Requests { site, listeners })
+            }
+        }
+    }
+
     /// A guest for this worker.
-    pub(crate) fn guest(&self, worker: usize) -> Result<Guest, Error> {
+    fn guest(&self, program: &Program, worker: usize) -> Result<Guest, Error> {
         let setup = Setup {
-            stdio: self.open_stdio()?,
-            files: self.files()?,
-            directories: u32::try_from(self.directories.len()).map_err(|_| Error::host("too many directories"))?,
-            generation: self.generation,
             // Last: should the others fail, the ports stay as they are.
-            listeners: self
-                .published
-                .hand_over(worker)
-                .map_err(|error| Error::host(format!("the listeners cannot be handed over: {error}")))?,
+            listeners: Vec::new(),
+            generation: program.generation(),
+            ..self.setup(&self.open_stdio()?, worker)?
+        };
+        self.make(Setup { listeners: self.hand_over(worker)?, ..setup })
+    }
+
+    /// Where a worker answers requests.
+    fn site(
+        self: &Arc<Self>, requests: &Arc<Requests>, worker: usize, stage: &watch::Receiver<Stage>,
+    ) -> Result<Arc<Site>, Error> {
+        let stdio = self.open_stdio()?;
+        // The first shows what is wrong with all.
+        self.setup(&stdio, worker)?;
+        let template = Arc::clone(self);
+        let make = Box::new(move || template.make(template.setup(&stdio, worker)?));
+        let name = thread_name(&self.name);
+        Ok(Site::new(&self.engine, requests, &self.limits, name, stage.clone(), make))
+    }
+
+    fn setup(&self, stdio: &[Arc<Stdio>; 3], worker: usize) -> Result<Setup, Error> {
+        Ok(Setup {
+            stdio: stdio.clone(),
+            files: self.files(stdio)?,
+            directories: u32::try_from(self.directories.len()).map_err(|_| Error::host("too many directories"))?,
+            generation: Generation::NotWasmEdge,
+            listeners: Vec::new(),
             limits: Arc::clone(&self.limits),
             grown: Arc::clone(&self.health[worker].grown),
             resolver: Arc::clone(&self.resolver),
@@ -97,25 +144,37 @@ impl Template {
             published: Arc::clone(&self.published),
             worker,
             gate: Arc::clone(&self.gate),
-        };
+        })
+    }
+
+    fn hand_over(&self, worker: usize) -> Result<Vec<(Endpoint, SocketAddr)>, Error> {
+        let handed = self.published.hand_over(worker);
+        handed.map_err(|error| Error::host(format!("the listeners cannot be handed over: {error}")))
+    }
+
+    fn make(&self, setup: Setup) -> Result<Guest, Error> {
         Guest::new(setup).map_err(|_| {
             Error::host("the guest may not open even its first descriptors")
                 .with_hint(format!("raise `{}`", option("limit", "descriptors=N")))
         })
     }
 
-    fn open_stdio(&self) -> Result<[Stdio; 3], Error> {
+    fn open_stdio(&self) -> Result<[Arc<Stdio>; 3], Error> {
         let [stdin, stdout, stderr] = &self.stdio;
         let open = |target, number| {
             Stdio::new(target, number)
+                .map(Arc::new)
                 .map_err(|error| Error::host(format!("the guest's descriptor {number} cannot be opened: {error}")))
         };
         Ok([open(stdin, 0)?, open(stdout, 1)?, open(stderr, 2)?])
     }
 
-    fn files(&self) -> Result<WasiP1Ctx, Error> {
+    /// What wasmtime-wasi has for a guest. Core modules have their standard streams from elsewhere.
+    fn files(&self, [stdin, stdout, stderr]: &[Arc<Stdio>; 3]) -> Result<WasiP1Ctx, Error> {
         let mut wasi = WasiCtxBuilder::new();
         wasi.args(&self.args).envs(&self.env);
+        wasi.stdin(wasi::input(Arc::clone(stdin)));
+        wasi.stdout(wasi::output(Arc::clone(stdout))).stderr(wasi::output(Arc::clone(stderr)));
         for directory in &self.directories {
             let permissions = if directory.read_only { FsPerms::ReadOnly } else { FsPerms::ReadWrite };
             wasi.preopened_dir(&directory.host, &directory.guest, permissions).map_err(|error| {
@@ -149,17 +208,31 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    /// Starts the thread with its first guest.
-    pub(crate) fn start(self, runtime: Runtime, guest: Guest) -> Result<JoinHandle<Outcome>, Error> {
+    /// Starts the thread with what it does first.
+    pub(crate) fn start(self, runtime: Runtime, task: Task) -> Result<JoinHandle<Outcome>, Error> {
         std::thread::Builder::new()
             .name(thread_name(&self.template.name))
             .spawn(move || {
-                let outcome = self.work(runtime, guest);
+                let outcome = match task {
+                    Task::Guest(guest) => self.work(runtime, *guest),
+                    Task::Requests { site, listeners } => self.answer(runtime, site, listeners),
+                };
                 self.template.health[self.number].has_ended.store(true, Ordering::Relaxed);
                 self.template.published.gone(self.number);
                 outcome
             })
             .map_err(|error| Error::host(format!("the guest's thread cannot be started: {error}")))
+    }
+
+    /// Answers requests until the server is stopped.
+    fn answer(&self, runtime: Runtime, site: Arc<Site>, listeners: Vec<Endpoint>) -> Outcome {
+        let health = &self.template.health[self.number];
+        health.runs.store(true, Ordering::Relaxed);
+        self.template.published.has_served.store(true, Ordering::Release);
+        runtime.block_on(site.serve(listeners));
+        health.end(None);
+        runtime.shutdown_background();
+        Outcome::Stopped
     }
 
     /// One guest after the other, until one ends for good.
@@ -203,7 +276,7 @@ impl Worker {
                 break None;
             }
             *pause = (*pause * 2).min(BACK_OFF_MOST);
-            match event_loop().and_then(|runtime| Ok((runtime, self.template.guest(self.number)?))) {
+            match event_loop().and_then(|runtime| Ok((runtime, self.guest()?))) {
                 Ok(next) => break Some(next),
                 Err(error) => tracing::warn!("the next guest cannot be started: {error}; tried again in {pause:?}"),
             }
@@ -212,18 +285,26 @@ impl Worker {
         next
     }
 
+    fn guest(&self) -> Result<Guest, Error> {
+        match &self.template.work {
+            Work::Guest(program) => self.template.guest(program, self.number),
+            Work::Requests(_) => Err(Error::host("a service has no guest of its own")),
+        }
+    }
+
     /// One guest's life, and how it ended.
     async fn live(&self, guest: Guest) -> Outcome {
-        let Template { engine, module, limits, published, .. } = &*self.template;
+        let Template { limits, published, .. } = &*self.template;
         let watchman = Watchman::new(&guest.descriptors, limits, self.stage.clone());
         let watching = tokio::spawn(watchman.watch());
         let (published, number) = (Arc::clone(published), self.number);
-        let (engine, module) = (Arc::clone(engine), module.clone());
+        let template = Arc::clone(&self.template);
         let name = thread_name(&self.template.name);
         let lanes = Lanes { name: &name, pace: guest.busy.pace(), stage: self.stage.clone() };
         // Unconstrained: tokio's budget would make ready sockets look unready.
         let life = Box::pin(tokio::task::unconstrained(async move {
-            let mut outcome = pin!(instance::run(engine, module, guest, || published.restarting(number)));
+            let Work::Guest(program) = &template.work else { return Outcome::Stopped };
+            let mut outcome = pin!(instance::run(&template.engine, program, guest, || published.restarting(number)));
             // Should a hostcall panic: before the guest is dropped, which would close the ports.
             let _withdrawn = OnDrop(|| published.restarting(number));
             outcome.as_mut().await

@@ -221,9 +221,9 @@ pub(crate) fn leave(
 }
 
 /// A linker with every row of every table, each under its module and key.
-pub(crate) fn linker(engine: &Engine, tables: &'static [Table]) -> wasmtime::Result<Linker<Guest>> {
+pub(crate) fn linker(engine: &Engine) -> wasmtime::Result<Linker<Guest>> {
     let mut linker = Linker::new(engine);
-    for table in tables {
+    for table in super::TABLES {
         for row in table.rows {
             (row.define)(&mut linker, row, table, &row.key())?;
         }

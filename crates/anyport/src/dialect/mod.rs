@@ -5,6 +5,8 @@ pub mod filter;
 pub(crate) mod hostcall;
 pub(crate) mod preview1;
 mod trace;
+pub(crate) mod wasi;
+pub(crate) mod wasi_http;
 pub(crate) mod wasmedge;
 
 use std::fmt;
@@ -22,6 +24,24 @@ pub enum Dialect {
     Preview1,
     /// The sockets of `WasmEdge`, every generation since 0.8.2.
     WasmEdge,
+    /// WASI 0.2 but for the two that follow, for components.
+    #[serde(rename = "wasi@0.2")]
+    Wasi02,
+    /// `wasi:sockets` 0.2.
+    #[serde(rename = "wasi:sockets@0.2")]
+    WasiSockets02,
+    /// `wasi:http` 0.2.
+    #[serde(rename = "wasi:http@0.2")]
+    WasiHttp02,
+    /// WASI 0.3 but for the two that follow.
+    #[serde(rename = "wasi@0.3")]
+    Wasi03,
+    /// `wasi:sockets` 0.3.
+    #[serde(rename = "wasi:sockets@0.3")]
+    WasiSockets03,
+    /// `wasi:http` 0.3.
+    #[serde(rename = "wasi:http@0.3")]
+    WasiHttp03,
 }
 
 impl fmt::Display for Dialect {
@@ -29,6 +49,12 @@ impl fmt::Display for Dialect {
         f.write_str(match self {
             Self::Preview1 => "WASI preview1",
             Self::WasmEdge => "WasmEdge sockets",
+            Self::Wasi02 => "WASI 0.2",
+            Self::WasiSockets02 => "wasi:sockets 0.2",
+            Self::WasiHttp02 => "wasi:http 0.2",
+            Self::Wasi03 => "WASI 0.3",
+            Self::WasiSockets03 => "wasi:sockets 0.3",
+            Self::WasiHttp03 => "wasi:http 0.3",
         })
     }
 }
@@ -47,4 +73,60 @@ pub(crate) const TABLES: &[Table] = &[
         rows: wasmedge::ROWS,
         bad_pointer: wasmedge::errno_on_bad_pointer,
     },
+];
+
+/// Every interface that a component may import, with the version that it is compatible with.
+pub(crate) const INTERFACES: &[(&str, &str, Dialect)] = &[
+    ("wasi:cli/environment", "0.2", Dialect::Wasi02),
+    ("wasi:cli/exit", "0.2", Dialect::Wasi02),
+    ("wasi:cli/stdin", "0.2", Dialect::Wasi02),
+    ("wasi:cli/stdout", "0.2", Dialect::Wasi02),
+    ("wasi:cli/stderr", "0.2", Dialect::Wasi02),
+    ("wasi:cli/terminal-input", "0.2", Dialect::Wasi02),
+    ("wasi:cli/terminal-output", "0.2", Dialect::Wasi02),
+    ("wasi:cli/terminal-stdin", "0.2", Dialect::Wasi02),
+    ("wasi:cli/terminal-stdout", "0.2", Dialect::Wasi02),
+    ("wasi:cli/terminal-stderr", "0.2", Dialect::Wasi02),
+    ("wasi:clocks/monotonic-clock", "0.2", Dialect::Wasi02),
+    ("wasi:clocks/wall-clock", "0.2", Dialect::Wasi02),
+    ("wasi:filesystem/preopens", "0.2", Dialect::Wasi02),
+    ("wasi:filesystem/types", "0.2", Dialect::Wasi02),
+    ("wasi:io/error", "0.2", Dialect::Wasi02),
+    ("wasi:io/poll", "0.2", Dialect::Wasi02),
+    ("wasi:io/streams", "0.2", Dialect::Wasi02),
+    ("wasi:random/insecure", "0.2", Dialect::Wasi02),
+    ("wasi:random/insecure-seed", "0.2", Dialect::Wasi02),
+    ("wasi:random/random", "0.2", Dialect::Wasi02),
+    ("wasi:sockets/instance-network", "0.2", Dialect::WasiSockets02),
+    ("wasi:sockets/ip-name-lookup", "0.2", Dialect::WasiSockets02),
+    ("wasi:sockets/network", "0.2", Dialect::WasiSockets02),
+    ("wasi:sockets/tcp", "0.2", Dialect::WasiSockets02),
+    ("wasi:sockets/tcp-create-socket", "0.2", Dialect::WasiSockets02),
+    ("wasi:sockets/udp", "0.2", Dialect::WasiSockets02),
+    ("wasi:sockets/udp-create-socket", "0.2", Dialect::WasiSockets02),
+    ("wasi:http/outgoing-handler", "0.2", Dialect::WasiHttp02),
+    ("wasi:http/types", "0.2", Dialect::WasiHttp02),
+    ("wasi:cli/environment", "0.3", Dialect::Wasi03),
+    ("wasi:cli/exit", "0.3", Dialect::Wasi03),
+    ("wasi:cli/stdin", "0.3", Dialect::Wasi03),
+    ("wasi:cli/stdout", "0.3", Dialect::Wasi03),
+    ("wasi:cli/stderr", "0.3", Dialect::Wasi03),
+    ("wasi:cli/terminal-input", "0.3", Dialect::Wasi03),
+    ("wasi:cli/terminal-output", "0.3", Dialect::Wasi03),
+    ("wasi:cli/terminal-stdin", "0.3", Dialect::Wasi03),
+    ("wasi:cli/terminal-stdout", "0.3", Dialect::Wasi03),
+    ("wasi:cli/terminal-stderr", "0.3", Dialect::Wasi03),
+    ("wasi:cli/types", "0.3", Dialect::Wasi03),
+    ("wasi:clocks/monotonic-clock", "0.3", Dialect::Wasi03),
+    ("wasi:clocks/system-clock", "0.3", Dialect::Wasi03),
+    ("wasi:clocks/types", "0.3", Dialect::Wasi03),
+    ("wasi:filesystem/preopens", "0.3", Dialect::Wasi03),
+    ("wasi:filesystem/types", "0.3", Dialect::Wasi03),
+    ("wasi:random/insecure", "0.3", Dialect::Wasi03),
+    ("wasi:random/insecure-seed", "0.3", Dialect::Wasi03),
+    ("wasi:random/random", "0.3", Dialect::Wasi03),
+    ("wasi:sockets/ip-name-lookup", "0.3", Dialect::WasiSockets03),
+    ("wasi:sockets/types", "0.3", Dialect::WasiSockets03),
+    ("wasi:http/client", "0.3", Dialect::WasiHttp03),
+    ("wasi:http/types", "0.3", Dialect::WasiHttp03),
 ];

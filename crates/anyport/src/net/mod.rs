@@ -12,6 +12,7 @@ pub(crate) mod published;
 pub(crate) mod queue;
 pub(crate) mod resolve;
 pub mod simulated;
+pub(crate) mod stream;
 pub(crate) mod tcp;
 pub(crate) mod udp;
 pub(crate) mod unix_path;

@@ -1,0 +1,89 @@
+//! A guest at work on one request: polled where its connection is, and on a thread that gives way while it
+//! computes for long.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use super::Site;
+use crate::busy::{Pace, Pending};
+use crate::instance::Outcome;
+use crate::lane::{Aside, Lanes, Life, Next, message};
+
+/// The rest of a guest's work on a request.
+pub(super) struct Call {
+    place: Place,
+    pace: Arc<Pace>,
+    site: Arc<Site>,
+}
+
+/// Where it is polled.
+enum Place {
+    Here(Life),
+    Aside(Aside),
+    /// It has ended.
+    Nowhere,
+}
+
+impl Call {
+    pub(super) fn new(life: Life, pace: Arc<Pace>, site: &Arc<Site>) -> Self {
+        Self { place: Place::Here(life), pace, site: Arc::clone(site) }
+    }
+
+    /// Whether the guest has ended.
+    pub(super) fn has_ended(&self) -> bool {
+        matches!(self.place, Place::Nowhere)
+    }
+
+    /// Lets the guest work; ready when it has ended, with how.
+    pub(super) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Outcome> {
+        loop {
+            let next = match &mut self.place {
+                Place::Here(life) => match poll_life(&self.site, life, context) {
+                    Poll::Ready(next) => next,
+                    Poll::Pending if self.pace.pending() == Pending::ComputesLong => {
+                        self.leave();
+                        // At once: here again if there is no thread, or registered to hear of its end.
+                        if matches!(self.place, Place::Here(_)) {
+                            return Poll::Pending;
+                        }
+                        continue;
+                    }
+                    Poll::Pending => return Poll::Pending,
+                },
+                Place::Aside(aside) => ready!(Pin::new(aside).poll(context)),
+                Place::Nowhere => return Poll::Pending,
+            };
+            self.place = Place::Nowhere;
+            match next {
+                Ok(Next::Moves(life)) => self.place = Place::Here(life),
+                Ok(Next::Ended(outcome)) => return Poll::Ready(outcome),
+                Err(panic) => return Poll::Ready(panicked(&panic)),
+            }
+        }
+    }
+
+    /// To a thread that gives way, if there is one.
+    fn leave(&mut self) {
+        let Place::Here(life) = std::mem::replace(&mut self.place, Place::Nowhere) else { return };
+        let lanes = Lanes { name: &self.site.name, pace: Arc::clone(&self.pace), stage: self.site.stage.clone() };
+        self.place = match lanes.start_aside(life) {
+            Ok(aside) => Place::Aside(aside),
+            Err(life) => Place::Here(life),
+        };
+    }
+}
+
+/// Polls once; a hostcall that panics ends this guest alone.
+fn poll_life(site: &Site, life: &mut Life, context: &mut Context<'_>) -> Poll<Result<Next, String>> {
+    let _running = site.engine.ticker.run();
+    match catch_unwind(AssertUnwindSafe(|| life.as_mut().poll(context))) {
+        Ok(polled) => polled.map(|outcome| Ok(Next::Ended(outcome))),
+        Err(panic) => Poll::Ready(Err(message(&*panic))),
+    }
+}
+
+fn panicked(panic: &str) -> Outcome {
+    Outcome::Trapped { reason: format!("anyport failed in a hostcall: {panic}"), backtrace: String::new() }
+}

@@ -1,0 +1,184 @@
+//! Serving HTTP requests with the instances of a component.
+//!
+//! Each worker is a thread with its own connections, and answers their requests there: the guest runs within the
+//! task of the connection, so that a request of a guest that does not wait costs no task and no switch.
+
+mod alarm;
+mod answer;
+mod call;
+mod connection;
+mod request;
+mod reuse;
+
+use std::fmt;
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+
+use self::alarm::Alarms;
+use self::reuse::Reusing;
+use crate::engine::Engine;
+use crate::error::Error;
+use crate::guest::Guest;
+use crate::limits::Limits;
+use crate::net::stream::Stream;
+use crate::net::{Endpoint, Interest};
+use crate::program::Handler;
+use crate::stage::Stage;
+
+/// What all workers of a service share.
+pub(crate) struct Requests {
+    handler: Handler,
+    /// One for each instance of the pool.
+    permits: Arc<Semaphore>,
+    waiting: AtomicUsize,
+    /// The most that may wait for an instance.
+    queue: usize,
+}
+
+/// Makes a guest for an instance.
+pub(crate) type MakeGuest = Box<dyn Fn() -> Result<Guest, Error> + Send + Sync>;
+
+/// One worker.
+pub(crate) struct Site {
+    pub(crate) engine: Arc<Engine>,
+    pub(crate) requests: Arc<Requests>,
+    pub(crate) limits: Arc<Limits>,
+    /// What its threads are called.
+    pub(crate) name: String,
+    pub(crate) stage: watch::Receiver<Stage>,
+    make: MakeGuest,
+    alarms: Arc<Alarms>,
+    drains: AtomicBool,
+    /// What the ids of its requests begin with.
+    seed: u64,
+    counted: AtomicU64,
+    reusing: Reusing,
+}
+
+/// The id of a request, for the log and its client.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RequestId(u64);
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+impl Requests {
+    /// Answers requests with this handler.
+    pub(crate) fn new(handler: Handler, limits: &Limits) -> Self {
+        Self {
+            handler,
+            permits: Arc::new(Semaphore::new(limits.instances as usize)),
+            waiting: AtomicUsize::new(0),
+            queue: limits.queue,
+        }
+    }
+
+    /// Leave to make an instance; waits for its turn. None if too many wait already.
+    async fn permit(self: &Arc<Self>) -> Option<OwnedSemaphorePermit> {
+        if let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() {
+            return Some(permit);
+        }
+        let _waits = Waits::begin(self)?;
+        Arc::clone(&self.permits).acquire_owned().await.ok()
+    }
+}
+
+/// A request waits for as long as this is held.
+struct Waits<'r>(&'r Requests);
+
+impl<'r> Waits<'r> {
+    fn begin(requests: &'r Requests) -> Option<Self> {
+        let waits = Self(requests);
+        (requests.waiting.fetch_add(1, Ordering::Relaxed) < requests.queue).then_some(waits)
+    }
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Site {
+    pub(crate) fn new(
+        engine: &Arc<Engine>, requests: &Arc<Requests>, limits: &Arc<Limits>, name: String,
+        stage: watch::Receiver<Stage>, make: MakeGuest,
+    ) -> Arc<Self> {
+        let shortest = limits.timeout.min(limits.idle_timeout).min(limits.header_timeout);
+        Arc::new(Self {
+            engine: Arc::clone(engine),
+            requests: Arc::clone(requests),
+            limits: Arc::clone(limits),
+            name,
+            stage,
+            make,
+            alarms: Alarms::new(shortest),
+            drains: AtomicBool::new(false),
+            seed: fastrand::u64(..),
+            counted: AtomicU64::new(0),
+            reusing: Reusing::default(),
+        })
+    }
+
+    /// Serves the connections of these listeners until the server is stopped.
+    pub(crate) async fn serve(self: Arc<Self>, listeners: Vec<Endpoint>) {
+        let _alive = self.engine.ticker.live();
+        let mut stage = self.stage.clone();
+        let looking = tokio::spawn({
+            let alarms = Arc::clone(&self.alarms);
+            async move { alarms.look().await }
+        });
+        for listener in listeners {
+            tokio::spawn(Arc::clone(&self).accept(listener));
+        }
+        Stage::Draining.reached(&mut stage).await;
+        self.drains.store(true, Ordering::Release);
+        self.alarms.wake_all();
+        Stage::Stopped.reached(&mut stage).await;
+        looking.abort();
+    }
+
+    /// Takes the connections of a listener, one after the other.
+    async fn accept(self: Arc<Self>, listener: Endpoint) {
+        loop {
+            match listener.accept_for_guest() {
+                Ok((stream, peer, permit)) => {
+                    tokio::spawn(connection::serve(Arc::clone(&self), Stream::new(stream, permit), peer));
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                    // What is wrong with a listener, the next look at it says.
+                    let _ = poll_fn(|context| listener.poll_ready(context, Interest::Read)).await;
+                }
+                // Of the connection that it would have been.
+                Err(error) => {
+                    tracing::debug!("a connection was lost: {error}");
+                    tokio::task::yield_now().await;
+                }
+            }
+        }
+    }
+
+    fn drains(&self) -> bool {
+        self.drains.load(Ordering::Acquire)
+    }
+
+    fn next_id(&self) -> RequestId {
+        RequestId(self.seed.wrapping_add(self.counted.fetch_add(1, Ordering::Relaxed)))
+    }
+
+    fn guest(&self) -> Result<Guest, Error> {
+        let mut guest = (self.make)()?;
+        guest.serves_requests();
+        Ok(guest)
+    }
+}
+
+/// After how long a client that was refused may ask again, in whole seconds.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
