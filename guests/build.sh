@@ -34,7 +34,7 @@ rust_guests=(
   preview1/axum-fd3
   wasi-http-0.2/echo
   wasi-http-0.3/echo
-  wasi-sockets-0.2/hello
+  wasi-sockets-0.2/echo
   wasi-sockets-0.2/probe
   wasi-sockets-0.3/hello
   wasmedge/hello
