@@ -4,7 +4,7 @@
 #
 # Needs cargo, a C linker for it, and python3 with venv. What the machine lacks of the wasm toolchains
 # is unpacked, not installed, under .toolchain (ignored by git):
-#   Rust   the rustc on PATH if it has wasm32-wasip1 (`rustup target add wasm32-wasip1`),
+#   Rust   the rustc on PATH if it has both targets (`rustup target add wasm32-wasip1 wasm32-wasip2`),
 #          else Debian's rustc and wasm standard library, linked by zig;
 #   C      zig's clang and wasi-libc, from PyPI's `ziglang`;
 #   Go     the go on PATH if it is 1.21 or newer, else Debian's.
@@ -27,9 +27,16 @@ tools=$guests/.toolchain
 ziglang=0.16.0
 # Pinned to the rolling suite: the stable ones have no recent rustc for wasm.
 suite=sid
+# Makes a component of what the linker made; rustup brings one, Debian does not.
+wasm_component_ld=0.5.31
 
 rust_guests=(
   preview1/axum-fd3
+  wasi-http-0.2/echo
+  wasi-http-0.3/echo
+  wasi-sockets-0.2/echo
+  wasi-sockets-0.2/probe
+  wasi-sockets-0.3/hello
   wasmedge/hello
   wasmedge/hello-sync
   wasmedge/legacy-0.1.0
@@ -56,25 +63,33 @@ build() {
   local name=$1
   if listed "$name" "${rust_guests[@]}"; then build_rust "$name"
   elif listed "$name" "${go_guests[@]}"; then build_go "$name"
-  elif listed "$name" "${c_guests[@]}"; then compile_c "$(c_output "$name")" "$name"/*.c
+  elif listed "$name" "${c_guests[@]}"; then compile_c "$(output "$name")" "$name"/*.c
   elif [ "$name" = behaviour ]; then build_behaviour
   else die "no guest is called \`$name\`"
   fi
   record "$name"
 }
 
+# Some are no servers.
+output() {
+  case $1 in *probe) echo "$1/probe.wasm" ;; command) echo "$1/command.wasm" ;; *) echo "$1/server.wasm" ;; esac
+}
+
 # ---- one language each ------------------------------------------------------------------------
 
 build_rust() {
-  local name=$1 home=${CARGO_HOME:-$HOME/.cargo}
+  local name=$1 home=${CARGO_HOME:-$HOME/.cargo} out target=wasm32-wasip1
+  out=$(output "$name")
+  # That of wasi 0.2 serves for 0.3 too: it is the guest's own imports that are newer.
+  case $name in wasi-*) target=wasm32-wasip2 ;; esac
   rust_toolchain
   say "$name (Rust)"
   # No path of the machine that built it may end up in a committed .wasm.
-  (cd "$name" && "${rust_env[@]}" cargo build --release --locked --target wasm32-wasip1 \
+  (cd "$name" && "${rust_env[@]}" cargo build --release --locked --target "$target" \
     --target-dir "$guests/target/$name" \
-    --config "target.wasm32-wasip1.rustflags=['--remap-path-prefix=$home/registry/src=registry', '--remap-path-prefix=$guests/=']")
-  install -m 644 "target/$name/wasm32-wasip1/release/server.wasm" "$name/server.wasm"
-  report "$name/server.wasm"
+    --config "target.$target.rustflags=['--remap-path-prefix=$home/registry/src=registry', '--remap-path-prefix=$guests/=']")
+  install -m 644 "target/$name/$target/release/${out##*/}" "$out"
+  report "$out"
 }
 
 build_go() {
@@ -93,11 +108,6 @@ build_behaviour() {
     set -- $line
     compile_c "behaviour/behaviour-$1.wasm" behaviour/behaviour.c "behaviour/$2" "${@:3}"
   done
-}
-
-# Some are no servers.
-c_output() {
-  case $1 in *probe) echo "$1/probe.wasm" ;; command) echo "$1/command.wasm" ;; *) echo "$1/server.wasm" ;; esac
 }
 
 compile_c() {
@@ -169,11 +179,11 @@ source_digest() (
 
 # ---- toolchains -------------------------------------------------------------------------------
 
-# Sets rust_env: the environment in which cargo finds a rustc and a linker for wasm32-wasip1.
+# Sets rust_env: the environment in which cargo finds a rustc and a linker for both targets.
 rust_toolchain() {
   [ -z "${rust_env+set}" ] || return 0
   command -v cargo > /dev/null || die "cargo is needed, any recent one: install Debian's \`cargo\` or rustup's"
-  if command -v rustc > /dev/null && [ -d "$(rustc --print target-libdir --target wasm32-wasip1 2> /dev/null)" ]; then
+  if has_target wasm32-wasip1 && has_target wasm32-wasip2; then
     rust_env=(env)
     return
   fi
@@ -193,7 +203,27 @@ rust_toolchain() {
   # own many-named binary understands.
   c_toolchain
   script wasm-ld "[ \"\$1\" != -flavor ] || shift 2" "exec ${zig[*]@Q} wasm-ld \"\$@\""
-  rust_env=(env RUSTC="$tools/bin/rustc" CARGO_TARGET_WASM32_WASIP1_LINKER="$tools/bin/wasm-ld")
+  local component_ld
+  component_ld=$(component_linker)
+  script wasm-component-ld "exec '$component_ld' \"\$@\" --wasm-ld-path '$tools/bin/wasm-ld'"
+  rust_env=(env RUSTC="$tools/bin/rustc" CARGO_TARGET_WASM32_WASIP1_LINKER="$tools/bin/wasm-ld"
+    CARGO_TARGET_WASM32_WASIP2_LINKER="$tools/bin/wasm-component-ld")
+}
+
+has_target() {
+  command -v rustc > /dev/null && [ -d "$(rustc --print target-libdir --target "$1" 2> /dev/null)" ]
+}
+
+# The wasm-component-ld that came with the rustc on PATH, or our own.
+component_linker() {
+  local own=$tools/component-ld/bin/wasm-component-ld theirs
+  theirs=$(dirname "$(rustc --print target-libdir 2> /dev/null)")/bin/wasm-component-ld
+  if [ -x "$theirs" ]; then
+    echo "$theirs"
+    return
+  fi
+  [ -x "$own" ] || cargo install --quiet --locked --root "$tools/component-ld" --version "$wasm_component_ld" wasm-component-ld
+  echo "$own"
 }
 
 # Sets zig: the command that runs zig.

@@ -1,6 +1,5 @@
-//! Native twin of `guests/wasmedge/hello`: the same handlers on hyper 1, one thread.
-//!
-//! It cannot be the guest's own source: hyper_wasi is a fork of hyper 0.14, and hyper 1 changed its API.
+//! The handlers of `guests/wasmedge/hello` on hyper 1 and tokio 1, which on this target use wasi:sockets.
+//! Nothing of it is about WebAssembly: the same source is a native server in `bench/native`.
 
 use std::convert::Infallible;
 use std::env;
@@ -17,6 +16,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 type Body = Either<Full<Bytes>, Incoming>;
 
+// One thread is all that the target has.
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> io::Result<()> {
     let port = match env::var("PORT") {
