@@ -139,7 +139,8 @@ def loop(port, stop):
 
 def hogs_table(results):
     rows = [["median of each", *results], ["---"] + ["--:"] * len(results)]
-    for key, unit in (("p50_ms", "median latency, ms"), ("p99_ms", "p99 latency, ms"), ("requests_per_s", "requests/s")):
+    units = {"p50_ms": "median latency, ms", "p99_ms": "p99 latency, ms", "requests_per_s": "requests/s"}
+    for key, unit in units.items():
         for phase in (CALM, BESIDE_IDLE, BESIDE_ALL):
             cells = []
             for phases in results.values():

@@ -1,4 +1,4 @@
-"""Flask on its own development server, which opens its socket with wasi:sockets 0.2, on $PORT or 8080.
+"""Flask on Python's own server, which opens its socket with wasi:sockets 0.2, on $PORT or 8080.
 
 `curl -d 'Bob Morane' localhost:8080/hello` answers `👋 Hello Bob Morane`.
 """
@@ -6,6 +6,7 @@
 import encodings.idna  # noqa: F401  the library loads it when it is needed, and then there are no files
 import sys
 import time
+from wsgiref.simple_server import make_server
 
 from flask import Flask, Response, request
 from wit_world import exports
@@ -56,4 +57,6 @@ class Run(exports.Run):
     def run(self):
         # os.environ is that of the machine that built this.
         variables = dict(environment.get_environment())
-        app.run(host="0.0.0.0", port=int(variables.get("PORT", "8080")), threaded=False)
+        # Not app.run: Werkzeug's server asks for its own version in files, of which there are none.
+        with make_server("0.0.0.0", int(variables.get("PORT", "8080")), app) as server:
+            server.serve_forever()
