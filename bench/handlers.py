@@ -32,9 +32,13 @@ GUESTS = {
 KEEPING = ("-O", "pooling-memory-keep-resident=2097152", "-O", "pooling-table-keep-resident=65536")
 KEEPING += ("-O", "pooling-pagemap-scan=y")
 
-IDLE = 1000
-LOOPS = 2
-CALM, BESIDE_IDLE, BESIDE_ALL = "calm", f"beside {IDLE:,} idle connections", f"and {LOOPS} requests that loop"
+# What one client is beside: so many connections that say nothing, and so many requests that never end.
+OTHERS = {
+    "alone": (0, 0),
+    "beside 1,000 idle connections": (1000, 0),
+    "beside 2 requests that loop": (0, 2),
+    "beside both": (1000, 2),
+}
 
 
 def main():
@@ -96,32 +100,30 @@ def hogs(options):
         commands, notes = find_servers(guest, options)
         commands = {server: command for server, command in commands.items() if not server.startswith("native")}
         print(f"\n## {guest.title}: one client, beside others\n", flush=True)
-        results = {server: {phase: [] for phase in (CALM, BESIDE_IDLE, BESIDE_ALL)} for server in commands}
+        results = {server: {others: [] for others in OTHERS} for server in commands}
         for _ in range(options.rounds):
-            for server, command in commands.items():
-                for phase, figures in beside_others(command, guest, options.seconds):
-                    results[server][phase].append(figures)
+            for others, (idle, loops) in OTHERS.items():
+                for server, command in commands.items():
+                    figures = beside_others(command, guest, options.seconds, idle, loops)
+                    results[server][others].append(figures)
         print(hogs_table(results))
         for note in notes:
             print(f"- {note}")
 
 
-def beside_others(command, guest, seconds):
-    """(phase, figures of the client) for each phase, on a server of its own."""
+def beside_others(command, guest, seconds, idle, loops):
+    """The figures of one client, on a server of its own."""
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(contextlib.closing(run.Server(command, guest)))
         run.one_round(server, guest, LOADS[0], 1)  # its first requests are slower
-        yield CALM, run.one_round(server, guest, LOADS[0], seconds)
-        for _ in range(IDLE):
+        for _ in range(idle):
             stack.enter_context(socket.create_connection(("127.0.0.1", server.port), run.START_DEADLINE_S))
-        time.sleep(run.REST_S)
-        yield BESIDE_IDLE, run.one_round(server, guest, LOADS[0], seconds)
         stop = threading.Event()
         stack.callback(stop.set)
-        for _ in range(LOOPS):
+        for _ in range(loops):
             threading.Thread(target=loop, args=(server.port, stop), daemon=True).start()
         time.sleep(run.REST_S)
-        yield BESIDE_ALL, run.one_round(server, guest, LOADS[0], seconds)
+        return run.one_round(server, guest, LOADS[0], seconds)
 
 
 def loop(port, stop):
@@ -141,15 +143,15 @@ def hogs_table(results):
     rows = [["median of each", *results], ["---"] + ["--:"] * len(results)]
     units = {"p50_ms": "median latency, ms", "p99_ms": "p99 latency, ms", "requests_per_s": "requests/s"}
     for key, unit in units.items():
-        for phase in (CALM, BESIDE_IDLE, BESIDE_ALL):
+        for others in OTHERS:
             cells = []
-            for phases in results.values():
-                rounds = phases[phase]
+            for figures_of in results.values():
+                rounds = figures_of[others]
                 answered = [figures for figures in rounds if figures["requests_per_s"] > 0]
                 # With a round without an answer, a median of the others would be a tale.
                 value = statistics.median(figures[key] for figures in rounds) if answered == rounds else None
                 cells.append("no answer" if value is None else run.rounded(value))
-            rows.append([f"{unit}: {phase}", *cells])
+            rows.append([f"{unit}: {others}", *cells])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
