@@ -9,7 +9,6 @@
 # and that is said.
 set -euo pipefail
 cd "$(dirname "$0")"
-sources=$PWD
 out=$(cd ../.. && pwd)/target/guests
 
 componentize_py=0.25.0
@@ -44,8 +43,11 @@ build_python() {
   fi
   say "$name (Python)"
   SECONDS=0
+  # The tool writes beside the sources.
+  mkdir -p "$out/.$name"
+  cp "$name/app.py" "$out/.$name/"
   "$venv/bin/componentize-py" -q -d "$(wit)" -w "$world@$(wit_version)" componentize \
-    -p "$sources/$name" "${libraries[@]}" -o "$out/$name.wasm" app
+    -p "$out/.$name" "${libraries[@]}" -o "$out/$name.wasm" app
   report "$name"
 }
 
