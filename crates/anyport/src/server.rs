@@ -44,7 +44,7 @@ pub struct Server {
     limits: Limits,
     network: Network,
     on_listen: Option<OnListen>,
-    workers: usize,
+    workers: Option<usize>,
     restart: Restart,
     resolver: Resolver,
 }
@@ -91,7 +91,7 @@ impl Server {
             limits: Limits::default(),
             network: Network::Os,
             on_listen: None,
-            workers: 1,
+            workers: None,
             restart: Restart::default(),
             resolver: Resolver::Host,
         }
@@ -150,10 +150,11 @@ impl Server {
 
     /// How many guests serve behind the same ports, each with a thread, a memory and limits of its own;
     /// 1 by default, since a guest may keep what it should remember in its memory. Each connection goes
-    /// to the guest with the fewest.
+    /// to the guest with the fewest. A component that is called with each request has one thread for each core
+    /// by default: no request finds what another left.
     #[must_use]
     pub fn workers(mut self, workers: usize) -> Self {
-        self.workers = workers.max(1);
+        self.workers = Some(workers.max(1));
         self
     }
 
@@ -209,8 +210,8 @@ impl Server {
             return Err(self.serves_nowhere());
         }
         self.check_environment()?;
+        let (workers, most) = (self.worker_count(), self.limits.connections);
         let (engine, work) = work(&self.engine, self.program, &self.name, &self.limits)?;
-        let (workers, most) = (self.workers, self.limits.connections);
         let tell = self.on_listen.as_ref();
         let published = Published::reserve(&self.network, all, names.len(), workers, most, tell)
             .map_err(|(publish, error)| port_holder::explain(&publish.host, publish.transport, &error))?;
@@ -233,6 +234,11 @@ impl Server {
             health: (0..workers).map(|_| Health::new(memory_most)).collect(),
         });
         launch(&template, published, workers)
+    }
+
+    fn worker_count(&self) -> usize {
+        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+        self.workers.unwrap_or_else(|| if self.is_service() { cores() } else { 1 })
     }
 
     fn serves_nowhere(&self) -> Error {

@@ -18,14 +18,15 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(8);
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Settings {
-    /// `timeout`, `idle-timeout`, `cpu-time`, `max-connections`, `memory`, `limit`.
+    /// `timeout`, `idle-timeout`, `cpu-time`, `max-connections`, `max-instance-reuse`, `max-instance-concurrency`,
+    /// `memory`, `limit`.
     pub limits: Limits,
     /// `allow-net`: what the guest may connect or send to.
     pub outbound: Vec<Outbound>,
     /// `allow-dns`: whether the guest may look up any name.
     pub name_lookup: bool,
-    /// `workers`: how many guests serve.
-    pub workers: usize,
+    /// `workers`: how many guests serve; by default as [`crate::Server::workers`] has it.
+    pub workers: Option<usize>,
     /// `restart`: when a guest is started again.
     pub restart: Restart,
     /// `drain-timeout`: how long guests may take to finish, once they are told to.
@@ -38,7 +39,7 @@ impl Default for Settings {
             limits: Limits::default(),
             outbound: Vec::new(),
             name_lookup: false,
-            workers: 1,
+            workers: None,
             restart: Restart::default(),
             drain_timeout: DRAIN_TIMEOUT,
         }
@@ -74,6 +75,8 @@ impl Settings {
         "idle-timeout",
         "limit",
         "max-connections",
+        "max-instance-concurrency",
+        "max-instance-reuse",
         "memory",
         "restart",
         "timeout",
@@ -102,10 +105,9 @@ impl Settings {
             }
             "idle-timeout" => self.limits.idle_timeout = time(value)?,
             "limit" => self.set_limit(value)?,
-            "max-connections" => match value.parse() {
-                Ok(most @ 1..) => self.limits.connections = most,
-                _ => return Err(wrong("it is a number from 1 up")),
-            },
+            "max-connections" => self.limits.connections = count(value)?,
+            "max-instance-concurrency" => self.limits.instance_concurrency = count(value)?,
+            "max-instance-reuse" => self.limits.instance_reuse = Some(count(value)?),
             "memory" => {
                 self.limits.memory_bytes =
                     bytes(value).ok_or_else(|| wrong("it is a number with k, m or g behind it"))?;
@@ -119,7 +121,7 @@ impl Settings {
                 }
             }
             "timeout" => self.limits.timeout = time(value)?,
-            "workers" => self.workers = workers(value)?,
+            "workers" => self.workers = Some(workers(value)?),
             _ => return Err(Refusal::Unknown),
         }
         Ok(())
@@ -144,6 +146,12 @@ fn flag(value: &str) -> Result<bool, Refusal> {
         "0" | "false" | "no" => Ok(false),
         _ => Err(wrong("it is `true` or `false`")),
     }
+}
+
+/// A number from 1 up.
+fn count<N: TryFrom<u64>>(value: &str) -> Result<N, Refusal> {
+    let given = value.parse().ok().filter(|count| *count > 0).and_then(|count: u64| N::try_from(count).ok());
+    given.ok_or_else(|| wrong("it is a number from 1 up"))
 }
 
 fn workers(value: &str) -> Result<usize, Refusal> {

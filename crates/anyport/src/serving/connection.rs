@@ -79,7 +79,7 @@ pub(super) async fn serve(site: Arc<Site>, stream: Stream, peer: SocketAddr) {
 
 fn builder(site: &Site) -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().max_headers(HEADERS).max_buf_size(site.limits.header_bytes.max(8192)).half_close(true);
+    builder.http1().max_headers(HEADERS).max_buf_size(site.limits.header_bytes.max(8192));
     builder
         .http2()
         .max_concurrent_streams(STREAMS)

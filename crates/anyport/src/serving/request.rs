@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, HOST};
+use http::uri::{Authority, Scheme, Uri};
 use http::{Method, Request, Response, StatusCode};
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt;
@@ -14,7 +16,7 @@ use hyper::body::Incoming;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use wasmtime::Store;
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
-use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
+use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme as Scheme02};
 use wasmtime_wasi_http::p3::bindings::ServicePre;
 use wasmtime_wasi_http::p3::bindings::http::types::ErrorCode as ErrorCode03;
 use wasmtime_wasi_http::{Error, WasiBody, WasiHttpView};
@@ -26,7 +28,7 @@ use super::kept::Instance;
 use super::reuse::{self, Reply};
 use super::{RequestId, Site, tell_end};
 use crate::guest::Guest;
-use crate::instance::{self, Outcome};
+use crate::instance::{self, Neighbours, Outcome};
 use crate::program::Handler;
 use crate::spelling::option;
 
@@ -139,7 +141,7 @@ async fn answer_02(
         None => {
             let permit = site.requests.permit().await.ok_or(Refused::Crowded)?;
             let guest = site.guest().map_err(|error| Refused::Instance(error.to_string()))?;
-            Source::New(instance::store(&site.engine, guest), permit)
+            Source::New(instance::store(&site.engine, guest, Neighbours::Always), permit)
         }
     };
     let bodiless = request.method() == Method::HEAD;
@@ -151,13 +153,15 @@ async fn answer_02(
     alarm.set(site.limits.timeout);
     let answered = poll_fn(|context| {
         let ended = call.poll(context);
-        match (Pin::new(&mut head).poll(context), ended) {
-            (Poll::Ready(Ok(Ok(head))), _) => Poll::Ready(Ok(head)),
-            (Poll::Ready(Ok(Err(code))), _) => {
-                Poll::Ready(Err(Refused::Error(blame!(code, ErrorCode), code.to_string())))
-            }
-            (_, Poll::Ready(outcome)) => Poll::Ready(Err(Refused::Ended(outcome))),
-            _ => alarm.poll_rung(context).map(|()| Err(Refused::Late)),
+        // A guest may drop it, and go on.
+        if !head.is_terminated()
+            && let Poll::Ready(Ok(head)) = Pin::new(&mut head).poll(context)
+        {
+            return Poll::Ready(head.map_err(|code| Refused::Error(blame!(code, ErrorCode), code.to_string())));
+        }
+        match ended {
+            Poll::Ready(outcome) => Poll::Ready(Err(Refused::Ended(outcome))),
+            Poll::Pending => alarm.poll_rung(context).map(|()| Err(Refused::Late)),
         }
     });
     let answered = answered.await?;
@@ -171,7 +175,8 @@ async fn answer_03(
     let bodiless = request.method() == Method::HEAD;
     let alarm = site.alarms.alarm();
     alarm.set(site.limits.timeout);
-    let request = request.map(|body| body.map_err(Error::from).boxed_unsync());
+    let mut request = request.map(|body| body.map_err(Error::from).boxed_unsync());
+    complete(&mut request);
     let Reply { mut answer, waits } = reuse::hand(site, handler, id, request).await.ok_or(Refused::Crowded)?;
     let answered = poll_fn(|context| match Pin::new(&mut answer).poll(context) {
         Poll::Ready(Ok(answered)) => Poll::Ready(answered.map_err(|error| match error.downcast_ref() {
@@ -184,6 +189,19 @@ async fn answer_03(
     let answered = answered.await;
     drop(waits);
     Ok(streamed(answered?, None, id, bodiless, asked, site))
+}
+
+/// Gives a request the scheme and the authority that its client did not name in its target.
+fn complete<B>(request: &mut Request<B>) {
+    let host = || request.headers().get(HOST).and_then(|host| Authority::try_from(host.as_bytes()).ok());
+    let mut parts = request.uri().clone().into_parts();
+    parts.authority = parts.authority.or_else(host);
+    if parts.authority.is_some() {
+        parts.scheme = Some(Scheme::HTTP);
+    }
+    if let Ok(uri) = Uri::from_parts(parts) {
+        *request.uri_mut() = uri;
+    }
 }
 
 /// Where an instance comes from.
@@ -228,7 +246,7 @@ async fn handle(
 ) -> wasmtime::Result<()> {
     let Instance { store, proxy, .. } = instance;
     let request = request.map(|body| body.map_err(Error::from));
-    let request = store.data_mut().http().new_incoming_request(Scheme::Http, request)?;
+    let request = store.data_mut().http().new_incoming_request(Scheme02::Http, request)?;
     let answer = store.data_mut().http().new_response_outparam(tell)?;
     proxy.wasi_http_incoming_handler().call_handle(store, request, answer).await
 }
@@ -238,8 +256,10 @@ fn streamed(
     head: Response<WasiBody>, call: Option<Call>, id: RequestId, bodiless: bool, asked: Asked, site: &Arc<Site>,
 ) -> Response<Answer> {
     let bodiless = bodiless || matches!(head.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    // hyper takes no more than these, and does not wait for the end behind them.
+    let length = head.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
     head.map(|body| {
-        let left = if bodiless { Some(0) } else { body.size_hint().exact() };
+        let left = if bodiless { Some(0) } else { length };
         let rest = call.map(|call| Rest { call, id, site: Arc::clone(site) });
         Answer::Streamed(Box::new(Streamed { body, left, rest, _asked: asked }))
     })
