@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::service::{Client, Service, Version, within};
+use super::service::{Client, Got, Service, Version, within};
 
 #[tokio::test]
 async fn each_request_of_02_has_an_instance_of_its_own() {
@@ -57,10 +57,18 @@ async fn begin(service: &Service, path: &str) -> TcpStream {
 }
 
 /// Waits until a request gets this status.
-async fn until(service: &Service, path: &str, status: u16) {
+async fn until(service: &Service, path: &str, status: u16) -> Got {
     // One that waits in the queue is no answer, and would take another's place there.
     let once = || tokio::time::timeout(Duration::from_millis(100), service.get(path));
-    within("that status", async { while !once().await.is_ok_and(|got| got.status == status) {} }).await;
+    within("that status", async {
+        loop {
+            match once().await {
+                Ok(got) if got.status == status => return got,
+                _ => {}
+            }
+        }
+    })
+    .await
 }
 
 #[tokio::test]
@@ -72,8 +80,7 @@ async fn requests_beyond_the_queue_are_told_to_come_again() {
         let service = Service::with(version, limits, |server| server);
         let works = begin(&service, "/sleep?ms=60000").await;
         let waits = begin(&service, "/sleep?ms=60000").await;
-        until(&service, "/hello", 503).await;
-        let refused = service.get("/hello").await;
+        let refused = until(&service, "/hello", 503).await;
         assert_eq!(refused.headers["retry-after"], "1", "{version:?}");
         // Whoever goes makes room.
         drop((works, waits));
