@@ -8,8 +8,6 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body::{Body as _, Frame, SizeHint};
-use http_body_util::BodyExt;
-use hyper::body::Incoming;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use wasmtime::Store;
 use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
@@ -21,6 +19,7 @@ use super::alarm::Alarm;
 use super::answer::{Answer, answer as say};
 use super::call::Call;
 use super::connection::Asked;
+use super::upload::Upload;
 use super::{RequestId, Site};
 use crate::guest::Guest;
 use crate::instance::{self, Outcome};
@@ -31,9 +30,8 @@ type Head = Result<Response<HyperOutgoingBody>, ErrorCode>;
 
 /// Answers a request; whatever happens, there is an answer.
 pub(super) async fn answer(
-    site: Arc<Site>, asked: Asked, request: Request<Incoming>,
+    site: Arc<Site>, id: RequestId, asked: Asked, request: Request<Upload>,
 ) -> Result<Response<Answer>, std::convert::Infallible> {
-    let id = site.next_id();
     let Some(permit) = site.requests.permit().await else {
         tracing::debug!("request {id}: too many wait already");
         return Ok(say(StatusCode::SERVICE_UNAVAILABLE, "too many requests wait\n", id));
@@ -115,16 +113,17 @@ fn tell_end(outcome: &Outcome, id: RequestId, when: &str) {
 /// Lets an instance work on a request until it answers.
 async fn begin(
     site: &Arc<Site>, handler: &ProxyPre<Guest>, id: RequestId, permit: OwnedSemaphorePermit, asked: Asked,
-    request: Request<Incoming>,
+    request: Request<Upload>,
 ) -> Result<Response<Answer>, Refused> {
     let guest = site.guest().map_err(|error| Refused::Instance(error.to_string()))?;
     let pace = guest.busy.pace();
     let (tell, mut head) = oneshot::channel();
     let mut store = instance::store(&site.engine, guest);
+    let scheme = asked.scheme();
     let life = Box::pin({
         let handler = handler.clone();
         async move {
-            let ended = handle(&handler, &mut store, request, tell).await;
+            let ended = handle(&handler, &mut store, scheme, request, tell).await;
             instance::outcome(&store, ended)
         }
     });
@@ -161,11 +160,11 @@ async fn begin(
 
 /// Calls an instance's handler.
 async fn handle(
-    handler: &ProxyPre<Guest>, store: &mut Store<Guest>, request: Request<Incoming>, tell: oneshot::Sender<Head>,
+    handler: &ProxyPre<Guest>, store: &mut Store<Guest>, scheme: Scheme, request: Request<Upload>,
+    tell: oneshot::Sender<Head>,
 ) -> wasmtime::Result<()> {
     let proxy: Proxy = handler.instantiate_async(&mut *store).await?;
-    let request = request.map(|body| body.map_err(Error::from));
-    let request = store.data_mut().http().new_incoming_request(Scheme::Http, request)?;
+    let request = store.data_mut().http().new_incoming_request(scheme, request)?;
     let answer = store.data_mut().http().new_response_outparam(tell)?;
     proxy.wasi_http_incoming_handler().call_handle(store, request, answer).await
 }
