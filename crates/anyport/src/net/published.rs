@@ -189,12 +189,12 @@ impl Published {
         self.least_loaded(&port.lock()).is_some()
     }
 
-    /// Waits until a worker has room for another connection.
+    /// Waits until a worker may accept another connection.
     pub(crate) async fn room(&self, worker: usize) {
         loop {
             let mut ended = pin!(self.all.ended.notified());
             ended.as_mut().enable();
-            if self.connections(worker).has_room() {
+            if self.connections(worker).may_open() {
                 return;
             }
             ended.await;

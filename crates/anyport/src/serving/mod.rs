@@ -168,7 +168,8 @@ impl Site {
             // Others wait in the kernel's backlog.
             self.inbound.published.room(self.inbound.worker).await;
             match listener.accept_arrival() {
-                Ok(arrival) => {
+                Ok(mut arrival) => {
+                    arrival.permit.accept();
                     tokio::spawn(connection::serve(Arc::clone(&self), arrival));
                 }
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {

@@ -117,7 +117,8 @@ async fn begin(
 ) -> Result<Response<Answer>, Refused> {
     let guest = site.guest().map_err(|error| Refused::Instance(error.to_string()))?;
     let pace = guest.busy.pace();
-    let (tell, mut head) = oneshot::channel();
+    let (tell, head) = oneshot::channel();
+    let mut head = Some(head);
     let mut store = instance::store(&site.engine, guest);
     let scheme = asked.scheme();
     let life = Box::pin({
@@ -132,11 +133,17 @@ async fn begin(
     alarm.set(site.limits.timeout);
     let head = poll_fn(|context| {
         let ended = call.poll(context);
-        match (Pin::new(&mut head).poll(context), ended) {
-            (Poll::Ready(Ok(Ok(head))), _) => Poll::Ready(Ok(head)),
-            (Poll::Ready(Ok(Err(code))), _) => Poll::Ready(Err(Refused::Error(code))),
-            (_, Poll::Ready(outcome)) => Poll::Ready(Err(Refused::Ended(outcome))),
-            _ => alarm.poll_rung(context).map(|()| Err(Refused::Late)),
+        let told = head.as_mut().map_or(Poll::Pending, |head| Pin::new(head).poll(context));
+        match told {
+            Poll::Ready(Ok(Ok(head))) => return Poll::Ready(Ok(head)),
+            Poll::Ready(Ok(Err(code))) => return Poll::Ready(Err(Refused::Error(code))),
+            // Dropped: none will come, and it must not be asked again.
+            Poll::Ready(Err(_)) => head = None,
+            Poll::Pending => {}
+        }
+        match ended {
+            Poll::Ready(outcome) => Poll::Ready(Err(Refused::Ended(outcome))),
+            Poll::Pending => alarm.poll_rung(context).map(|()| Err(Refused::Late)),
         }
     });
     let head = head.await.inspect_err(|refused| {

@@ -87,7 +87,7 @@ async fn wrong_heads_are_refused_and_call_no_guest() -> Tested {
     for (why, head, wanted) in HEADS {
         let answer = service.send(head.replace("{}", "/stdout?text=called") + SMUGGLED).await?;
         assert_eq!(status(&answer), *wanted, "{why}: {answer}");
-        assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{why}: {answer}");
+        assert_eq!(answer.matches("HTTP/1.").count(), 1, "{why}: {answer}");
         assert_eq!(service.called().await?, [""; 0], "{why}");
     }
     Ok(())
@@ -120,7 +120,7 @@ async fn wrong_chunks_are_refused_and_smuggle_nothing() -> Tested {
         let head = "POST /hello HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
         let answer = service.send([head, body, SMUGGLED].concat()).await?;
         assert_eq!(status(&answer), 400, "{why}: {answer}");
-        assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{why}: {answer}");
+        assert_eq!(answer.matches("HTTP/1.").count(), 1, "{why}: {answer}");
         assert_eq!(service.called().await?, [""; 0], "{why}");
     }
     Ok(())
@@ -139,7 +139,7 @@ async fn a_length_beside_chunked_smuggles_nothing() -> Tested {
         let answer = service.send(head + SMUGGLED).await?;
         assert_eq!(status(&answer), 200, "{answer}");
         assert!(!answer.to_lowercase().contains("content-length: 5\n"), "the guest sees it: {answer}");
-        assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{answer}");
+        assert_eq!(answer.matches("HTTP/1.").count(), 1, "{answer}");
         assert_eq!(service.called().await?, [""; 0], "{lines}");
     }
     Ok(())

@@ -29,6 +29,16 @@ async fn says(running: &Running, path: &str) -> Tested<u16> {
     Ok(status(&ask(address, "GET", path).await?))
 }
 
+async fn until_ready(running: &Running) -> Tested {
+    within("waiting for the guest to listen", async {
+        while says(running, "/readyz").await? != 200 {
+            tokio::task::yield_now().await;
+        }
+        Ok(())
+    })
+    .await
+}
+
 #[tokio::test]
 async fn it_tells_how_the_server_is() -> Tested {
     for workers in [1, 2] {
@@ -36,13 +46,7 @@ async fn it_tells_how_the_server_is() -> Tested {
         let server = Guest::Wasmedge.server().policy(policy).workers(workers).front(front());
         let running = server.start().unwrap_or_else(|error| panic!("{error}"));
         let address = running.health_address().expect("it is asked for");
-        within("waiting for the guest to listen", async {
-            while says(&running, "/readyz").await? != 200 {
-                tokio::task::yield_now().await;
-            }
-            Ok(())
-        })
-        .await?;
+        until_ready(&running).await?;
         assert_eq!(says(&running, "/healthz").await?, 200);
         // A guest that computes is no reason to say nothing.
         let port = running.ports()[0].address().expect("an IP port");
@@ -73,7 +77,7 @@ async fn it_tells_how_the_server_is() -> Tested {
 async fn it_answers_what_it_knows() -> Tested {
     let service = Service::with(|_, given| given.health = front().health);
     let address = service.running.health_address().expect("it is asked for");
-    assert_eq!(says(&service.running, "/readyz").await?, 200);
+    until_ready(&service.running).await?;
     for (method, path, wanted) in [
         ("GET", "/healthz", 200),
         ("HEAD", "/healthz", 200),
