@@ -41,6 +41,10 @@ dialects:
 guests *NAMES:
     bash guests/build.sh {{ NAMES }}
 
+# Builds the guests that are too large to commit, in Python and JavaScript, into target/guests
+guests-large *NAMES:
+    bash guests/large/build.sh {{ NAMES }}
+
 # Measures against WasmEdge and native servers
 bench *ARGS:
     [ -x bench/.peers/bin/wasmedge ] || sh bench/setup.sh
@@ -48,6 +52,12 @@ bench *ARGS:
     python3 bench/run.py {{ ARGS }}
     cargo build --release --locked --examples
     python3 bench/workers.py
+
+# Measures handlers of wasi:http against wasmtime and a native server
+bench-http *ARGS:
+    [ -x bench/.peers/wasmtime-48/bin/wasmtime ] || sh bench/setup.sh
+    cargo build --release --locked
+    python3 bench/handlers.py {{ ARGS }}
 
 # Measures containers against native ones under runc; needs root
 bench-containers *ARGS:

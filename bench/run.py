@@ -92,16 +92,24 @@ BACKLOG = 1024  # tokio's own
 
 
 def main():
-    options = parse_arguments()
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n", maxsplit=1)[0])
+    parser.add_argument("--wasmedge", type=pathlib.Path, default=PEERS / "bin/wasmedge")
+    parser.add_argument("--wasmtime", type=pathlib.Path, default=PEERS / "wasmtime-46/bin/wasmtime")
+    options = parse_arguments(parser, GUESTS)
+    compare(GUESTS, find_servers, options, [options.anyport, options.wasmedge, options.wasmtime])
+
+
+def compare(guests, find_servers, options, binaries):
+    """Measures the servers that `find_servers` finds for each guest, and prints that."""
     # The default action of SIGTERM would leave the servers behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     if not shutil.which("wrk"):
         sys.exit("`wrk` is missing: run bench/setup.sh")
-    report = {"machine": machine(), "versions": versions(options), "guests": {}}
+    report = {"machine": machine(), "versions": versions(binaries), "guests": {}}
     print(report["machine"], report["versions"], sep="\n\n")
     print("\nA ratio is anyport's figure : the other's. More is better for requests/s, else less.")
-    for name in options.guest or GUESTS:
-        guest = GUESTS[name]
+    for name in options.guest or guests:
+        guest = guests[name]
         print(f"\n## {guest.title}\n", flush=True)
         commands, notes = find_servers(guest, options)
         results = measure(guest, commands, notes, options)
@@ -114,12 +122,10 @@ def main():
         options.json.write_text(json.dumps(report, indent=1) + "\n")
 
 
-def parse_arguments():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n", maxsplit=1)[0])
+def parse_arguments(parser, guests):
+    """With the options that every comparison has."""
     parser.add_argument("--anyport", type=pathlib.Path, default=ROOT / "target/release/anyport")
-    parser.add_argument("--wasmedge", type=pathlib.Path, default=PEERS / "bin/wasmedge")
-    parser.add_argument("--wasmtime", type=pathlib.Path, default=PEERS / "wasmtime-46/bin/wasmtime")
-    parser.add_argument("--guest", action="append", choices=GUESTS, help="only this; repeatable")
+    parser.add_argument("--guest", action="append", choices=guests, help="only this; repeatable")
     parser.add_argument("--rounds", type=int, default=5, help="of each load on each server")
     parser.add_argument("--seconds", type=int, default=3, help="length of a round")
     parser.add_argument("--starts", type=int, default=30, help="process starts of each server")
@@ -138,6 +144,7 @@ def parse_arguments():
 class Command:
     words: Callable  # of the port
     prefix: str = ""  # what a person types before the words to get what Server sets up
+    environment: tuple[tuple[str, str], ...] = ()  # besides PORT
     preopened: bool = False
 
 
@@ -213,7 +220,7 @@ class Server:
     def __init__(self, command, guest):
         self.port = free_port()
         self.log = tempfile.TemporaryFile()
-        environment = os.environ | {"PORT": str(self.port)}
+        environment = os.environ | {"PORT": str(self.port)} | dict(command.environment)
         environment.pop("RUST_BACKTRACE", None)  # slows wasmtime's error paths
         with contextlib.ExitStack() as stack:
             inherited = ()
@@ -304,7 +311,17 @@ def ask(port, guest):
             length = re.search(rb"(?i)\r\ncontent-length: *(\d+)", head)
             if length and len(answer) >= int(length[1]):
                 return answer
+            if re.search(rb"(?i)\r\ntransfer-encoding: *chunked", head) and answer.endswith(b"0\r\n\r\n"):
+                return unchunked(answer)
     raise ConnectionError(f"answer cut short: {got}")
+
+
+def unchunked(body):
+    parts = b""
+    while body:
+        size, _, rest = body.partition(b"\r\n")
+        parts, body = parts + rest[: int(size, 16)], rest[int(size, 16) + 2 :]
+    return parts
 
 
 # === measuring ===
@@ -454,14 +471,9 @@ def machine():
     )
 
 
-def versions(options):
+def versions(binaries):
     found = []
-    for command in (
-        [options.anyport, "--version"],
-        [options.wasmedge, "--version"],
-        [options.wasmtime, "--version"],
-        ["wrk", "-v"],
-    ):
+    for command in [*([binary, "--version"] for binary in binaries), ["wrk", "-v"]]:
         if shutil.which(command[0]):
             done = subprocess.run(command, check=False, capture_output=True, text=True)
             number = re.search(r"\d+\.\d+[.\d]*", done.stdout + done.stderr)

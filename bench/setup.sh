@@ -1,7 +1,9 @@
 #!/bin/sh
-# Sets up what `just bench` measures against: wrk, WasmEdge, wasmtime 46 and the native twins of the guests.
+# Sets up what `just bench` and `just bench-http` measure against: wrk, WasmEdge, wasmtime and the native twins of
+# the guests.
 #
-# wasmtime 46 is the last that hands a guest a listener (`-S tcplisten`); cargo builds it, which takes ten minutes.
+# wasmtime 46 is the last that hands a guest a listener (`-S tcplisten`); wasmtime 48 serves components. cargo
+# builds them, which takes ten minutes or more for each.
 # WasmEdge comes from Debian sid and is unpacked under bench/.peers with its own libc and LLVM, never
 # installed: the machine's packages and apt settings stay as they are. Its mirror is the machine's own.
 # SUITE=NAME takes another suite. Run it again to refresh; delete bench/.peers to undo it.
@@ -52,5 +54,10 @@ if [ ! -x "$peers/wasmtime-46/bin/wasmtime" ]; then
   # Only what it takes to run a module; optimised as a release is.
   cargo install wasmtime-cli --version '^46' --locked --root "$peers/wasmtime-46" --no-default-features \
     --features run,compile,cranelift,parallel-compilation,pooling-allocator,cache,component-model,threads,demangle,addr2line
+fi
+if [ ! -x "$peers/wasmtime-48/bin/wasmtime" ]; then
+  # Likewise for components, and what they may import.
+  cargo install wasmtime-cli --version 48.0.8 --locked --root "$peers/wasmtime-48" --no-default-features \
+    --features run,serve,compile,cranelift,parallel-compilation,pooling-allocator,cache,component-model,component-model-async,threads,gc,gc-drc,demangle,addr2line,logging,wasi-http,wasi-config
 fi
 cargo build --release --locked --manifest-path native/Cargo.toml

@@ -6,7 +6,7 @@
 # is unpacked, not installed, under .toolchain (ignored by git):
 #   Rust   the rustc on PATH if it has both targets (`rustup target add wasm32-wasip1 wasm32-wasip2`),
 #          else Debian's rustc and wasm standard library, linked by zig;
-#   C      zig's clang and wasi-libc, from PyPI's `ziglang`;
+#   C      zig's clang and wasi-libc, from PyPI's `ziglang`; for a component, Debian's wasi-libc;
 #   Go     the go on PATH if it is 1.21 or newer, else Debian's.
 #
 # MANIFEST has one line per .wasm, sorted (LC_ALL=C):
@@ -52,6 +52,8 @@ behaviour_variants=(
   "preview1-blocking preview1.c -DBLOCKING"
   "wasmedge wasmedge.c"
   "wasmedge-blocking wasmedge.c -DBLOCKING"
+  "sockets sockets.c -DSOCKETS"
+  "sockets-blocking sockets.c -DSOCKETS -DBLOCKING"
 )
 
 main() {
@@ -102,11 +104,12 @@ build_go() {
 }
 
 build_behaviour() {
-  local line
+  local line compile
   for line in "${behaviour_variants[@]}"; do
     # shellcheck disable=SC2086 # a line is meant to be split
     set -- $line
-    compile_c "behaviour/behaviour-$1.wasm" behaviour/behaviour.c "behaviour/$2" "${@:3}"
+    case $line in *-DSOCKETS*) compile=compile_c_component ;; *) compile=compile_c ;; esac
+    $compile "behaviour/behaviour-$1.wasm" behaviour/behaviour.c "behaviour/$2" "${@:3}"
   done
 }
 
@@ -117,6 +120,26 @@ compile_c() {
   say "$out (C)"
   "${zig[@]}" cc -target wasm32-wasi -std=gnu17 -Os -g -Wall -Wextra -Werror -o "$out" "$@"
   strip_debug "$out"
+  chmod 644 "$out"
+  report "$out"
+}
+
+# compile_c_component OUT FILE.c… [-D…]: for wasi 0.2, whose libc zig does not have.
+compile_c_component() {
+  local out=$1 argument objects=() defines=()
+  shift
+  c_component_toolchain
+  say "$out (C)"
+  mkdir -p "target/$out.d"
+  for argument; do case $argument in -D*) defines+=("$argument") ;; esac; done
+  for argument; do
+    case $argument in -D*) continue ;; esac
+    objects+=("target/$out.d/$(basename "$argument" .c).o")
+    "${zig[@]}" cc -target wasm32-freestanding -D__wasi__ -nostdinc "${c_component_headers[@]}" "${defines[@]}" \
+      -std=gnu17 -Os -g -Wall -Wextra -Werror -c -o "${objects[-1]}" "$argument"
+  done
+  "$tools/bin/wasm-component-ld" -o "$out" "$c_component_libs/crt1-command.o" "${objects[@]}" -L "$c_component_libs" \
+    -lc "$c_component_builtins" --strip-debug
   chmod 644 "$out"
   report "$out"
 }
@@ -199,6 +222,13 @@ rust_toolchain() {
   loader=$(find "$root/" -name 'ld-linux*.so.*' | sort | head -1)
   libs=$(dirname "$(find "$root/usr/lib" -name libc.so.6 | head -1)")
   script rustc "exec '$loader' --library-path '$libs' --argv0 rustc '$root/usr/bin/rustc' --sysroot '$root/usr' \"\$@\""
+  component_scripts
+  rust_env=(env RUSTC="$tools/bin/rustc" CARGO_TARGET_WASM32_WASIP1_LINKER="$tools/bin/wasm-ld"
+    CARGO_TARGET_WASM32_WASIP2_LINKER="$tools/bin/wasm-component-ld")
+}
+
+# Makes the linkers that .toolchain/bin has for components.
+component_scripts() {
   # Debian ships no rust-lld; zig has the same linker. rustc says `-flavor wasm`, which only lld's
   # own many-named binary understands.
   c_toolchain
@@ -206,8 +236,6 @@ rust_toolchain() {
   local component_ld
   component_ld=$(component_linker)
   script wasm-component-ld "exec '$component_ld' \"\$@\" --wasm-ld-path '$tools/bin/wasm-ld'"
-  rust_env=(env RUSTC="$tools/bin/rustc" CARGO_TARGET_WASM32_WASIP1_LINKER="$tools/bin/wasm-ld"
-    CARGO_TARGET_WASM32_WASIP2_LINKER="$tools/bin/wasm-component-ld")
 }
 
 has_target() {
@@ -237,6 +265,21 @@ c_toolchain() {
   fi
   export ZIG_GLOBAL_CACHE_DIR=$guests/target/zig ZIG_LOCAL_CACHE_DIR=$guests/target/zig
   zig=("$venv/bin/python3" -m ziglang)
+}
+
+# Sets what compile_c_component needs besides zig.
+c_component_toolchain() {
+  [ -z "${c_component_libs+set}" ] || return 0
+  c_toolchain
+  component_scripts
+  local root=$tools/wasi-libc clang
+  if [ ! -e "$root/unpacked" ]; then
+    unpack "$root" -- wasi-libc "$(newest_dependency libclang-rt-dev-wasm32 'libclang-rt-[0-9]*-dev-wasm32')"
+  fi
+  clang=$(dirname "$("${zig[@]}" env | sed -n 's/.*std_dir *= *"\(.*\)".*/\1/p')")/include
+  c_component_headers=(-isystem "$root/usr/include/wasm32-wasip2" -isystem "$clang")
+  c_component_libs=$root/usr/lib/wasm32-wasip2
+  c_component_builtins=$(find "$root" -name 'libclang_rt.builtins-wasm32.a' | head -1)
 }
 
 # Sets go_env: the environment in which `go` is 1.21 or newer, the first that can target wasip1.

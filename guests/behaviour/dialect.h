@@ -2,11 +2,16 @@
    a connection needs afterwards (sock_recv, sock_send, sock_shutdown, fd_close, poll_oneoff) is the
    same in all of them, so it is in behaviour.c. Each dialect has one file that implements this.
 
+   A build with SOCKETS defined is a component, where none of that exists: sockets.h stands for it.
    A build with BLOCKING defined has a listener and connections that block. Otherwise neither does. */
 #ifndef DIALECT_H
 #define DIALECT_H
 
+#ifdef SOCKETS
+#include "sockets.h"
+#else
 #include <wasi/api.h>
+#endif
 
 #ifdef BLOCKING
 #define DIALECT_FDFLAGS 0

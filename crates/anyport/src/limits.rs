@@ -73,6 +73,9 @@ pub const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// own, and 100 cost a third of a millisecond at the start.
 pub const INSTANCES: u32 = 128;
 
+/// Requests that one instance of WASI 0.3 answers at the same time, as `wasmtime serve` has it.
+pub const INSTANCE_CONCURRENCY: u32 = 16;
+
 /// Requests that wait for an instance: a second's worth of a small server.
 pub const QUEUE: usize = 1024;
 
@@ -136,6 +139,11 @@ pub struct Limits {
     pub instances: u32,
     /// Requests that wait for an instance, before others are refused; default [`QUEUE`].
     pub queue: usize,
+    /// Requests that one instance answers, one after the other or some at a time; by default 1 for `wasi:http` 0.2 and
+    /// 128 for 0.3. What a guest keeps in its memory, the next request finds.
+    pub instance_reuse: Option<u32>,
+    /// Requests that one instance of WASI 0.3 answers at the same time; default [`INSTANCE_CONCURRENCY`].
+    pub instance_concurrency: u32,
     /// CPU time that the guest may use without waiting for its sockets or moving their bytes, before it is
     /// ended; by default 30 seconds from when it serves a port, and no limit before.
     pub cpu_time: Option<Duration>,
@@ -163,6 +171,8 @@ impl Default for Limits {
             body_timeout: BODY_TIMEOUT,
             instances: INSTANCES,
             queue: QUEUE,
+            instance_reuse: None,
+            instance_concurrency: INSTANCE_CONCURRENCY,
             cpu_time: None,
         }
     }

@@ -34,6 +34,10 @@ pub(super) async fn admit(
     let version = request.version();
     let record = site.inbound.log.as_ref().map(|log| Box::new(Record::new(log, client, &request, id)));
     let taking = (version >= Version::HTTP_2).then(|| asked.taking());
+    if request.uri().authority().is_none() && version == Version::HTTP_10 && !request.headers().contains_key(HOST) {
+        // Guests of wasi:http are told of one.
+        request.headers_mut().insert(HOST, HeaderValue::from_static("localhost"));
+    }
     if site.inbound.x_forwarded {
         forward(request.headers_mut(), client);
     }

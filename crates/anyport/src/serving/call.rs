@@ -15,6 +15,7 @@ use crate::lane::{Aside, Lanes, Life, Next, message};
 pub(super) struct Call {
     place: Place,
     pace: Arc<Pace>,
+    computes: bool,
     site: Arc<Site>,
 }
 
@@ -28,12 +29,12 @@ enum Place {
 
 impl Call {
     pub(super) fn new(life: Life, pace: Arc<Pace>, site: &Arc<Site>) -> Self {
-        Self { place: Place::Here(life), pace, site: Arc::clone(site) }
+        Self { place: Place::Here(life), pace, computes: false, site: Arc::clone(site) }
     }
 
-    /// Whether the guest has ended.
-    pub(super) fn has_ended(&self) -> bool {
-        matches!(self.place, Place::Nowhere)
+    /// Whether it was interrupted while it computed, and would go on.
+    pub(super) fn computes(&self) -> bool {
+        self.computes
     }
 
     /// Lets the guest work; ready when it has ended, with how.
@@ -42,20 +43,21 @@ impl Call {
             let next = match &mut self.place {
                 Place::Here(life) => match poll_life(&self.site, life, context) {
                     Poll::Ready(next) => next,
-                    Poll::Pending if self.pace.pending() == Pending::ComputesLong => {
-                        self.leave();
-                        // At once: here again if there is no thread, or registered to hear of its end.
-                        if matches!(self.place, Place::Here(_)) {
+                    Poll::Pending => {
+                        let pending = self.pace.pending();
+                        self.computes = pending != Pending::Waits;
+                        if pending != Pending::ComputesLong || !self.leave() {
                             return Poll::Pending;
                         }
+                        // So that its end is heard of.
                         continue;
                     }
-                    Poll::Pending => return Poll::Pending,
                 },
                 Place::Aside(aside) => ready!(Pin::new(aside).poll(context)),
                 Place::Nowhere => return Poll::Pending,
             };
             self.place = Place::Nowhere;
+            self.computes = false;
             match next {
                 Ok(Next::Moves(life)) => self.place = Place::Here(life),
                 Ok(Next::Ended(outcome)) => return Poll::Ready(outcome),
@@ -64,14 +66,15 @@ impl Call {
         }
     }
 
-    /// To a thread that gives way, if there is one.
-    fn leave(&mut self) {
-        let Place::Here(life) = std::mem::replace(&mut self.place, Place::Nowhere) else { return };
+    /// To a thread that gives way; false if there is none.
+    fn leave(&mut self) -> bool {
+        let Place::Here(life) = std::mem::replace(&mut self.place, Place::Nowhere) else { return false };
         let lanes = Lanes { name: &self.site.name, pace: Arc::clone(&self.pace), stage: self.site.stage.clone() };
         self.place = match lanes.start_aside(life) {
             Ok(aside) => Place::Aside(aside),
             Err(life) => Place::Here(life),
         };
+        matches!(self.place, Place::Aside(_))
     }
 }
 

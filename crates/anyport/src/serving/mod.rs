@@ -8,6 +8,7 @@ mod alarm;
 mod answer;
 mod call;
 mod connection;
+mod kept;
 mod request;
 mod reuse;
 mod sanity;
@@ -22,12 +23,14 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use self::alarm::Alarms;
-use self::reuse::Reusing;
+use self::kept::Kept;
+use self::reuse::Instances;
 use crate::access_log::Log;
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::guest::Guest;
 use crate::ingress::Ingress;
+use crate::instance::Outcome;
 use crate::limits::Limits;
 use crate::net::published::Published;
 use crate::net::{Endpoint, Interest};
@@ -72,11 +75,12 @@ pub(crate) struct Site {
     /// What the ids of its requests begin with.
     seed: u64,
     counted: AtomicU64,
-    reusing: Reusing,
+    instances: Instances,
+    kept: Kept,
 }
 
 /// The id of a request, for the log and its client.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RequestId(u64);
 
 impl fmt::Display for RequestId {
@@ -97,7 +101,7 @@ impl Requests {
     }
 
     /// Leave to make an instance; waits for its turn. None if too many wait already.
-    async fn permit(self: &Arc<Self>) -> Option<OwnedSemaphorePermit> {
+    async fn permit(&self) -> Option<OwnedSemaphorePermit> {
         if let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() {
             return Some(permit);
         }
@@ -140,7 +144,8 @@ impl Site {
             drains: AtomicBool::new(false),
             seed: fastrand::u64(..),
             counted: AtomicU64::new(0),
-            reusing: Reusing::default(),
+            instances: Instances::default(),
+            kept: Kept::default(),
         })
     }
 
@@ -197,6 +202,23 @@ impl Site {
         let mut guest = (self.make)()?;
         guest.serves_requests();
         Ok(guest)
+    }
+}
+
+/// Tells the person how a guest ended that should not have.
+fn tell_end(outcome: &Outcome, what: &str, when: &str) {
+    match outcome {
+        Outcome::Trapped { reason, backtrace } | Outcome::OutOfMemory { reason, backtrace } => {
+            match backtrace.as_str() {
+                "" => tracing::warn!("{what}: the guest failed {when}: {reason}"),
+                calls => tracing::warn!(
+                    "{what}: the guest failed {when}: {reason}\nthe guest's functions, innermost first:\n{calls}"
+                ),
+            }
+        }
+        Outcome::Exited(0) => tracing::warn!("{what}: the guest returned {when}"),
+        Outcome::Exited(code) => tracing::warn!("{what}: the guest exited with code {code} {when}"),
+        Outcome::Stopped => {}
     }
 }
 

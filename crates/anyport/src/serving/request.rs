@@ -1,142 +1,164 @@
-//! One request: to an instance, and its answer back, in the task of its connection.
+//! One request: to an instance, and its answer back.
 
+use std::convert::Infallible;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
+use http::header::HOST;
+use http::uri::{self, Authority};
+use http::{Method, Request, Response, StatusCode, Uri};
 use http_body::{Body as _, Frame, SizeHint};
+use http_body_util::BodyExt;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use wasmtime::Store;
+use wasmtime_wasi_http::p2::bindings::ProxyPre;
 use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
-use wasmtime_wasi_http::p2::bindings::{Proxy, ProxyPre};
-use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
-use wasmtime_wasi_http::{Error, WasiHttpView};
+use wasmtime_wasi_http::p3::bindings::ServicePre;
+use wasmtime_wasi_http::p3::bindings::http::types::ErrorCode as ErrorCode03;
+use wasmtime_wasi_http::{Error, WasiBody, WasiHttpView};
 
-use super::alarm::Alarm;
 use super::answer::{Answer, answer as say};
 use super::call::Call;
 use super::connection::Asked;
+use super::kept::Instance;
+use super::reuse::{self, Reply};
 use super::upload::Upload;
-use super::{RequestId, Site};
+use super::{RequestId, Site, tell_end};
 use crate::guest::Guest;
 use crate::instance::{self, Outcome};
 use crate::program::Handler;
+use crate::spelling::option;
 
 /// A guest's answer, up to its body, or why there is none.
-type Head = Result<Response<HyperOutgoingBody>, ErrorCode>;
+type Head = Result<Response<WasiBody>, ErrorCode>;
 
 /// Answers a request; whatever happens, there is an answer.
 pub(super) async fn answer(
     site: Arc<Site>, id: RequestId, asked: Asked, request: Request<Upload>,
-) -> Result<Response<Answer>, std::convert::Infallible> {
-    let Some(permit) = site.requests.permit().await else {
-        tracing::debug!("request {id}: too many wait already");
-        return Ok(say(StatusCode::SERVICE_UNAVAILABLE, "too many requests wait\n", id));
-    };
+) -> Result<Response<Answer>, Infallible> {
     let outcome = match &site.requests.handler {
-        Handler::Of02(handler) => begin(&site, handler, id, permit, asked, request).await,
-        Handler::Of03(_) => Err(Refused::Instance("not yet".to_owned())),
+        Handler::Of02(handler) => answer_02(&site, handler, id, asked, request).await,
+        Handler::Of03(handler) => answer_03(&site, handler, id, asked, request).await,
     };
-    Ok(outcome.unwrap_or_else(|refused| refused.tell(id)))
+    Ok(outcome.unwrap_or_else(|refused| refused.tell(&site, id)))
 }
 
 /// Why a request has no answer of a guest.
 enum Refused {
+    /// Too many wait.
+    Crowded,
     /// There is no instance for it.
     Instance(String),
     /// The guest has ended without one.
     Ended(Outcome),
+    /// The same, which was told already.
+    Told,
     /// The guest says so.
-    Error(ErrorCode),
+    Error(Blame, String),
     /// It took too long.
     Late,
 }
 
 impl Refused {
-    fn tell(self, id: RequestId) -> Response<Answer> {
+    fn tell(self, site: &Site, id: RequestId) -> Response<Answer> {
         match self {
+            Self::Crowded => {
+                tracing::debug!("request {id}: too many wait already");
+                say(StatusCode::SERVICE_UNAVAILABLE, "too many requests wait\n", id)
+            }
             Self::Instance(why) => {
                 tracing::warn!("request {id}: no instance could be made: {why}");
                 say(StatusCode::SERVICE_UNAVAILABLE, "the server has no room for the request\n", id)
             }
             Self::Ended(outcome) => {
-                tell_end(&outcome, id, "before it answered");
+                tell_end(&outcome, &format!("request {id}"), "before it answered");
                 say(StatusCode::INTERNAL_SERVER_ERROR, "the server failed\n", id)
             }
-            Self::Error(code) => {
+            Self::Told => say(StatusCode::INTERNAL_SERVER_ERROR, "the server failed\n", id),
+            Self::Error(blame, code) => {
                 tracing::warn!("request {id}: the guest answered with an error: {code}");
-                let (status, text) = match code {
-                    ErrorCode::DnsTimeout
-                    | ErrorCode::ConnectionTimeout
-                    | ErrorCode::ConnectionReadTimeout
-                    | ErrorCode::ConnectionWriteTimeout
-                    | ErrorCode::HttpResponseTimeout => {
-                        (StatusCode::GATEWAY_TIMEOUT, "a server behind it took too long\n")
-                    }
-                    ErrorCode::DnsError(_)
-                    | ErrorCode::DestinationNotFound
-                    | ErrorCode::DestinationUnavailable
-                    | ErrorCode::ConnectionRefused
-                    | ErrorCode::ConnectionTerminated
-                    | ErrorCode::TlsProtocolError
-                    | ErrorCode::TlsCertificateError
-                    | ErrorCode::HttpResponseIncomplete => (StatusCode::BAD_GATEWAY, "a server behind it failed\n"),
-                    _ => (StatusCode::INTERNAL_SERVER_ERROR, "the server failed\n"),
+                let (status, text) = match blame {
+                    Blame::Slow => (StatusCode::GATEWAY_TIMEOUT, "a server behind it took too long\n"),
+                    Blame::Upstream => (StatusCode::BAD_GATEWAY, "a server behind it failed\n"),
+                    Blame::Guest => (StatusCode::INTERNAL_SERVER_ERROR, "the server failed\n"),
                 };
                 say(status, text, id)
             }
-            Self::Late => say(StatusCode::GATEWAY_TIMEOUT, "the server took too long\n", id),
-        }
-    }
-}
-
-/// Tells the person how a guest ended that should not have.
-fn tell_end(outcome: &Outcome, id: RequestId, when: &str) {
-    match outcome {
-        Outcome::Trapped { reason, backtrace } | Outcome::OutOfMemory { reason, backtrace } => {
-            match backtrace.as_str() {
-                "" => tracing::warn!("request {id}: the guest failed {when}: {reason}"),
-                calls => tracing::warn!(
-                    "request {id}: the guest failed {when}: {reason}\nthe guest's functions, innermost first:\n{calls}"
-                ),
+            Self::Late => {
+                let longer = option("timeout", format!("{}s", (site.limits.timeout * 2).as_secs().max(1)));
+                tracing::warn!(
+                    "request {id}: the guest did not answer within {:?}; if that may take longer, add `{longer}`",
+                    site.limits.timeout
+                );
+                say(StatusCode::GATEWAY_TIMEOUT, "the server took too long\n", id)
             }
         }
-        Outcome::Exited(0) => tracing::warn!("request {id}: the guest returned {when}"),
-        Outcome::Exited(code) => tracing::warn!("request {id}: the guest exited with code {code} {when}"),
-        Outcome::Stopped => {}
     }
 }
 
-/// Lets an instance work on a request until it answers.
-async fn begin(
-    site: &Arc<Site>, handler: &ProxyPre<Guest>, id: RequestId, permit: OwnedSemaphorePermit, asked: Asked,
-    request: Request<Upload>,
+/// Whose fault an error is that a guest answers with.
+#[derive(Clone, Copy)]
+enum Blame {
+    /// A server that it asked.
+    Upstream,
+    /// The same, which took too long.
+    Slow,
+    Guest,
+}
+
+/// Whose fault an error code of either version is.
+macro_rules! blame {
+    ($code:expr, $codes:ident) => {
+        match $code {
+            $codes::DnsTimeout
+            | $codes::ConnectionTimeout
+            | $codes::ConnectionReadTimeout
+            | $codes::ConnectionWriteTimeout
+            | $codes::HttpResponseTimeout => Blame::Slow,
+            $codes::DnsError(_)
+            | $codes::DestinationNotFound
+            | $codes::DestinationUnavailable
+            | $codes::ConnectionRefused
+            | $codes::ConnectionTerminated
+            | $codes::TlsProtocolError
+            | $codes::TlsCertificateError
+            | $codes::HttpResponseIncomplete => Blame::Upstream,
+            _ => Blame::Guest,
+        }
+    };
+}
+
+/// Lets an instance of its own work on a request until it answers.
+async fn answer_02(
+    site: &Arc<Site>, handler: &ProxyPre<Guest>, id: RequestId, asked: Asked, request: Request<Upload>,
 ) -> Result<Response<Answer>, Refused> {
-    let guest = site.guest().map_err(|error| Refused::Instance(error.to_string()))?;
-    let pace = guest.busy.pace();
+    let source = match site.kept.take() {
+        Some(instance) => Source::Kept(Box::new(instance)),
+        None => {
+            let permit = site.requests.permit().await.ok_or(Refused::Crowded)?;
+            let guest = site.guest().map_err(|error| Refused::Instance(error.to_string()))?;
+            Source::New(instance::store(&site.engine, guest), permit)
+        }
+    };
+    let bodiless = request.method() == Method::HEAD;
+    let pace = source.guest().busy.pace();
     let (tell, head) = oneshot::channel();
     let mut head = Some(head);
-    let mut store = instance::store(&site.engine, guest);
-    let scheme = asked.scheme();
-    let life = Box::pin({
-        let handler = handler.clone();
-        async move {
-            let ended = handle(&handler, &mut store, scheme, request, tell).await;
-            instance::outcome(&store, ended)
-        }
-    });
+    let life = Box::pin(work(Arc::clone(site), handler.clone(), source, asked.scheme(), request, tell));
     let mut call = Call::new(life, pace, site);
     let alarm = site.alarms.alarm();
     alarm.set(site.limits.timeout);
-    let head = poll_fn(|context| {
+    let answered = poll_fn(|context| {
         let ended = call.poll(context);
         let told = head.as_mut().map_or(Poll::Pending, |head| Pin::new(head).poll(context));
         match told {
             Poll::Ready(Ok(Ok(head))) => return Poll::Ready(Ok(head)),
-            Poll::Ready(Ok(Err(code))) => return Poll::Ready(Err(Refused::Error(code))),
+            Poll::Ready(Ok(Err(code))) => {
+                return Poll::Ready(Err(Refused::Error(blame!(code, ErrorCode), code.to_string())));
+            }
             // Dropped: none will come, and it must not be asked again.
             Poll::Ready(Err(_)) => head = None,
             Poll::Pending => {}
@@ -146,58 +168,157 @@ async fn begin(
             Poll::Pending => alarm.poll_rung(context).map(|()| Err(Refused::Late)),
         }
     });
-    let head = head.await.inspect_err(|refused| {
-        if matches!(refused, Refused::Late) {
-            tracing::warn!("request {id}: the guest did not answer within {:?}", site.limits.timeout);
+    let answered = answered.await?;
+    Ok(streamed(answered, Some(call), id, bodiless, asked, site))
+}
+
+/// Hands a request to an instance that answers others too.
+async fn answer_03(
+    site: &Arc<Site>, handler: &ServicePre<Guest>, id: RequestId, asked: Asked, request: Request<Upload>,
+) -> Result<Response<Answer>, Refused> {
+    let bodiless = request.method() == Method::HEAD;
+    let alarm = site.alarms.alarm();
+    alarm.set(site.limits.timeout);
+    let request = located(request, &asked).map(BodyExt::boxed_unsync);
+    let Reply { mut answer, waits } = reuse::hand(site, handler, id, request).await.ok_or(Refused::Crowded)?;
+    let answered = poll_fn(|context| match Pin::new(&mut answer).poll(context) {
+        Poll::Ready(Ok(answered)) => Poll::Ready(answered.map_err(|error| match error.downcast_ref() {
+            Some(code) => Refused::Error(blame!(code, ErrorCode03), ErrorCode03::to_string(code)),
+            None => Refused::Instance(format!("{error:#}")),
+        })),
+        Poll::Ready(Err(_)) => Poll::Ready(Err(Refused::Told)),
+        Poll::Pending => alarm.poll_rung(context).map(|()| Err(Refused::Late)),
+    });
+    let answered = answered.await;
+    drop(waits);
+    Ok(streamed(answered?, None, id, bodiless, asked, site))
+}
+
+/// The request with all that its guest asks of it in its target: a client leaves scheme and host to the connection
+/// and the Host line.
+fn located(mut request: Request<Upload>, asked: &Asked) -> Request<Upload> {
+    let mut parts = request.uri().clone().into_parts();
+    let host = request.headers().get(HOST).and_then(|host| Authority::try_from(host.as_bytes()).ok());
+    parts.authority = parts.authority.or(host);
+    parts.scheme = Some(if asked.client().is_secure { uri::Scheme::HTTPS } else { uri::Scheme::HTTP });
+    // It fails where there is no host at all: then it is as it came.
+    if let Ok(uri) = Uri::from_parts(parts) {
+        *request.uri_mut() = uri;
+    }
+    request
+}
+
+/// Where an instance comes from.
+enum Source {
+    New(Store<Guest>, OwnedSemaphorePermit),
+    Kept(Box<Instance>),
+}
+
+impl Source {
+    fn guest(&self) -> &Guest {
+        match self {
+            Self::New(store, _) => store.data(),
+            Self::Kept(instance) => instance.store.data(),
         }
-    })?;
-    alarm.unset();
-    Ok(head.map(|body| {
-        Answer::Streamed(Box::new(Streamed {
-            body,
-            call,
-            id,
-            ended: false,
-            _permit: permit,
-            _asked: asked,
-            _alarm: alarm,
-        }))
-    }))
+    }
+}
+
+/// An instance's work on a request, after which it may be kept for the next.
+async fn work(
+    site: Arc<Site>, handler: ProxyPre<Guest>, source: Source, scheme: Scheme, request: Request<Upload>,
+    tell: oneshot::Sender<Head>,
+) -> Outcome {
+    let mut instance = match source {
+        Source::Kept(instance) => *instance,
+        Source::New(mut store, permit) => match handler.instantiate_async(&mut store).await {
+            Ok(proxy) => Instance { store, proxy, used: 0, _permit: permit },
+            Err(error) => return instance::outcome(&store, Err(error)),
+        },
+    };
+    let ended = handle(&mut instance, scheme, request, tell).await;
+    let outcome = instance::outcome(&instance.store, ended);
+    instance.used += 1;
+    let most = site.limits.instance_reuse.unwrap_or(1);
+    if outcome == Outcome::Exited(0) && instance.used < most && !site.drains() {
+        site.kept.put(instance);
+    }
+    outcome
 }
 
 /// Calls an instance's handler.
 async fn handle(
-    handler: &ProxyPre<Guest>, store: &mut Store<Guest>, scheme: Scheme, request: Request<Upload>,
-    tell: oneshot::Sender<Head>,
+    instance: &mut Instance, scheme: Scheme, request: Request<Upload>, tell: oneshot::Sender<Head>,
 ) -> wasmtime::Result<()> {
-    let proxy: Proxy = handler.instantiate_async(&mut *store).await?;
+    let Instance { store, proxy, .. } = instance;
     let request = store.data_mut().http().new_incoming_request(scheme, request)?;
     let answer = store.data_mut().http().new_response_outparam(tell)?;
     proxy.wasi_http_incoming_handler().call_handle(store, request, answer).await
 }
 
+/// A guest's answer as the connection takes it.
+fn streamed(
+    head: Response<WasiBody>, call: Option<Call>, id: RequestId, bodiless: bool, asked: Asked, site: &Arc<Site>,
+) -> Response<Answer> {
+    let bodiless = bodiless || matches!(head.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    head.map(|body| {
+        let left = if bodiless { Some(0) } else { body.size_hint().exact() };
+        let rest = call.map(|call| Rest { call, id, site: Arc::clone(site) });
+        Answer::Streamed(Box::new(Streamed { body, left, rest, _asked: asked }))
+    })
+}
+
 /// The body of a guest's answer, and the rest of the guest's work, which goes on as the body is taken.
 pub(super) struct Streamed {
-    body: HyperOutgoingBody,
+    body: WasiBody,
+    /// Bytes that are still to come, where that is known.
+    left: Option<u64>,
+    /// Of an instance that works for this request alone.
+    rest: Option<Rest>,
+    _asked: Asked,
+}
+
+/// What a guest does after it has answered.
+struct Rest {
     call: Call,
     id: RequestId,
-    /// The body has.
-    ended: bool,
-    _alarm: Alarm,
-    _permit: OwnedSemaphorePermit,
-    _asked: Asked,
+    site: Arc<Site>,
+}
+
+impl Rest {
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let outcome = ready!(self.call.poll(context));
+        if outcome != Outcome::Exited(0) {
+            tell_end(&outcome, &format!("request {}", self.id), "after its answer had begun");
+        }
+        Poll::Ready(())
+    }
+
+    /// The guest may go on when its answer has been sent, within a time.
+    async fn finish(mut self) {
+        let alarm = self.site.alarms.alarm();
+        alarm.set(self.site.limits.timeout);
+        poll_fn(|context| match self.poll(context) {
+            Poll::Ready(()) => Poll::Ready(()),
+            Poll::Pending => alarm.poll_rung(context),
+        })
+        .await;
+    }
 }
 
 impl Streamed {
     pub(super) fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        if !self.call.has_ended()
-            && let Poll::Ready(outcome) = self.call.poll(context)
-            && outcome != Outcome::Exited(0)
-        {
-            tell_end(&outcome, self.id, "while it answered");
+        if self.rest.as_mut().is_some_and(|rest| rest.poll(context).is_ready()) {
+            self.rest = None;
         }
         let polled = Pin::new(&mut self.body).poll_frame(context);
-        self.ended |= matches!(polled, Poll::Ready(None));
+        match &polled {
+            Poll::Ready(None) => self.left = Some(0),
+            Poll::Ready(Some(Ok(frame))) => {
+                let sent = frame.data_ref().map_or(0, |data| data.len() as u64);
+                self.left = self.left.map(|left| left.saturating_sub(sent));
+            }
+            _ => {}
+        }
         polled
     }
 
@@ -207,5 +328,14 @@ impl Streamed {
 
     pub(super) fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+impl Drop for Streamed {
+    fn drop(&mut self) {
+        // Unless the client went before: then nobody waits for what the guest does.
+        if let (Some(rest), Some(0)) = (self.rest.take(), self.left) {
+            tokio::spawn(rest.finish());
+        }
     }
 }

@@ -1,5 +1,310 @@
-//! Instances that answer several requests.
+//! Instances of `wasi:http` 0.3: each answers several requests, some at the same time.
+//!
+//! An instance is a task with a queue of its own, beside the connections of its worker. A request goes to one that
+//! waits for something and has room; there is another only when there is none.
 
-/// Instances that may.
-#[derive(Debug, Default)]
-pub(crate) struct Reusing {}
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use futures_channel::oneshot;
+use futures_util::stream::{FuturesUnordered, Stream as _};
+use futures_util::task::AtomicWaker;
+use tokio::sync::{Notify, OwnedSemaphorePermit};
+use wasmtime::component::Accessor;
+use wasmtime::{AsContextMut as _, Store};
+use wasmtime_wasi_http::WasiHttpView;
+use wasmtime_wasi_http::handler::{Prepared, Proxy, Request, Response};
+use wasmtime_wasi_http::p3::bindings::ServicePre;
+
+use super::alarm::Alarm;
+use super::call::Call;
+use super::{RequestId, Site, tell_end};
+use crate::guest::Guest;
+use crate::instance::{self, Outcome};
+
+/// The instances of one worker.
+#[derive(Default)]
+pub(super) struct Instances {
+    open: Mutex<Vec<Arc<Inbox>>>,
+    /// Told when one has room again.
+    room: Notify,
+}
+
+/// A request for an instance.
+struct Job {
+    id: RequestId,
+    request: Request,
+    answer: oneshot::Sender<wasmtime::Result<Response>>,
+    /// Ends when nobody waits for the answer any more.
+    gone: oneshot::Receiver<()>,
+}
+
+/// The requests of one instance.
+struct Inbox {
+    state: Mutex<State>,
+    /// The instance, when it waits for a request.
+    waker: AtomicWaker,
+    /// It was interrupted while it computed: others would wait for that.
+    computes: AtomicBool,
+}
+
+#[derive(Default)]
+struct State {
+    waiting: VecDeque<Job>,
+    /// Requests that it has not answered yet.
+    working: Vec<RequestId>,
+    /// All that it was given.
+    given: u32,
+    /// It takes no more.
+    closed: bool,
+}
+
+/// A request's way back from an instance.
+pub(super) struct Reply {
+    pub(super) answer: oneshot::Receiver<wasmtime::Result<Response>>,
+    /// Dropped when nobody waits any more.
+    pub(super) waits: oneshot::Sender<()>,
+}
+
+/// Hands a request to an instance, made now if need be. None if too many wait already.
+pub(super) async fn hand(
+    site: &Arc<Site>, handler: &ServicePre<Guest>, id: RequestId, request: Request,
+) -> Option<Reply> {
+    let (tell, answer) = oneshot::channel();
+    let (waits, gone) = oneshot::channel();
+    place(site, handler, Job { id, request, answer: tell, gone }).await.then_some(Reply { answer, waits })
+}
+
+/// Finds a place for a request; false if too many wait for one already.
+async fn place(site: &Arc<Site>, handler: &ServicePre<Guest>, mut job: Job) -> bool {
+    loop {
+        let mut room = pin!(site.instances.room.notified());
+        room.as_mut().enable();
+        job = match site.instances.give(site, job) {
+            Ok(()) => return true,
+            Err(job) => job,
+        };
+        tokio::select! {
+            biased;
+            permit = site.requests.permit() => match permit {
+                Some(permit) => start(site, handler, permit),
+                None => return false,
+            },
+            () = room => {}
+        }
+    }
+}
+
+/// Starts an instance, which is open for requests from now on.
+fn start(site: &Arc<Site>, handler: &ServicePre<Guest>, permit: OwnedSemaphorePermit) {
+    let inbox =
+        Arc::new(Inbox { state: Mutex::default(), waker: AtomicWaker::new(), computes: AtomicBool::new(false) });
+    site.instances.lock().push(Arc::clone(&inbox));
+    let (site, handler) = (Arc::clone(site), handler.clone());
+    tokio::spawn(async move {
+        let outcome = live(&site, handler.clone(), &inbox).await;
+        drop(permit);
+        for job in site.instances.end(&inbox, &outcome) {
+            // Should too many wait, it is dropped, and its client told.
+            place(&site, &handler, job).await;
+        }
+    });
+}
+
+/// An instance's life.
+async fn live(site: &Arc<Site>, handler: ServicePre<Guest>, inbox: &Arc<Inbox>) -> Outcome {
+    let guest = match site.guest() {
+        Ok(guest) => guest,
+        Err(error) => return Outcome::Trapped { reason: error.to_string(), backtrace: String::new() },
+    };
+    let pace = guest.busy.pace();
+    let mut store = instance::store(&site.engine, guest);
+    let life = Box::pin({
+        let (site, inbox) = (Arc::clone(site), Arc::clone(inbox));
+        async move {
+            let ended = work(&site, &handler, &inbox, &mut store).await;
+            instance::outcome(&store, ended)
+        }
+    });
+    let mut call = Call::new(life, pace, site);
+    poll_fn(|context| {
+        let polled = call.poll(context);
+        inbox.computes.store(call.computes(), Ordering::Relaxed);
+        polled
+    })
+    .await
+}
+
+/// Answers requests until the instance is used up, or idle for long.
+async fn work(
+    site: &Site, handler: &ServicePre<Guest>, inbox: &Inbox, store: &mut Store<Guest>,
+) -> wasmtime::Result<()> {
+    let service = handler.instantiate_async(&mut *store).await?;
+    let function = *service.wasi_http_handler().func_handle().func();
+    let proxy = Proxy::P3(service);
+    let alarm = site.alarms.alarm();
+    let work = async |accessor: &Accessor<Guest>| {
+        let mut requests = pin!(FuturesUnordered::new());
+        let turn = |context: &mut Context<'_>| loop {
+            match requests.as_mut().poll_next(context) {
+                Poll::Ready(Some(Ok(()))) => {
+                    site.instances.room.notify_waiters();
+                    continue;
+                }
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error)),
+                Poll::Ready(None) | Poll::Pending => {}
+            }
+            let is_ready = accessor.poll_ready_for_concurrent_call(function, context).is_ready();
+            if let Some(job) = inbox.next(is_ready, context) {
+                alarm.unset();
+                requests.push(answer(accessor, &proxy, inbox, job));
+                continue;
+            }
+            if requests.is_empty() {
+                return rest(site, inbox, &alarm, accessor, context).map(Ok);
+            }
+            return Poll::Pending;
+        };
+        poll_fn(turn).await
+    };
+    store.run_concurrent(work).await?
+}
+
+/// An instance without requests: ready when it is to end.
+fn rest(site: &Site, inbox: &Inbox, alarm: &Alarm, accessor: &Accessor<Guest>, context: &mut Context<'_>) -> Poll<()> {
+    if inbox.is_closed() {
+        // What it does after its answers it may finish, within a time.
+        if accessor.poll_no_interesting_tasks(context).is_ready() {
+            return Poll::Ready(());
+        }
+        if !alarm.is_set() {
+            alarm.set(site.limits.timeout);
+        }
+        return alarm.poll_rung(context);
+    }
+    if !alarm.is_set() {
+        alarm.set(IDLE);
+    }
+    ready!(alarm.poll_rung(context));
+    if accessor.poll_no_interesting_tasks(context).is_pending() || !inbox.close_if_unused() {
+        alarm.set(IDLE);
+        // So that it is heard.
+        return alarm.poll_rung(context);
+    }
+    Poll::Ready(())
+}
+
+/// Work on one request.
+async fn answer(accessor: &Accessor<Guest>, proxy: &Proxy, inbox: &Inbox, job: Job) -> wasmtime::Result<()> {
+    let Job { id, request, answer, gone } = job;
+    let prepared =
+        accessor.with(|mut store| Prepared::new(store.as_context_mut(), proxy, request, Guest::http, answer))?;
+    let gone = async { gone.await.unwrap_or_default() };
+    let in_time = prepared.run(accessor, gone).await?;
+    inbox.answered(id);
+    if !in_time {
+        // It goes on with what nobody waits for, and nothing can stop it but its end.
+        inbox.close();
+    }
+    Ok(())
+}
+
+impl Instances {
+    /// Gives a request to the first instance that has room; back if there is none.
+    fn give(&self, site: &Site, job: Job) -> Result<(), Job> {
+        let open = self.lock();
+        let (most, together) = (site.limits.instance_reuse.unwrap_or(REUSE), site.limits.instance_concurrency);
+        let mut job = job;
+        for inbox in open.iter().filter(|inbox| !inbox.computes.load(Ordering::Relaxed)) {
+            match inbox.push(job, most, together) {
+                Ok(()) => return Ok(()),
+                Err(back) => job = back,
+            }
+        }
+        Err(job)
+    }
+
+    /// An instance has ended; gives back the requests that it had not begun.
+    fn end(&self, inbox: &Arc<Inbox>, outcome: &Outcome) -> VecDeque<Job> {
+        self.lock().retain(|other| !Arc::ptr_eq(other, inbox));
+        let mut state = inbox.lock();
+        state.closed = true;
+        if *outcome != Outcome::Exited(0) {
+            match state.working.as_slice() {
+                [] => tell_end(outcome, "an instance", "between two requests"),
+                [id] => tell_end(outcome, &format!("request {id}"), "before it answered"),
+                several => {
+                    let ids: Vec<String> = several.iter().map(ToString::to_string).collect();
+                    tell_end(outcome, &format!("requests {}", ids.join(", ")), "at one of them");
+                }
+            }
+        }
+        self.room.notify_waiters();
+        std::mem::take(&mut state.waiting)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Arc<Inbox>>> {
+        self.open.lock().expect("no panic while held")
+    }
+}
+
+impl Inbox {
+    /// Takes a request if there is room for it.
+    fn push(&self, job: Job, most: u32, together: u32) -> Result<(), Job> {
+        let mut state = self.lock();
+        let now = state.working.len() + state.waiting.len();
+        if state.closed || now >= together as usize {
+            return Err(job);
+        }
+        state.given += 1;
+        state.closed = state.given >= most;
+        state.waiting.push_back(job);
+        drop(state);
+        self.waker.wake();
+        Ok(())
+    }
+
+    /// The next request, if the instance is ready for it; else it is told when there is one.
+    fn next(&self, is_ready: bool, context: &mut Context<'_>) -> Option<Job> {
+        self.waker.register(context.waker());
+        let mut state = self.lock();
+        let job = if is_ready { state.waiting.pop_front()? } else { return None };
+        state.working.push(job.id);
+        Some(job)
+    }
+
+    fn answered(&self, id: RequestId) {
+        self.lock().working.retain(|other| *other != id);
+    }
+
+    fn close(&self) {
+        self.lock().closed = true;
+    }
+
+    /// Takes no more, if there is nothing to do.
+    fn close_if_unused(&self) -> bool {
+        let mut state = self.lock();
+        state.closed |= state.waiting.is_empty() && state.working.is_empty();
+        state.closed
+    }
+
+    fn is_closed(&self) -> bool {
+        let state = self.lock();
+        state.closed && state.waiting.is_empty()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no panic while held")
+    }
+}
+
+/// Requests that an instance answers at most, as `wasmtime serve` has it.
+const REUSE: u32 = 128;
+
+/// How long an instance is kept that has no request, as `wasmtime serve` has it.
+const IDLE: Duration = Duration::from_secs(1);

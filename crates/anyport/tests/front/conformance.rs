@@ -155,6 +155,7 @@ async fn right_requests_pass() -> Tested {
         ("\r\nGET /hello HTTP/1.1\r\nHost: [::1]:80\r\nConnection: close\r\n\r\n", "Hello\n"),
         ("GET http://b/headers HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", "authority b\n"),
         ("GET /headers HTTP/1.0\r\nHost: a\r\n\r\n", "authority a\n"),
+        ("GET /headers HTTP/1.0\r\n\r\n", "authority localhost\n"),
         (
             "POST /echo HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 3\r\nContent-Length: 3\r\n\r\nabc",
             "abc",

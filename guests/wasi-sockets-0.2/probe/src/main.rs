@@ -59,12 +59,12 @@ fn main() {
 
 fn tcp_alone(network: &Network) {
     let socket = create_tcp_socket(IpAddressFamily::Ipv6);
-    say("create an IPv6 socket", socket.map(|socket| format!("{:?}", socket.address_family())));
+    say("create an IPv6 socket", socket.map(|_| "done"));
     let socket = match create_tcp_socket(IpAddressFamily::Ipv4) {
         Ok(socket) => socket,
         Err(error) => return say("create a socket", Err::<&str, _>(error)),
     };
-    say("create a socket", Ok(format!("{:?}", socket.address_family())));
+    say("create a socket", Ok("done"));
     say("listen unbound", done(socket.start_listen()));
     say("local address unbound", socket.local_address().map(native));
     say("remote address unconnected", socket.remote_address().map(native));

@@ -15,7 +15,7 @@ pub fn alone(network: &Network) {
         Ok(socket) => socket,
         Err(error) => return say("create a UDP socket", Err::<&str, _>(error)),
     };
-    say("create a UDP socket", Ok(format!("{:?}", socket.address_family())));
+    say("create a UDP socket", Ok("done"));
     say("UDP streams unbound", socket.stream(None).map(|_| "streams"));
     say("UDP local address unbound", socket.local_address().map(native));
     say("set a UDP hop limit of 0", done(socket.set_unicast_hop_limit(0)));
