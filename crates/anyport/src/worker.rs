@@ -13,12 +13,14 @@ use tokio::sync::watch;
 use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::{FsPerms, WasiCtxBuilder};
 
+use crate::access_log::Log;
 use crate::connection_limits::Watchman;
 use crate::dialect::wasi;
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::guest::{Generation, Guest, Setup};
 use crate::health::Health;
+use crate::ingress::Ingress;
 use crate::instance::{self, Outcome};
 use crate::lane::Lanes;
 use crate::limits::Limits;
@@ -27,7 +29,7 @@ use crate::net::resolve::Resolver;
 use crate::net::{Endpoint, Network};
 use crate::policy::Gate;
 use crate::program::Program;
-use crate::serving::{Requests, Site};
+use crate::serving::{Inbound, Requests, Site};
 use crate::spelling::option;
 use crate::stage::Stage;
 use crate::stdio::{Stdio, StdioTarget};
@@ -89,6 +91,9 @@ pub(crate) struct Template {
     pub(crate) gate: Arc<Gate>,
     pub(crate) restart: Restart,
     pub(crate) resolver: Arc<Resolver>,
+    pub(crate) ingress: Option<Arc<Ingress>>,
+    pub(crate) access_log: Option<Arc<Log>>,
+    pub(crate) x_forwarded: bool,
     /// Of each worker.
     pub(crate) health: Arc<[Health]>,
 }
@@ -127,7 +132,14 @@ impl Template {
         let template = Arc::clone(self);
         let make = Box::new(move || template.make(template.setup(&stdio, worker)?));
         let name = thread_name(&self.name);
-        Ok(Site::new(&self.engine, requests, &self.limits, name, stage.clone(), make))
+        let inbound = Inbound {
+            published: Arc::clone(&self.published),
+            worker,
+            ingress: self.ingress.clone(),
+            log: self.access_log.clone(),
+            x_forwarded: self.x_forwarded,
+        };
+        Ok(Site::new(&self.engine, requests, &self.limits, name, stage.clone(), inbound, make))
     }
 
     fn setup(&self, stdio: &[Arc<Stdio>; 3], worker: usize) -> Result<Setup, Error> {
