@@ -160,11 +160,13 @@ async fn right_requests_pass() -> Tested {
             ("GET /headers HTTP/1.0\r\nHost: a\r\n\r\n", "authority a\n"),
             ("GET /headers HTTP/1.0\r\n\r\n", "authority localhost\n"),
             (
-                "POST /echo HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 3\r\nContent-Length: 3\r\n\r\nabc",
+                "POST /echo HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 3\r\n\
+                 Content-Length: 3\r\n\r\nabc",
                 "abc",
             ),
             (
-                "POST /echo HTTP/1.1\r\nHost: a\r\nConnection: close\r\nTransfer-Encoding: Chunked\r\n\r\n3;a=\"b\"\r\nabc\r\n0\r\n\r\n",
+                "POST /echo HTTP/1.1\r\nHost: a\r\nConnection: close\r\nTransfer-Encoding: Chunked\r\n\r\n\
+                 3;a=\"b\"\r\nabc\r\n0\r\n\r\n",
                 "abc",
             ),
         ] {
