@@ -326,7 +326,8 @@ mod tests {
     #[test]
     fn lines_have_the_forms_that_tools_read_and_cannot_be_forged() {
         let now = Duration::from_millis(1_709_210_096_007);
-        let common = r#"192.0.2.7 - - [29/Feb/2024:12:34:56 +0000] "GET /a?b=\x22c\x22\x0A127.0.0.1 - - forged HTTP/1.1" 200 12"#;
+        let request = r#""GET /a?b=\x22c\x22\x0A127.0.0.1 - - forged HTTP/1.1""#;
+        let common = format!("192.0.2.7 - - [29/Feb/2024:12:34:56 +0000] {request} 200 12");
         assert_eq!(entry().common(now), common);
         assert_eq!(entry().combined(now), format!(r#"{common} "-" "curl\x1B[2J \xC3\xA9\x5C""#));
         let line: serde_json::Value = serde_json::from_str(&entry().json(now)).expect("it is JSON");

@@ -83,12 +83,13 @@ const SMUGGLED: &str = "GET /stdout?text=smuggled HTTP/1.1\r\nHost: a\r\n\r\n";
 
 #[tokio::test]
 async fn wrong_heads_are_refused_and_call_no_guest() -> Tested {
-    let mut service = Service::start();
-    for (why, head, wanted) in HEADS {
-        let answer = service.send(head.replace("{}", "/stdout?text=called") + SMUGGLED).await?;
-        assert_eq!(status(&answer), *wanted, "{why}: {answer}");
-        assert_eq!(answer.matches("HTTP/1.").count(), 1, "{why}: {answer}");
-        assert_eq!(service.called().await?, [""; 0], "{why}");
+    for mut service in Service::of_each_version(|_, _| {}) {
+        for (why, head, wanted) in HEADS {
+            let answer = service.send(head.replace("{}", "/stdout?text=called") + SMUGGLED).await?;
+            assert_eq!(status(&answer), *wanted, "{why}: {answer}");
+            assert_eq!(answer.matches("HTTP/1.").count(), 1, "{why}: {answer}");
+            assert_eq!(service.called().await?, [""; 0], "{why}");
+        }
     }
     Ok(())
 }
@@ -115,13 +116,14 @@ async fn heads_that_are_too_large_are_refused() -> Tested {
 
 #[tokio::test]
 async fn wrong_chunks_are_refused_and_smuggle_nothing() -> Tested {
-    let mut service = Service::start();
-    for (why, body) in CHUNKS {
-        let head = "POST /hello HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
-        let answer = service.send([head, body, SMUGGLED].concat()).await?;
-        assert_eq!(status(&answer), 400, "{why}: {answer}");
-        assert_eq!(answer.matches("HTTP/1.").count(), 1, "{why}: {answer}");
-        assert_eq!(service.called().await?, [""; 0], "{why}");
+    for mut service in Service::of_each_version(|_, _| {}) {
+        for (why, body) in CHUNKS {
+            let head = "POST /hello HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
+            let answer = service.send([head, body, SMUGGLED].concat()).await?;
+            assert_eq!(status(&answer), 400, "{why}: {answer}");
+            assert_eq!(answer.matches("HTTP/1.").count(), 1, "{why}: {answer}");
+            assert_eq!(service.called().await?, [""; 0], "{why}");
+        }
     }
     Ok(())
 }
@@ -129,18 +131,19 @@ async fn wrong_chunks_are_refused_and_smuggle_nothing() -> Tested {
 /// RFC 9112, 6.1: such a request may be answered by its coding, and the connection ends then.
 #[tokio::test]
 async fn a_length_beside_chunked_smuggles_nothing() -> Tested {
-    let mut service = Service::start();
-    for lines in [
-        "Content-Length: 5\r\nTransfer-Encoding: chunked",
-        "Transfer-Encoding: chunked\r\nContent-Length: 5",
-        "Content-Length: 100\r\nTransfer-Encoding: chunked\r\nConnection: keep-alive",
-    ] {
-        let head = format!("POST /headers HTTP/1.1\r\nHost: a\r\n{lines}\r\n\r\n0\r\n\r\n");
-        let answer = service.send(head + SMUGGLED).await?;
-        assert_eq!(status(&answer), 200, "{answer}");
-        assert!(!answer.to_lowercase().contains("content-length: 5\n"), "the guest sees it: {answer}");
-        assert_eq!(answer.matches("HTTP/1.").count(), 1, "{answer}");
-        assert_eq!(service.called().await?, [""; 0], "{lines}");
+    for mut service in Service::of_each_version(|_, _| {}) {
+        for lines in [
+            "Content-Length: 5\r\nTransfer-Encoding: chunked",
+            "Transfer-Encoding: chunked\r\nContent-Length: 5",
+            "Content-Length: 100\r\nTransfer-Encoding: chunked\r\nConnection: keep-alive",
+        ] {
+            let head = format!("POST /headers HTTP/1.1\r\nHost: a\r\n{lines}\r\n\r\n0\r\n\r\n");
+            let answer = service.send(head + SMUGGLED).await?;
+            assert_eq!(status(&answer), 200, "{answer}");
+            assert!(!answer.to_lowercase().contains("content-length: 5\n"), "the guest sees it: {answer}");
+            assert_eq!(answer.matches("HTTP/1.").count(), 1, "{answer}");
+            assert_eq!(service.called().await?, [""; 0], "{lines}");
+        }
     }
     Ok(())
 }
@@ -148,26 +151,29 @@ async fn a_length_beside_chunked_smuggles_nothing() -> Tested {
 /// What is not wrong passes: a server that refuses too much is of no use.
 #[tokio::test]
 async fn right_requests_pass() -> Tested {
-    let service = Service::start();
-    for (request, wanted) in [
-        ("GET /headers HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", "authority a\n"),
-        ("GET /headers HTTP/1.1\r\nhost:a\r\nconnection:close\r\n\r\n", "authority a\n"),
-        ("\r\nGET /hello HTTP/1.1\r\nHost: [::1]:80\r\nConnection: close\r\n\r\n", "Hello\n"),
-        ("GET http://b/headers HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", "authority b\n"),
-        ("GET /headers HTTP/1.0\r\nHost: a\r\n\r\n", "authority a\n"),
-        ("GET /headers HTTP/1.0\r\n\r\n", "authority localhost\n"),
-        (
-            "POST /echo HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 3\r\nContent-Length: 3\r\n\r\nabc",
-            "abc",
-        ),
-        (
-            "POST /echo HTTP/1.1\r\nHost: a\r\nConnection: close\r\nTransfer-Encoding: Chunked\r\n\r\n3;a=\"b\"\r\nabc\r\n0\r\n\r\n",
-            "abc",
-        ),
-    ] {
-        let answer = service.send(request).await?;
-        assert_eq!(status(&answer), 200, "{request}: {answer}");
-        assert!(answer.contains(wanted), "{request}: {answer}");
+    for service in Service::of_each_version(|_, _| {}) {
+        for (request, wanted) in [
+            ("GET /headers HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", "authority a\n"),
+            ("GET /headers HTTP/1.1\r\nhost:a\r\nconnection:close\r\n\r\n", "authority a\n"),
+            ("\r\nGET /hello HTTP/1.1\r\nHost: [::1]:80\r\nConnection: close\r\n\r\n", "Hello\n"),
+            ("GET http://b/headers HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", "authority b\n"),
+            ("GET /headers HTTP/1.0\r\nHost: a\r\n\r\n", "authority a\n"),
+            ("GET /headers HTTP/1.0\r\n\r\n", "authority localhost\n"),
+            (
+                "POST /echo HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 3\r\n\
+                 Content-Length: 3\r\n\r\nabc",
+                "abc",
+            ),
+            (
+                "POST /echo HTTP/1.1\r\nHost: a\r\nConnection: close\r\nTransfer-Encoding: Chunked\r\n\r\n\
+                 3;a=\"b\"\r\nabc\r\n0\r\n\r\n",
+                "abc",
+            ),
+        ] {
+            let answer = service.send(request).await?;
+            assert_eq!(status(&answer), 200, "{request}: {answer}");
+            assert!(answer.contains(wanted), "{request}: {answer}");
+        }
     }
     Ok(())
 }

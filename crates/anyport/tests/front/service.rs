@@ -22,9 +22,15 @@ use crate::support::{Tested, within};
 
 /// A server of `guests/wasi-http-0.2/echo`, compiled once for the process.
 pub(crate) fn echo() -> Server {
-    static COMPILED: OnceLock<Artifact> = OnceLock::new();
-    let compiled = COMPILED.get_or_init(|| {
-        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../guests/wasi-http-0.2/echo/server.wasm");
+    echo_of("0.2")
+}
+
+/// Of the guest for this version of wasi:http.
+fn echo_of(version: &str) -> Server {
+    static COMPILED: [OnceLock<Artifact>; 2] = [const { OnceLock::new() }; 2];
+    let compiled = COMPILED[usize::from(version == "0.3")].get_or_init(|| {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../guests");
+        let file = folder.join(format!("wasi-http-{version}/echo/server.wasm"));
         let artifact = Artifact::from_file(file).expect("the guests are committed");
         Artifact::from_bytes("echo", runtime().precompile(&artifact).expect("the guests are valid"))
     });
@@ -63,12 +69,24 @@ impl Service {
     }
 
     pub(crate) fn of(workers: usize, publish: Vec<Publish>, change: impl FnOnce(&mut Limits, &mut Front)) -> Self {
+        Self::start_of("0.2", workers, publish, change)
+    }
+
+    /// A service of each version of wasi:http.
+    pub(crate) fn of_each_version(change: impl Fn(&mut Limits, &mut Front)) -> [Self; 2] {
+        let publish = || vec!["0:8080".parse().expect("a port")];
+        ["0.2", "0.3"].map(|version| Self::start_of(version, 1, publish(), &change))
+    }
+
+    fn start_of(
+        version: &str, workers: usize, publish: Vec<Publish>, change: impl FnOnce(&mut Limits, &mut Front),
+    ) -> Self {
         let (mut limits, mut front) = (Limits::default(), Front::default());
         // The pool is made in a moment.
         limits.instances = 16;
         change(&mut limits, &mut front);
         let (reader, writer) = io::pipe().expect("a test may open descriptors");
-        let server = echo().policy(Policy { publish, ..Policy::default() }).limits(limits).front(front);
+        let server = echo_of(version).policy(Policy { publish, ..Policy::default() }).limits(limits).front(front);
         let server =
             server.workers(workers).stdio(StdioTarget::Null, StdioTarget::Fd(writer.into()), StdioTarget::Null);
         let running = server.start().unwrap_or_else(|error| panic!("{error}"));

@@ -40,15 +40,16 @@ fn der(name: &str) -> Vec<u8> {
 
 #[tokio::test]
 async fn requests_come_over_tls_of_both_versions() -> Tested {
-    let service = secure(&["local"]);
-    for version in [&TLS12, &TLS13] {
-        let connector = of_versions(&[version], |_| {});
-        let stream = shake(&connector, "localhost", service.connect().await?).await?;
-        assert_eq!(stream.get_ref().1.protocol_version(), Some(version.version));
-        let answer = ask(stream).await?;
-        assert_eq!(status(&answer), 200, "{answer}");
-        // The guest is told.
-        assert!(answer.contains("scheme https\n"), "{answer}");
+    for service in Service::of_each_version(|_, front| front.certificates = vec![pair("local")]) {
+        for version in [&TLS12, &TLS13] {
+            let connector = of_versions(&[version], |_| {});
+            let stream = shake(&connector, "localhost", service.connect().await?).await?;
+            assert_eq!(stream.get_ref().1.protocol_version(), Some(version.version));
+            let answer = ask(stream).await?;
+            assert_eq!(status(&answer), 200, "{answer}");
+            // The guest is told.
+            assert!(answer.contains("scheme https\nauthority localhost\n"), "{answer}");
+        }
     }
     Ok(())
 }
