@@ -49,7 +49,7 @@ bench *ARGS:
     cargo build --release --locked --examples
     python3 bench/workers.py
 
-# Measures containers against native ones under runc; needs root
+# Measures containers against native ones under runc, and those of runwasi if its shim is built; needs root
 bench-containers *ARGS:
     cargo build --release --locked
     python3 bench/containers.py {{ ARGS }}
