@@ -83,7 +83,7 @@ pub const QUEUE: usize = 1024;
 pub const HEADER_BYTES: usize = 64 << 10;
 
 /// Header lines of a request: half and more again than nginx and Apache take (100).
-pub const HEADER_LINES: usize = 128;
+pub const HEADER_LINES: usize = 100;
 
 /// Bytes of a request's body: 100 MiB. nginx has 1 MiB, which every upload of a photograph meets; Cloudflare and
 /// Docker's registry proxies have this.

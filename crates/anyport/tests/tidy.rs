@@ -68,7 +68,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "events stdio hooks",
             "sandbox",
             "control cgroup content",
-            "log probe status",
+            "log memory probe status",
         ],
     ),
     ("crates/anyport-cli/src/", &["main", "run docker", "plan", "usage", "report", "service trace args"]),
