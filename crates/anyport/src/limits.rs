@@ -91,7 +91,7 @@ pub const QUEUE: usize = 1024;
 /// Bytes of a request's head: what nginx takes with its four large buffers of 8 KiB, and as much again.
 pub const HEADER_BYTES: usize = 64 << 10;
 
-/// Header lines of a request: half and more again than nginx and Apache take (100).
+/// Header lines of a request, as hyper and Apache have it.
 pub const HEADER_LINES: usize = 100;
 
 /// Bytes of a request's body: 100 MiB. nginx has 1 MiB, which every upload of a photograph meets; Cloudflare and
