@@ -230,9 +230,21 @@ pub(crate) struct Run {
     pub(crate) limit: Vec<String>,
 
     /// How many instances of the guest serve, each on a core of its own: a number, or `cores`. Each has
-    /// a memory of its own: a guest that keeps sessions or counters there must stay with one
-    #[arg(long, value_name = "N|cores", default_value = "1", help_heading = "Workers", allow_negative_numbers = true)]
-    pub(crate) workers: String,
+    /// a memory of its own: a guest that keeps sessions or counters there must stay with one. By default 1, and
+    /// `cores` for wasi:http components
+    #[arg(long, value_name = "N|cores", help_heading = "Workers", allow_negative_numbers = true)]
+    pub(crate) workers: Option<String>,
+
+    /// Requests that one instance of a wasi:http component answers before it is dropped: 1 by default for 0.2, 128
+    /// for 0.3. With more, a request may find what another left in the guest's memory
+    #[arg(long, alias = "max-instance-reuse-count", value_name = "N", help_heading = "Workers")]
+    #[arg(allow_negative_numbers = true)]
+    pub(crate) max_instance_reuse: Option<String>,
+
+    /// Requests that one instance of a wasi:http 0.3 component answers at the same time: 16 by default
+    #[arg(long, alias = "max-instance-concurrent-reuse-count", value_name = "N", help_heading = "Workers")]
+    #[arg(allow_negative_numbers = true)]
+    pub(crate) max_instance_concurrency: Option<String>,
 
     /// When a guest is started again: `no`, `on-failure` (it failed after it had begun to serve) or `always`
     #[arg(long, value_name = "WHEN", default_value = "on-failure", hide_possible_values = true)]

@@ -113,7 +113,9 @@ impl Plan {
             When::Always => Restart::Always,
         };
         let given = [
-            ("workers", Some(&run.workers)),
+            ("workers", run.workers.as_ref()),
+            ("max-instance-reuse", run.max_instance_reuse.as_ref()),
+            ("max-instance-concurrency", run.max_instance_concurrency.as_ref()),
             ("drain-timeout", Some(&run.drain_timeout)),
             ("timeout", run.timeout.as_ref()),
             ("idle-timeout", run.idle_timeout.as_ref()),

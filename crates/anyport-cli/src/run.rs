@@ -124,14 +124,17 @@ fn configure(mut server: Server, plan: Plan, inherited: Vec<Listener>) -> Server
         name_lookup: settings.name_lookup,
         ..Policy::default()
     };
-    server
+    server = server
         .args(plan.args)
         .policy(policy)
         .limits(settings.limits)
-        .workers(settings.workers)
         .restart(settings.restart)
         .front(plan.front)
-        .stdio(StdioTarget::Inherit, StdioTarget::Inherit, StdioTarget::Inherit)
+        .stdio(StdioTarget::Inherit, StdioTarget::Inherit, StdioTarget::Inherit);
+    match settings.workers {
+        Some(workers) => server.workers(workers),
+        None => server,
+    }
 }
 
 /// Options whose place is before the file. Behind it they are the guest's, as they are with `docker

@@ -44,7 +44,7 @@ pub enum Outcome {
 /// Runs a program to its end; calls `before_end` while the guest still holds what it held.
 pub(crate) async fn run(engine: &Engine, program: &Program, guest: Guest, before_end: impl FnOnce()) -> Outcome {
     let _alive = engine.ticker.live();
-    let mut store = store(engine, guest);
+    let mut store = store(engine, guest, Neighbours::AsCounted);
     let ended = {
         let mut running = pin!(program.run(&mut store));
         poll_fn(|context| {
@@ -57,8 +57,17 @@ pub(crate) async fn run(engine: &Engine, program: &Program, guest: Guest, before
     outcome(&store, ended)
 }
 
+/// Who else there is, while a guest computes for long.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Neighbours {
+    /// The other guests of the engine, if there are any.
+    AsCounted,
+    /// The connections of the worker, and other requests.
+    Always,
+}
+
 /// A store for a guest, with its limits.
-pub(crate) fn store(engine: &Engine, guest: Guest) -> Store<Guest> {
+pub(crate) fn store(engine: &Engine, guest: Guest, neighbours: Neighbours) -> Store<Guest> {
     let ticker = Arc::clone(&engine.ticker);
     let mut store = Store::new(&engine.wasmtime, guest);
     store.limiter(|guest| guest);
@@ -66,7 +75,8 @@ pub(crate) fn store(engine: &Engine, guest: Guest) -> Store<Guest> {
     // tokio's own yield, so that the poller is asked too and timers fire.
     store.epoch_deadline_callback(move |mut store| {
         store.data_mut().sending.end();
-        store.data_mut().busy.tick(ticker.has_one_guest())?;
+        let alone = neighbours == Neighbours::AsCounted && ticker.has_one_guest();
+        store.data_mut().busy.tick(alone)?;
         Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())))
     });
     store

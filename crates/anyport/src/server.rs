@@ -50,7 +50,7 @@ pub struct Server {
     limits: Limits,
     network: Network,
     on_listen: Option<OnListen>,
-    workers: usize,
+    workers: Option<usize>,
     restart: Restart,
     resolver: Resolver,
     front: Front,
@@ -98,7 +98,7 @@ impl Server {
             limits: Limits::default(),
             network: Network::Os,
             on_listen: None,
-            workers: 1,
+            workers: None,
             restart: Restart::default(),
             resolver: Resolver::Host,
             front: Front::default(),
@@ -158,10 +158,11 @@ impl Server {
 
     /// How many guests serve behind the same ports, each with a thread, a memory and limits of its own;
     /// 1 by default, since a guest may keep what it should remember in its memory. Each connection goes
-    /// to the guest with the fewest.
+    /// to the guest with the fewest. A component that is called with each request has one thread for each core
+    /// by default: no request finds what another left.
     #[must_use]
     pub fn workers(mut self, workers: usize) -> Self {
-        self.workers = workers.max(1);
+        self.workers = Some(workers.max(1));
         self
     }
 
@@ -229,8 +230,8 @@ impl Server {
         self.check_front(is_service)?;
         let ingress = Ingress::new(&self.front, &self.limits, is_service)?;
         let access_log = self.front.access_log.as_ref().map(Log::open).transpose()?;
+        let (workers, most) = (self.worker_count(), self.limits.connections);
         let (engine, work) = work(&self.engine, self.program, &self.name, &self.limits)?;
-        let (workers, most) = (self.workers, self.limits.connections);
         // A service lets its connections in by itself.
         let fed = workers > 1 || (ingress.is_some() && !is_service);
         let tell = self.on_listen.as_ref();
@@ -271,6 +272,11 @@ impl Server {
                     .with_hint("leave it out; it is for components that export a handler of wasi:http"))
             }
         }
+    }
+
+    fn worker_count(&self) -> usize {
+        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+        self.workers.unwrap_or_else(|| if self.is_service() { cores() } else { 1 })
     }
 
     fn serves_nowhere(&self) -> Error {

@@ -19,14 +19,14 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(8);
 #[non_exhaustive]
 pub struct Settings {
     /// `timeout`, `idle-timeout`, `header-timeout`, `body-timeout`, `cpu-time`, `max-body`, `max-connections`,
-    /// `max-instances`, `max-queue`, `memory`, `limit`.
+    /// `max-instances`, `max-instance-reuse`, `max-instance-concurrency`, `max-queue`, `memory`, `limit`.
     pub limits: Limits,
     /// `allow-net`: what the guest may connect or send to.
     pub outbound: Vec<Outbound>,
     /// `allow-dns`: whether the guest may look up any name.
     pub name_lookup: bool,
-    /// `workers`: how many guests serve.
-    pub workers: usize,
+    /// `workers`: how many guests serve; by default as [`crate::Server::workers`] has it.
+    pub workers: Option<usize>,
     /// `restart`: when a guest is started again.
     pub restart: Restart,
     /// `drain-timeout`: how long guests may take to finish, once they are told to.
@@ -39,7 +39,7 @@ impl Default for Settings {
             limits: Limits::default(),
             outbound: Vec::new(),
             name_lookup: false,
-            workers: 1,
+            workers: None,
             restart: Restart::default(),
             drain_timeout: DRAIN_TIMEOUT,
         }
@@ -78,6 +78,8 @@ impl Settings {
         "limit",
         "max-body",
         "max-connections",
+        "max-instance-concurrency",
+        "max-instance-reuse",
         "max-instances",
         "max-queue",
         "memory",
@@ -111,17 +113,13 @@ impl Settings {
             "idle-timeout" => self.limits.idle_timeout = time(value)?,
             "limit" => self.set_limit(value)?,
             "max-body" => self.limits.body_bytes = size(value)?,
-            "max-instances" => match value.parse() {
-                Ok(most @ 1..) => self.limits.instances = most,
-                _ => return Err(wrong("it is a number from 1 up")),
-            },
+            "max-connections" => self.limits.connections = count(value)?,
+            "max-instance-concurrency" => self.limits.instance_concurrency = count(value)?,
+            "max-instance-reuse" => self.limits.instance_reuse = Some(count(value)?),
+            "max-instances" => self.limits.instances = count(value)?,
             "max-queue" => match value.parse() {
                 Ok(most) => self.limits.queue = most,
                 Err(_) => return Err(wrong("it is a number")),
-            },
-            "max-connections" => match value.parse() {
-                Ok(most @ 1..) => self.limits.connections = most,
-                _ => return Err(wrong("it is a number from 1 up")),
             },
             "memory" => self.limits.memory_bytes = size(value)?,
             "restart" => {
@@ -133,7 +131,7 @@ impl Settings {
                 }
             }
             "timeout" => self.limits.timeout = time(value)?,
-            "workers" => self.workers = workers(value)?,
+            "workers" => self.workers = Some(workers(value)?),
             _ => return Err(Refusal::Unknown),
         }
         Ok(())
@@ -158,6 +156,12 @@ fn flag(value: &str) -> Result<bool, Refusal> {
         "0" | "false" | "no" => Ok(false),
         _ => Err(wrong("it is `true` or `false`")),
     }
+}
+
+/// A number from 1 up.
+fn count<N: TryFrom<u64>>(value: &str) -> Result<N, Refusal> {
+    let given = value.parse().ok().filter(|count| *count > 0).and_then(|count: u64| N::try_from(count).ok());
+    given.ok_or_else(|| wrong("it is a number from 1 up"))
 }
 
 fn workers(value: &str) -> Result<usize, Refusal> {

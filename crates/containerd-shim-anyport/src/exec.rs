@@ -148,7 +148,7 @@ pub(crate) fn no_program(process: &Process) -> Error {
 /// Runs another module of the container, to its end.
 fn run_module(bundle: &Bundle, process: &Process, prepared: &Prepared, module: OwnedFd) -> Result<ExitCode, Error> {
     let mut options = Options::of(bundle, prepared)?;
-    options.settings.workers = 1;
+    options.settings.workers = Some(1);
     log::start(&options.log, options.trace.as_deref())?;
     let server = init::load(prepared, module)?;
     let mut server = init::configure(server, bundle, process, prepared, &options);

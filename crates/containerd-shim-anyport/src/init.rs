@@ -148,11 +148,13 @@ pub(crate) fn configure(
         log::note(&format!("the guest is handed a listener on {} ({})", ports.join(" and "), options.listen.source));
     }
     tracing::debug!("the guest is {}", prepared.origin);
+    if let Some(workers) = settings.workers {
+        server = server.workers(workers);
+    }
     server
         .args(args)
         .policy(policy)
         .limits(settings.limits.clone())
-        .workers(settings.workers)
         .restart(settings.restart)
         .resolver(Resolver::Files { resolv_conf: "/etc/resolv.conf".into(), hosts: "/etc/hosts".into() })
         .stdio(StdioTarget::Inherit, StdioTarget::Inherit, StdioTarget::Inherit)

@@ -68,7 +68,7 @@ impl Options {
         if settings.outbound.is_empty() && !given.contains_key("allow-net") {
             settings.outbound.push(Outbound::Any);
         }
-        if !is_told && settings.workers == 1 {
+        if !is_told && settings.workers.is_none_or(|workers| workers == 1) {
             settings.restart = Restart::No;
         }
         let memory_asked = given.contains_key("memory").then_some(settings.limits.memory_bytes);
@@ -85,7 +85,7 @@ impl Options {
     pub(crate) fn guest_memory(&self, limit: Option<u64>) -> usize {
         let each = limit.map(|limit| {
             let guests = limit.saturating_sub(RUNTIME_BYTES).max(limit / 2);
-            usize::try_from(guests).unwrap_or(usize::MAX) / self.settings.workers.max(1)
+            usize::try_from(guests).unwrap_or(usize::MAX) / self.settings.workers.unwrap_or(1).max(1)
         });
         match (each, self.memory_asked) {
             (Some(each), asked) => each.min(asked.unwrap_or(usize::MAX)),
@@ -204,7 +204,7 @@ mod tests {
     fn limits_of_the_container_are_the_guests() {
         let resources = json!({ "memory": { "limit": 64 << 20 }, "cpu": { "quota": 150_000, "period": 100_000 } });
         let options = options(&["io.anyport.workers=cores", "io.anyport.timeout=3s"], &[], &resources).expect("right");
-        assert_eq!(options.settings.workers, 2);
+        assert_eq!(options.settings.workers, Some(2));
         assert_eq!(options.settings.limits.memory_bytes, (56 << 20) / 2);
         assert_eq!(options.settings.limits.timeout, Duration::from_secs(3));
         assert_eq!(options.settings.outbound, [Outbound::Any]);

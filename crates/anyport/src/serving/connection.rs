@@ -203,7 +203,10 @@ impl Pulse {
         if taken {
             if self.stuck.load(Ordering::Relaxed) {
                 self.stuck.store(false, Ordering::Relaxed);
-                self.alarm.unset();
+                match self.asked.load(Ordering::Relaxed) {
+                    0 => self.alarm.set(self.site.limits.idle_timeout),
+                    _ => self.alarm.unset(),
+                }
             }
         } else if !self.stuck.swap(true, Ordering::Relaxed) {
             self.alarm.set(self.site.limits.timeout);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::header::HOST;
+use http::header::{CONTENT_LENGTH, HOST};
 use http::uri::{self, Authority};
 use http::{Method, Request, Response, StatusCode, Uri};
 use http_body::{Body as _, Frame, SizeHint};
@@ -28,7 +28,7 @@ use super::reuse::{self, Reply};
 use super::upload::{Upload, poll_late};
 use super::{RequestId, Site, tell_end};
 use crate::guest::Guest;
-use crate::instance::{self, Outcome};
+use crate::instance::{self, Neighbours, Outcome};
 use crate::program::Handler;
 use crate::spelling::option;
 
@@ -140,28 +140,23 @@ async fn answer_02(
         None => {
             let permit = site.requests.permit().await.ok_or(Refused::Crowded)?;
             let guest = site.guest().map_err(|error| Refused::Instance(error.to_string()))?;
-            Source::New(instance::store(&site.engine, guest), permit)
+            Source::New(instance::store(&site.engine, guest, Neighbours::Always), permit)
         }
     };
     let (bodiless, fate) = (request.method() == Method::HEAD, request.body().fate());
     let pace = source.guest().busy.pace();
-    let (tell, head) = oneshot::channel();
-    let mut head = Some(head);
+    let (tell, mut head) = oneshot::channel();
     let life = Box::pin(work(Arc::clone(site), handler.clone(), source, asked.scheme(), request, tell));
     let mut call = Call::new(life, pace, site);
     let alarm = site.alarms.alarm();
     alarm.set(site.limits.timeout);
     let answered = poll_fn(|context| {
         let ended = call.poll(context);
-        let told = head.as_mut().map_or(Poll::Pending, |head| Pin::new(head).poll(context));
-        match told {
-            Poll::Ready(Ok(Ok(head))) => return Poll::Ready(Ok(head)),
-            Poll::Ready(Ok(Err(code))) => {
-                return Poll::Ready(Err(Refused::Error(blame!(code, ErrorCode), code.to_string())));
-            }
-            // Dropped: none will come, and it must not be asked again.
-            Poll::Ready(Err(_)) => head = None,
-            Poll::Pending => {}
+        // A guest may drop it, and go on.
+        if !head.is_terminated()
+            && let Poll::Ready(Ok(head)) = Pin::new(&mut head).poll(context)
+        {
+            return Poll::Ready(head.map_err(|code| Refused::Error(blame!(code, ErrorCode), code.to_string())));
         }
         match ended {
             Poll::Ready(outcome) => Poll::Ready(Err(Refused::Ended(outcome))),
@@ -262,8 +257,10 @@ fn streamed(
     head: Response<WasiBody>, call: Option<Call>, id: RequestId, bodiless: bool, asked: Asked, site: &Arc<Site>,
 ) -> Response<Answer> {
     let bodiless = bodiless || matches!(head.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    // hyper takes no more than these, and does not wait for the end behind them.
+    let length = head.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
     head.map(|body| {
-        let left = if bodiless { Some(0) } else { body.size_hint().exact() };
+        let left = if bodiless { Some(0) } else { length };
         let rest = call.map(|call| Rest { call, id, site: Arc::clone(site) });
         Answer::Streamed(Box::new(Streamed { body, left, rest, _asked: asked }))
     })

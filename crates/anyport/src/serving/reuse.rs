@@ -25,7 +25,7 @@ use super::alarm::Alarm;
 use super::call::Call;
 use super::{RequestId, Site, tell_end};
 use crate::guest::Guest;
-use crate::instance::{self, Outcome};
+use crate::instance::{self, Neighbours, Outcome};
 
 /// The instances of one worker.
 #[derive(Default)]
@@ -51,6 +51,8 @@ struct Inbox {
     waker: AtomicWaker,
     /// It was interrupted while it computed: others would wait for that.
     computes: AtomicBool,
+    /// All that it has begun waits for something, so that it may begin another request.
+    waits: AtomicBool,
 }
 
 #[derive(Default)]
@@ -62,6 +64,8 @@ struct State {
     given: u32,
     /// It takes no more.
     closed: bool,
+    /// It works on a request whose client is gone.
+    abandoned: bool,
 }
 
 /// A request's way back from an instance.
@@ -102,8 +106,12 @@ async fn place(site: &Arc<Site>, handler: &ServicePre<Guest>, mut job: Job) -> b
 
 /// Starts an instance, which is open for requests from now on.
 fn start(site: &Arc<Site>, handler: &ServicePre<Guest>, permit: OwnedSemaphorePermit) {
-    let inbox =
-        Arc::new(Inbox { state: Mutex::default(), waker: AtomicWaker::new(), computes: AtomicBool::new(false) });
+    let inbox = Arc::new(Inbox {
+        state: Mutex::default(),
+        waker: AtomicWaker::new(),
+        computes: AtomicBool::new(false),
+        waits: AtomicBool::new(true),
+    });
     site.instances.lock().push(Arc::clone(&inbox));
     let (site, handler) = (Arc::clone(site), handler.clone());
     tokio::spawn(async move {
@@ -123,9 +131,10 @@ async fn live(site: &Arc<Site>, handler: ServicePre<Guest>, inbox: &Arc<Inbox>) 
         Err(error) => return Outcome::Trapped { reason: error.to_string(), backtrace: String::new() },
     };
     let pace = guest.busy.pace();
-    let mut store = instance::store(&site.engine, guest);
+    let mut store = instance::store(&site.engine, guest, Neighbours::Always);
     let life = Box::pin({
         let (site, inbox) = (Arc::clone(site), Arc::clone(inbox));
+        let handler = handler.clone();
         async move {
             let ended = work(&site, &handler, &inbox, &mut store).await;
             instance::outcome(&store, ended)
@@ -133,9 +142,21 @@ async fn live(site: &Arc<Site>, handler: ServicePre<Guest>, inbox: &Arc<Inbox>) 
     });
     let mut call = Call::new(life, pace, site);
     poll_fn(|context| {
-        let polled = call.poll(context);
-        inbox.computes.store(call.computes(), Ordering::Relaxed);
-        polled
+        loop {
+            let polled = call.poll(context);
+            let computes = polled.is_pending() && call.computes();
+            inbox.computes.store(computes, Ordering::Relaxed);
+            if computes {
+                for job in std::mem::take(&mut inbox.lock().waiting) {
+                    let (site, handler) = (Arc::clone(site), handler.clone());
+                    tokio::spawn(async move { place(&site, &handler, job).await });
+                }
+            }
+            // One request after the other: a new one may compute for long, or fail, and take others with it.
+            if polled.is_ready() || computes || inbox.waits.swap(true, Ordering::Relaxed) {
+                return polled;
+            }
+        }
     })
     .await
 }
@@ -159,9 +180,11 @@ async fn work(
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error)),
                 Poll::Ready(None) | Poll::Pending => {}
             }
-            let is_ready = accessor.poll_ready_for_concurrent_call(function, context).is_ready();
+            let is_ready = inbox.waits.load(Ordering::Relaxed)
+                && accessor.poll_ready_for_concurrent_call(function, context).is_ready();
             if let Some(job) = inbox.next(is_ready, context) {
                 alarm.unset();
+                inbox.waits.store(false, Ordering::Relaxed);
                 requests.push(answer(accessor, &proxy, inbox, job));
                 continue;
             }
@@ -178,12 +201,12 @@ async fn work(
 /// An instance without requests: ready when it is to end.
 fn rest(site: &Site, inbox: &Inbox, alarm: &Alarm, accessor: &Accessor<Guest>, context: &mut Context<'_>) -> Poll<()> {
     if inbox.is_closed() {
-        // What it does after its answers it may finish, within a time.
+        // What it does after its answers it may finish, within a time: a short one if some of it is for nobody.
         if accessor.poll_no_interesting_tasks(context).is_ready() {
             return Poll::Ready(());
         }
         if !alarm.is_set() {
-            alarm.set(site.limits.timeout);
+            alarm.set(if inbox.lock().abandoned { IDLE } else { site.limits.timeout });
         }
         return alarm.poll_rung(context);
     }
@@ -208,8 +231,8 @@ async fn answer(accessor: &Accessor<Guest>, proxy: &Proxy, inbox: &Inbox, job: J
     let in_time = prepared.run(accessor, gone).await?;
     inbox.answered(id);
     if !in_time {
-        // It goes on with what nobody waits for, and nothing can stop it but its end.
-        inbox.close();
+        // It goes on with what nobody waits for, and nothing can stop it but the instance's end.
+        inbox.abandon();
     }
     Ok(())
 }
@@ -282,8 +305,10 @@ impl Inbox {
         self.lock().working.retain(|other| *other != id);
     }
 
-    fn close(&self) {
-        self.lock().closed = true;
+    /// Takes no more: it works on what nobody waits for.
+    fn abandon(&self) {
+        let mut state = self.lock();
+        (state.closed, state.abandoned) = (true, true);
     }
 
     /// Takes no more, if there is nothing to do.

@@ -1,0 +1,108 @@
+//! What a guest answers, and what it is told of a request.
+
+use anyport::server::Directory;
+use anyport::{Policy, Publish};
+use http::Method;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+
+use super::service::{Service, Version, within};
+
+#[tokio::test]
+async fn answers_come_as_the_guest_gives_them() {
+    for version in Version::BOTH {
+        let service = Service::start(version);
+        let mut client = service.client().await;
+        assert_eq!(client.get("/hello").await.short(), (200, "Hello\n"));
+        assert_eq!(client.send(Method::POST, "/hello", "Bob").await.short(), (200, "👋 Hello Bob\n"));
+        assert_eq!(client.get("/nowhere").await.short(), (404, "no such page\n"));
+        assert_eq!(client.get("/status?code=418").await.status, 418);
+        let big = client.get("/big?bytes=300000").await;
+        assert_eq!((big.body.len(), &big.headers["content-length"]), (300_000, &"300000".parse().expect("a value")));
+        let many = client.get("/many-fields?n=50").await;
+        assert_eq!(many.headers["field-49"], "value 49");
+        let head = client.send(Method::HEAD, "/hello", "").await;
+        assert_eq!(head.short(), (200, ""));
+        assert_eq!(head.headers["content-length"], "6");
+        // A body that a status forbids does not spoil the connection.
+        assert_eq!(client.get("/status?code=204").await.short(), (204, ""));
+        assert_eq!(client.get("/hello").await.short(), (200, "Hello\n"));
+    }
+}
+
+#[tokio::test]
+async fn a_guest_sees_the_request_as_it_was_sent() {
+    for version in Version::BOTH {
+        let service = Service::start(version);
+        let seen = service.get("/headers?a=b%20c").await.body;
+        for line in ["method GET", "path /headers?a=b%20c", "scheme http", "authority service.test"] {
+            assert!(seen.lines().any(|other| other == line), "{line} is not in\n{seen}");
+        }
+        let mut client = service.client().await;
+        assert!(client.send(Method::PATCH, "/headers", "").await.body.starts_with("method PATCH\n"));
+    }
+}
+
+#[tokio::test]
+async fn environment_arguments_and_files_are_those_that_were_given() {
+    let folder = tempfile::tempdir().expect("a test may make a folder");
+    std::fs::write(folder.path().join("greeting"), "from a file").expect("it is its own");
+    for version in Version::BOTH {
+        let service = Service::with(
+            version,
+            |_| {},
+            |server| {
+                let directory = Directory { host: folder.path().into(), guest: "/data".into(), read_only: true };
+                server.env("NAME", "value").args(["one".to_owned()]).directory(directory)
+            },
+        );
+        assert_eq!(service.get("/env").await.body, "NAME=value\n");
+        assert!(service.get("/args").await.body.ends_with("one\n"));
+        assert_eq!(service.get("/file?path=/data/greeting").await.short(), (200, "from a file"));
+        assert_eq!(service.get("/file?path=/etc/passwd").await.status, 404);
+    }
+}
+
+#[tokio::test]
+async fn it_is_reached_in_memory_and_on_a_unix_socket() {
+    let folder = tempfile::tempdir().expect("a test may make a folder");
+    let path = folder.path().join("socket");
+    for version in Version::BOTH {
+        let unix = format!("unix:{}", path.display()).parse().expect("a path");
+        let policy = Policy { publish: vec![unix, Publish::in_memory(8080)], ..Policy::default() };
+        let service = Service::with(version, |_| {}, |server| server.policy(policy));
+        let over_unix = within("connecting", UnixStream::connect(&path)).await.expect("it listens");
+        let in_memory = service.running.connect(8080).expect("it is published");
+        in_memory.set_nonblocking(true).expect("it is open");
+        for mut stream in [over_unix, UnixStream::from_std(in_memory).expect("it is open")] {
+            stream.write_all(b"GET /hello HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.expect("it reads");
+            let mut answer = String::new();
+            within("an answer", stream.read_to_string(&mut answer)).await.expect("it answers");
+            assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("Hello\n"), "{answer}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn several_workers_answer() {
+    for version in Version::BOTH {
+        let service = Service::with(version, |_| {}, |server| server.workers(3));
+        // Kept open: each goes to the worker with the fewest.
+        let mut clients = Vec::new();
+        for _ in 0..6 {
+            let mut client = service.client().await;
+            assert_eq!(client.get("/hello").await.short(), (200, "Hello\n"));
+            clients.push(client);
+        }
+        let status = service.running.status();
+        let connections: Vec<_> = status.workers.iter().map(|worker| worker.connections).collect();
+        assert_eq!(connections, [2, 2, 2]);
+    }
+}
+
+#[test]
+fn a_service_without_a_port_is_refused() {
+    let error = Version::V02.server().start().err().expect("nothing could reach it");
+    assert!(error.to_string().contains("no port is published"), "{error}");
+    assert!(error.hint().is_some_and(|hint| hint.contains("-p 8080")), "{error:?}");
+}

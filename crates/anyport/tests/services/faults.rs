@@ -1,0 +1,65 @@
+//! Guests that fail: what their client is told, and that nobody else feels it.
+
+use http::Method;
+
+use super::service::{Service, Version};
+
+#[tokio::test]
+async fn a_guest_that_fails_gives_a_500_with_an_id_and_the_next_one_answers() {
+    for version in Version::BOTH {
+        let service = Service::start(version);
+        let mut client = service.client().await;
+        let mut ids = Vec::new();
+        for path in ["/trap", "/panic", "/none", "/error", "/exit", "/exit?code=3"] {
+            if version == Version::V03 && path == "/none" {
+                // It has no way to return without an answer.
+                continue;
+            }
+            let got = client.get(path).await;
+            assert_eq!(got.short(), (500, "the server failed\n"), "{version:?} {path}");
+            ids.push(got.headers["x-request-id"].clone());
+            // On the same connection.
+            assert_eq!(client.get("/hello").await.short(), (200, "Hello\n"));
+        }
+        let all = ids.len();
+        ids.sort_by(|one, other| one.as_bytes().cmp(other.as_bytes()));
+        ids.dedup();
+        assert_eq!(ids.len(), all, "no two requests have the same id");
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_breaks_off_does_not_look_whole() {
+    for version in Version::BOTH {
+        let service = Service::start(version);
+        for path in ["/cut?bytes=10", "/big?bytes=10&length=20"] {
+            let got = service.client().await.try_send(Method::GET, path, "").await;
+            assert!(got.is_err() || got.is_ok_and(|got| got.status == 500), "{version:?} {path}");
+            assert_eq!(service.get("/hello").await.status, 200);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_guest_goes_on_after_its_answer() {
+    for version in Version::BOTH {
+        let mut service = Service::start(version);
+        assert_eq!(service.get("/after?ms=50").await.short(), (200, "sent\n"));
+        // Its client is gone by then.
+        assert_eq!(service.stderr_line().await, "after");
+    }
+}
+
+#[tokio::test]
+async fn what_a_guest_leaks_is_bounded() {
+    for version in Version::BOTH {
+        let service = Service::start(version);
+        let got = service.get("/leak?n=10000000").await;
+        assert_eq!(got.status, 500, "{version:?}: {}", got.body);
+        assert_eq!(service.get("/leak?n=100").await.short(), (200, "leaked\n"));
+        // More fields than are taken are an error of the guest's, or of its answer.
+        let many = service.get("/many-fields?n=100000").await;
+        assert_eq!(many.status, 500, "{version:?}: {}", many.body);
+        assert_eq!(service.get("/hello").await.status, 200);
+    }
+}

@@ -1,0 +1,124 @@
+//! Instances: fresh for each request, kept where that was asked for, bounded in number.
+
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::service::{Client, Got, Service, Version, within};
+
+#[tokio::test]
+async fn each_request_of_02_has_an_instance_of_its_own() {
+    let service = Service::start(Version::V02);
+    let mut client = service.client().await;
+    for _ in 0..5 {
+        assert_eq!(client.get("/count").await.short(), (200, "1\n"));
+    }
+}
+
+#[tokio::test]
+async fn an_instance_answers_as_many_requests_as_it_may() {
+    for version in Version::BOTH {
+        let service = Service::with(version, |limits| limits.instance_reuse = Some(3), |server| server);
+        let mut client = service.client().await;
+        let mut counts = Vec::new();
+        for _ in 0..7 {
+            counts.push(count(&mut client).await);
+        }
+        assert_eq!(counts, [1, 2, 3, 1, 2, 3, 1], "{version:?}");
+        // One that failed is never used again.
+        assert_eq!(client.get("/trap").await.status, 500);
+        assert_eq!(count(&mut client).await, 1, "{version:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_instance_of_03_answers_several_at_the_same_time() {
+    let service = Service::with(Version::V03, |limits| limits.instances = 1, |server| server);
+    let slow = begin(&service, "/sleep?ms=60000").await;
+    // The only instance is the one that sleeps.
+    within("the second request", async { while count(&mut service.client().await).await < 2 {} }).await;
+    drop(slow);
+}
+
+/// How many requests the instance has had that answers; 0.3 tells how many it has now, too.
+async fn count(client: &mut Client) -> u32 {
+    let got = client.get("/count").await;
+    let count = got.body.split_whitespace().next().and_then(|count| count.parse().ok());
+    count.unwrap_or_else(|| panic!("{got:?}"))
+}
+
+/// Begins a request, of which nothing is awaited.
+async fn begin(service: &Service, path: &str) -> TcpStream {
+    let mut stream = service.connect().await;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.expect("it is read");
+    stream
+}
+
+/// Waits until a request gets this status.
+async fn until(service: &Service, path: &str, status: u16) -> Got {
+    // One that waits in the queue is no answer, and would take another's place there.
+    let once = || tokio::time::timeout(Duration::from_millis(100), service.get(path));
+    within("that status", async {
+        loop {
+            match once().await {
+                Ok(got) if got.status == status => return got,
+                _ => {}
+            }
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn requests_beyond_the_queue_are_told_to_come_again() {
+    for version in Version::BOTH {
+        let limits = |limits: &mut anyport::Limits| {
+            (limits.instances, limits.queue, limits.instance_concurrency) = (1, 1, 1);
+        };
+        let service = Service::with(version, limits, |server| server);
+        let works = begin(&service, "/sleep?ms=60000").await;
+        let waits = begin(&service, "/sleep?ms=60000").await;
+        let refused = until(&service, "/hello", 503).await;
+        assert_eq!(refused.headers["retry-after"], "1", "{version:?}");
+        // Whoever goes makes room.
+        drop((works, waits));
+        until(&service, "/hello", 200).await;
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_goes_frees_its_instance() {
+    for version in Version::BOTH {
+        for path in ["/sleep?ms=60000", "/stream?n=100000&ms=10", "/loop", "/big?bytes=1000000000"] {
+            let limits = |limits: &mut anyport::Limits| {
+                (limits.instances, limits.instance_concurrency) = (1, 1);
+                limits.cpu_time = Some(Duration::from_millis(500));
+                limits.timeout = Duration::from_millis(500);
+            };
+            let service = Service::with(version, limits, |server| server);
+            let mut stream = begin(&service, path).await;
+            if path.starts_with("/stream") || path.starts_with("/big") {
+                within("the head", stream.read_u8()).await.expect("it answers");
+            }
+            drop(stream);
+            until(&service, "/hello", 200).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_does_not_hold_an_instance_for_ever() {
+    for version in Version::BOTH {
+        let limits = |limits: &mut anyport::Limits| {
+            (limits.instances, limits.instance_concurrency) = (1, 1);
+            limits.timeout = Duration::from_millis(200);
+        };
+        let service = Service::with(version, limits, |server| server);
+        let mut stream = begin(&service, "/big?bytes=1000000000").await;
+        within("the head", stream.read_u8()).await.expect("it answers");
+        until(&service, "/hello", 200).await;
+        drop(stream);
+    }
+}
