@@ -59,7 +59,7 @@ bench-http *ARGS:
     cargo build --release --locked
     python3 bench/handlers.py {{ ARGS }}
 
-# Measures containers against native ones under runc; needs root
+# Measures containers against native ones under runc, and those of runwasi if its shim is built; needs root
 bench-containers *ARGS:
     cargo build --release --locked
     python3 bench/containers.py {{ ARGS }}

@@ -3,11 +3,15 @@
 
 Needs root, `cargo build --release` for the shim, and `libc.a` (Debian's `libc6-dev`) for a twin that needs no files.
 The engine is a node of its own (.ci/engine): nothing of it is on this machine's network, and it goes with this
-process. Both kinds of container take turns, so that a noisy machine is as unfair to one as to the other.
+process. The kinds of container take turns, so that a noisy machine is as unfair to one as to the other.
+
+With a runwasi shim (bench/setup-runwasi.sh) and a component that answers as the guest does, all three are measured
+once more with `--network host`: it is the only network that Docker and runwasi have in common.
 """
 
 import argparse
 import contextlib
+import dataclasses
 import http.client
 import os
 import pathlib
@@ -24,15 +28,32 @@ import run
 
 ENGINE = run.ROOT / ".ci/engine"
 GUEST = run.GUESTS["hyper"]
+COMPONENT = run.ROOT / "guests/wasi-http-0.2/echo/server.wasm"
 PORT = 8080
 ANSWER_DEADLINE_S = 60
-REST_S = 1.0  # before memory counts as idle
+REST_S = 2.0  # before memory counts as idle
+ANYPORT = "anyport"
 TWIN = "native, runc"
-OPTIONS = {
-    "anyport": ["--runtime=io.containerd.anyport.v1", "--platform=wasi/wasm32"],
-    TWIN: ["--runtime=io.containerd.runc.v2"],
+RUNWASI = "wasmtime, runwasi"
+RUNWASI_SHIM = "containerd-shim-wasmtime-v1"
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    image: str
+    options: tuple[str, ...]
+    listen: str  # the variable that says where it listens
+
+
+KINDS = {
+    ANYPORT: Kind("guest", ("--runtime=io.containerd.anyport.v1", "--platform=wasi/wasm32"), "PORT={}"),
+    TWIN: Kind("twin", ("--runtime=io.containerd.runc.v2",), "PORT={}"),
+    RUNWASI: Kind(
+        "component",
+        ("--runtime=io.containerd.wasmtime.v1", "--platform=wasi/wasm32"),
+        "WASMTIME_HTTP_PROXY_SOCKET_ADDR=0.0.0.0:{}",
+    ),
 }
-IMAGES = {"anyport": "guest", TWIN: "twin"}
 
 
 def main():
@@ -42,12 +63,15 @@ def main():
         return
     if not options.shim.exists():
         sys.exit(f"bench/containers.py: no `{options.shim}`: `cargo build --release`")
+    missing = [path for path in (options.runwasi, options.component) if not path.exists()]
+    if missing:
+        print(f"**{RUNWASI} is skipped: no `{missing[0]}` (bench/setup-runwasi.sh, --component)**", flush=True)
     print(run.machine(), flush=True)
     node = f"{options.suite}:bench"
     os.environ["ANYPORT_SHIM"] = str(options.shim)
     with tempfile.TemporaryDirectory() as folder:
         images = pathlib.Path(folder)
-        make_images(images)
+        make_images(images, options)
         try:
             subprocess.run([ENGINE, node, "up"], check=True)
             # Within the node, so that what reaches a container is not measured too.
@@ -61,6 +85,8 @@ def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n", maxsplit=1)[0])
     parser.add_argument("--suite", default="trixie", choices=("trixie", "sid"), help="the engine's Debian release")
     parser.add_argument("--shim", type=pathlib.Path, default=run.ROOT / "target/release/containerd-shim-anyport-v1")
+    parser.add_argument("--runwasi", type=pathlib.Path, default=run.PEERS / "runwasi" / RUNWASI_SHIM, help="its shim")
+    parser.add_argument("--component", type=pathlib.Path, default=COMPONENT, help="what it runs: wasi:http 0.2")
     parser.add_argument("--starts", type=int, default=20, help="of each kind of container")
     parser.add_argument("--containers", type=int, default=50, help="at once, for memory")
     parser.add_argument("--rounds", type=int, default=3, help="of so many containers of each kind")
@@ -68,15 +94,19 @@ def parse_arguments():
     return parser.parse_args()
 
 
-def make_images(folder):
-    """Two folders to build images from: the guest, and its twin without a library that it would need files for."""
+def make_images(folder, options):
+    """Folders to build images from: the guest, its twin without a library that it would need files for, and runwasi's
+    component if both are there."""
     target = f"{platform.machine()}-unknown-linux-gnu"
     environment = os.environ | {"RUSTFLAGS": "-C target-feature=+crt-static"}
     manifest = run.BENCH / "native/Cargo.toml"
     command = ["cargo", "build", "--release", "--locked", "--target", target, "--manifest-path", manifest]
     subprocess.run([*command, "-p", GUEST.twin], check=True, env=environment)
     twin = run.BENCH / f"native/target/{target}/release" / GUEST.twin
-    for image, program in (("guest", run.ROOT / GUEST.module), ("twin", twin)):
+    programs = {KINDS[ANYPORT].image: run.ROOT / GUEST.module, KINDS[TWIN].image: twin}
+    if options.runwasi.exists() and options.component.exists():
+        programs[KINDS[RUNWASI].image] = options.component
+    for image, program in programs.items():
         (folder / image).mkdir()
         shutil.copy(program, folder / image / "server")
         text = 'FROM scratch\nCOPY --chmod=755 server /server\nENTRYPOINT ["/server"]\n'
@@ -88,22 +118,42 @@ def make_images(folder):
 
 def inside(options):
     print(versions(), flush=True)
-    docker("buildx", "build", "-q", "--platform", "wasi/wasm32", "-t", "guest", "--load", options.inside / "guest")
-    docker("buildx", "build", "-q", "-t", "twin", "--load", options.inside / "twin")
-    figures = {kind: {} for kind in OPTIONS}
-    for kind in OPTIONS:
-        start(kind)  # compiles the guest, and fills caches
+    kinds = [name for name, kind in KINDS.items() if (options.inside / kind.image).exists()]
+    for name in kinds:
+        image = KINDS[name].image
+        platform_of = [word for word in KINDS[name].options if word.startswith("--platform")]
+        docker("buildx", "build", "-q", *platform_of, "-t", image, "--load", options.inside / image)
+    own = [ANYPORT, TWIN]
+    print(f"\n## {GUEST.title}, as containers\n")
+    print(table(measure(own, "bridge", options)), flush=True)
+    if RUNWASI in kinds:
+        offer(options.runwasi)
+        print("\n### With `--network host`, beside runwasi\n")
+        print(table(measure(kinds, "host", options)))
+
+
+def offer(shim):
+    """Puts a shim beside anyport's, where containerd finds it."""
+    link = pathlib.Path(shutil.which("containerd-shim-anyport-v1")).with_name(shim.name)
+    link.unlink(missing_ok=True)
+    link.symlink_to(shim.resolve())
+
+
+def measure(kinds, network, options):
+    """{kind: {figure: […]}}"""
+    figures = {kind: {} for kind in kinds}
+    for kind in kinds:
+        start(kind, network)  # compiles the guest, and fills caches
     for _ in range(options.starts):
-        for kind in OPTIONS:
-            for key, value in start(kind).items():
+        for kind in kinds:
+            for key, value in start(kind, network).items():
                 figures[kind].setdefault(key, []).append(value)
     for _ in range(options.rounds):
         for count in (1, options.containers):
-            for kind in OPTIONS:
-                for key, value in memory(kind, count).items():
+            for kind in kinds:
+                for key, value in memory(kind, network, count).items():
                     figures[kind].setdefault(key, []).append(value)
-    print(f"\n## {GUEST.title}, as containers\n")
-    print(table(figures))
+    return figures
 
 
 def versions():
@@ -117,13 +167,19 @@ def number(program):
     return re.search(r"\d+\.\d+\.\d+", done.stdout)[0]
 
 
-def start(kind):
+def run_container(kind, network, port, *options):
+    words = [*KINDS[kind].options, f"--network={network}", "-e", KINDS[kind].listen.format(port)]
+    return docker("run", "-d", *words, *options, KINDS[kind].image)
+
+
+def start(kind, network):
     """From `docker run` to its own end, and to the first answer at the published port."""
+    publish = ["-p", f"{PORT}:{PORT}"] if network == "bridge" else []
     begin = time.perf_counter()
-    name = docker("run", "-dp", f"{PORT}:{PORT}", *OPTIONS[kind], IMAGES[kind])
+    name = run_container(kind, network, PORT, *publish)
     returned = time.perf_counter()
     try:
-        await_answer("127.0.0.1")
+        await_answer("127.0.0.1", PORT)
         answered = time.perf_counter()
     finally:
         docker("rm", "-f", name)
@@ -133,19 +189,24 @@ def start(kind):
     }
 
 
-def memory(kind, count):
-    """What each of so many containers takes: its server, and the shim that looks after it."""
+def memory(kind, network, count):
+    """What each of so many containers takes that have answered: its server, and the shim that looks after it."""
     names = []
     try:
-        for _ in range(count):
-            names.append(docker("run", "-d", *OPTIONS[kind], IMAGES[kind]))
+        # On the host's network each needs a port of its own.
+        ports = [PORT + (index if network == "host" else 0) for index in range(count)]
+        for port in ports:
+            names.append(run_container(kind, network, port))
         form = "{{.State.Pid}} {{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"
-        lines = docker("inspect", "--format", form, *names).splitlines()
-        for line in lines:
-            await_answer(line.split()[1])
-        time.sleep(REST_S)
-        servers = {int(line.split()[0]) for line in lines}
-        shims = {parent(pid) for pid in servers}
+        lines = [line.split() for line in docker("inspect", "--format", form, *names).splitlines()]
+        addresses = [address[0] if address else "127.0.0.1" for _, *address in lines]
+        # Twice: a start that has been forgotten meanwhile is no part of what it takes to answer.
+        for _ in range(2):
+            for address, port in zip(addresses, ports, strict=True):
+                await_answer(address, port)
+            time.sleep(REST_S)
+        servers = {int(pid) for pid, *_ in lines}
+        shims = set().union(*map(shims_of, servers))
         # A shim may have helpers, which are its too.
         shims |= descendants(shims) - servers
         return {
@@ -156,20 +217,20 @@ def memory(kind, count):
         docker("rm", "-f", *names)
 
 
-def await_answer(host):
+def await_answer(host, port):
     deadline = time.perf_counter() + ANSWER_DEADLINE_S
     while time.perf_counter() < deadline:
         # Docker's proxy accepts before the server does, and then hangs up.
         with contextlib.suppress(OSError, http.client.HTTPException):
-            connection = http.client.HTTPConnection(host, PORT, timeout=5)
+            connection = http.client.HTTPConnection(host, port, timeout=5)
             connection.request(GUEST.method, GUEST.path, GUEST.body.encode())
             got = connection.getresponse().read()
             connection.close()
             if got != GUEST.answer.encode():
-                raise run.ServerError(f"{host} answered {got}")
+                raise run.ServerError(f"{host}:{port} answered {got}")
             return
         time.sleep(0.0005)
-    raise run.ServerError(f"{host} gave no answer in {ANSWER_DEADLINE_S} s")
+    raise run.ServerError(f"{host}:{port} gave no answer in {ANSWER_DEADLINE_S} s")
 
 
 def docker(*words):
@@ -184,6 +245,14 @@ def docker(*words):
 
 def parent(pid):
     return int(pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def shims_of(pid):
+    """The processes above this one that are a shim's; some have several for a container."""
+    found = set()
+    while os.path.basename(os.readlink(f"/proc/{(pid := parent(pid))}/exe")).startswith("containerd-shim"):
+        found.add(pid)
+    return found
 
 
 def descendants(pids):
@@ -206,10 +275,13 @@ def pss_mb(pids):
 
 
 def table(figures):
-    rows = [["median of each", *figures, f"anyport : {TWIN}"], ["---"] + ["--:"] * (len(figures) + 1)]
-    for title in figures["anyport"]:
-        values = [statistics.median(of[title]) for of in figures.values()]
-        rows.append([title, *map(run.rounded, [*values, values[0] / values[1]])])
+    others = [kind for kind in figures if kind != ANYPORT]
+    rows = [["median of each", *figures, *(f"{ANYPORT} : {other}" for other in others)]]
+    rows.append(["---"] + ["--:"] * (len(rows[0]) - 1))
+    for title in figures[ANYPORT]:
+        medians = {kind: statistics.median(of[title]) for kind, of in figures.items()}
+        ratios = [medians[ANYPORT] / medians[other] for other in others]
+        rows.append([title, *map(run.rounded, [*medians.values(), *ratios])])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 

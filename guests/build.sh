@@ -34,8 +34,10 @@ rust_guests=(
   preview1/axum-fd3
   wasi-http-0.2/echo
   wasi-http-0.3/echo
+  wasi-sockets-0.2/behaviour
   wasi-sockets-0.2/echo
   wasi-sockets-0.2/probe
+  wasi-sockets-0.3/behaviour
   wasi-sockets-0.3/hello
   wasmedge/hello
   wasmedge/hello-sync
@@ -74,7 +76,7 @@ build() {
 
 # Some are no servers.
 output() {
-  case $1 in *probe) echo "$1/probe.wasm" ;; command) echo "$1/command.wasm" ;; *) echo "$1/server.wasm" ;; esac
+  case $1 in *probe) echo "$1/probe.wasm" ;; */behaviour) echo "$1/behaviour.wasm" ;; command) echo "$1/command.wasm" ;; *) echo "$1/server.wasm" ;; esac
 }
 
 # ---- one language each ------------------------------------------------------------------------

@@ -66,6 +66,16 @@ fn preview1_like_dotnet() {
 }
 
 #[test]
+fn wasi_sockets_0_2_hyper() {
+    serves("wasi-sockets-0.2/echo");
+}
+
+#[test]
+fn wasi_sockets_0_3_hello() {
+    serves("wasi-sockets-0.3/hello");
+}
+
+#[test]
 fn the_readme_hello() {
     let mut server = Process::spawn(command_in(&root(), ["run", "-p", "0:8080", "guests/wasmedge/hello/server.wasm"]));
     let address = server.address();

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
 use rustix::time::ClockId;
@@ -22,8 +22,6 @@ const LONG: Duration = Duration::from_millis(50);
 pub(crate) struct Busy {
     most: Option<Duration>,
     serving: bool,
-    /// Counts the calls by which the guest waits for its sockets or moves their bytes.
-    turns: u64,
     /// The turn in which the stretch began, and the guest's CPU time then.
     stretch: Option<(u64, Duration)>,
     /// The same, but it ends too where the guest waits for anything else.
@@ -48,7 +46,7 @@ impl std::error::Error for Overrun {}
 impl Busy {
     /// At most this long; by default as long as fits a guest that serves.
     pub(crate) fn new(most: Option<Duration>) -> Self {
-        Self { most, serving: false, turns: 0, stretch: None, unbroken: None, pace: Arc::default() }
+        Self { most, serving: false, stretch: None, unbroken: None, pace: Arc::default() }
     }
 
     /// What is told to who polls the guest.
@@ -68,12 +66,12 @@ impl Busy {
 
     /// The guest looks at its sockets.
     pub(crate) fn turn(&mut self) {
-        self.turns = self.turns.wrapping_add(1);
+        self.pace.turn();
     }
 
     /// How often it has.
     pub(crate) fn turns(&self) -> u64 {
-        self.turns
+        self.pace.turns.load(Ordering::Relaxed)
     }
 
     /// Called at ticks, while the guest computes; alone or beside other guests.
@@ -86,13 +84,14 @@ impl Busy {
     }
 
     fn tick_at(&mut self, now: Duration, alone: bool) -> Result<(), Overrun> {
-        let same = |(turns, since)| (turns == self.turns).then_some(since);
+        let now_turns = self.turns();
+        let same = |(turns, since)| (turns == now_turns).then_some(since);
         let unbroken = self.unbroken.filter(|_| !self.pace.has_waited());
         let (since, unbroken) = match self.stretch.and_then(same) {
             Some(since) => (since, unbroken.unwrap_or(now)),
             None => (now, now),
         };
-        self.stretch = Some((self.turns, since));
+        self.stretch = Some((now_turns, since));
         self.unbroken = Some(unbroken);
         let long = !alone && now.saturating_sub(unbroken) >= LONG;
         self.pace.set(if long { LONG_TICK } else { TICK });
@@ -111,6 +110,8 @@ pub(crate) struct Pace {
     /// What the polling thread's CPU time lacks to be the guest's, in nanoseconds. Between two threads,
     /// all of it.
     lacking: AtomicI64,
+    /// Counts the calls by which the guest waits for its sockets or moves their bytes.
+    turns: AtomicU64,
 }
 
 /// It waited for something.
@@ -134,6 +135,11 @@ pub(crate) enum Pending {
 }
 
 impl Pace {
+    /// The guest looks at its sockets.
+    pub(crate) fn turn(&self) {
+        self.turns.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Called after each poll that found the guest not ready.
     pub(crate) fn pending(&self) -> Pending {
         let last = self.last.load(Ordering::Relaxed);
@@ -220,7 +226,7 @@ mod tests {
     fn long_is_what_has_neither_waited_nor_looked_at_its_sockets() {
         let mut busy = Busy::new(None);
         let mut pending = |millis, turns: u64, alone| {
-            busy.turns += turns;
+            busy.pace.turns.fetch_add(turns, Ordering::Relaxed);
             assert!(at(&mut busy, millis, alone));
             let pending = busy.pace.pending();
             (pending, busy.pace())

@@ -194,9 +194,11 @@ pub(crate) fn not_a_server(name: &str, interfaces: &Interfaces) -> Error {
 pub(crate) fn linker(engine: &wasmtime::Engine, kind: Kind) -> wasmtime::Result<Linker<Guest>> {
     let mut linker = Linker::new(engine);
     dialect::wasi::add_02(&mut linker)?;
+    dialect::wasi_sockets::add_02(&mut linker)?;
     dialect::wasi_http::add_02(&mut linker)?;
     if kind == Kind::Concurrent {
         dialect::wasi::add_03(&mut linker)?;
+        dialect::wasi_sockets::add_03(&mut linker)?;
         dialect::wasi_http::add_03(&mut linker)?;
     }
     Ok(linker)
@@ -245,7 +247,8 @@ mod tests {
             };
             let engine = crate::engine::Engine::new(Kind::Concurrent).unwrap_or_else(|error| panic!("{error}"));
             let text = format!("(component (import \"{full}\" (instance)))");
-            let component = Component::new(&engine.wasmtime, text).expect("it is valid");
+            let bytes = wat::parse_str(&text).expect("it is valid");
+            let component = Component::new(&engine.wasmtime, bytes).expect("it is valid");
             let linker = linker(&engine.wasmtime, Kind::Concurrent).expect("no name is defined twice");
             linker.instantiate_pre(&component).unwrap_or_else(|error| panic!("{full}: {error:#}"));
         }

@@ -138,6 +138,13 @@ impl Socket {
         }
     }
 
+    pub(crate) fn udp(&self) -> Result<&Udp, Errno> {
+        match &self.kind {
+            SocketKind::Udp(udp) => Ok(udp),
+            SocketKind::Tcp(_) => Err(Errno::NotSupported),
+        }
+    }
+
     pub(crate) fn family(&self) -> Family {
         match &self.kind {
             SocketKind::Tcp(tcp) => tcp.family,
@@ -330,7 +337,7 @@ impl Descriptors {
     }
 }
 
-/// A descriptor that the guest does not know of yet: closed again unless it is kept.
+/// A descriptor that the guest does not know of yet, or never will by its number: closed again unless it is kept.
 #[must_use]
 pub(crate) struct Opened {
     descriptors: Arc<Descriptors>,
@@ -346,6 +353,10 @@ impl Opened {
 
     pub(crate) fn fd(&self) -> u32 {
         self.fd
+    }
+
+    pub(crate) fn socket(&self) -> Result<Arc<Socket>, Errno> {
+        self.descriptors.socket(self.fd)
     }
 
     /// The guest has been told the number.

@@ -67,6 +67,14 @@ impl Errno {
     }
 }
 
+impl std::fmt::Display for Errno {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl std::error::Error for Errno {}
+
 impl From<io::Error> for Errno {
     fn from(error: io::Error) -> Self {
         match error.raw_os_error() {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use wasmtime_wasi::WasiView;
 use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi_http::WasiHttpCtx;
 
@@ -16,7 +17,7 @@ use crate::address::{Family, Transport};
 use crate::busy::Busy;
 use crate::descriptor::{Descriptor, Descriptors, Opened, Socket, SocketKind};
 use crate::errno::Errno;
-use crate::limits::{Grown, Growth, Limits};
+use crate::limits::{Grown, Growth, Limits, RESOURCES, RESOURCES_EACH};
 use crate::memory::{Buffers, Memory};
 use crate::net::connections::Connections;
 use crate::net::port::Claim;
@@ -57,7 +58,7 @@ pub(crate) struct Guest {
     gate: Arc<Gate>,
     pub(crate) sending: Sending,
     /// Counts the accepted connections that are open.
-    connections: Arc<Connections>,
+    pub(crate) connections: Arc<Connections>,
 }
 
 /// Which generation of `WasmEdge`'s sockets a guest speaks: the enums were renumbered in 0.10.
@@ -141,10 +142,12 @@ impl Guest {
         for directory in 0..setup.directories {
             descriptors.insert(Descriptor::Host(HOST_DIRECTORIES + directory))?;
         }
+        let mut files = setup.files;
+        files.ctx().table.set_max_capacity(RESOURCES + RESOURCES_EACH * setup.limits.descriptors);
         Ok(Self {
             memory: None,
             descriptors: Arc::new(descriptors),
-            files: setup.files,
+            files,
             http: WasiHttpCtx::new(),
             outgoing: Outgoing::default(),
             short_turn: 0,
@@ -262,6 +265,32 @@ impl Guest {
     /// The next connection of a listener; waits if the listener blocks.
     pub(crate) async fn accept(&mut self, fd: u32, nonblocking: bool) -> Result<Opened, Errno> {
         let listener = self.descriptors.socket(fd)?;
+        let tcp = self.may_accept(&listener)?;
+        let stream = loop {
+            match tcp.accept() {
+                Err(Errno::Again) if !listener.is_nonblocking() => {
+                    readiness::ready(&tcp.endpoint(), Interest::Read, listener.receive_timeout()).await?;
+                }
+                accepted => break accepted?,
+            }
+        };
+        self.accepted(tcp, stream, nonblocking)
+    }
+
+    /// The same, if there is one already.
+    pub(crate) fn try_accept(&mut self, listener: &Socket) -> Result<Opened, Errno> {
+        let tcp = self.may_accept(listener)?;
+        self.accepted(tcp, tcp.accept()?, true)
+    }
+
+    fn accepted(&self, listener: &Tcp, stream: Tcp, nonblocking: bool) -> Result<Opened, Errno> {
+        let socket = Arc::new(Socket::accepted(stream, listener.endpoint().is_public()));
+        socket.set_nonblocking(nonblocking);
+        Opened::new(&self.descriptors, Descriptor::Socket(socket))
+    }
+
+    /// Whether the guest may have another connection of a listener now.
+    fn may_accept<'s>(&mut self, listener: &'s Socket) -> Result<&'s Tcp, Errno> {
         let tcp = listener.tcp()?;
         if !tcp.is_listening() {
             return Err(Errno::Invalid);
@@ -272,23 +301,12 @@ impl Guest {
         if self.descriptors.is_full() {
             return Err(Errno::TooManyOpen);
         }
-        let public = tcp.endpoint().is_public();
-        if public && self.is_crowded() {
+        if tcp.endpoint().is_public() && self.is_crowded() {
             // No error: servers end themselves on one, and the next close makes room. A guest that
             // blocks here closes nothing meanwhile.
             return Err(if listener.is_nonblocking() { Errno::Again } else { Errno::TooManyOpen });
         }
-        let stream = loop {
-            match tcp.accept() {
-                Err(Errno::Again) if !listener.is_nonblocking() => {
-                    readiness::ready(&tcp.endpoint(), Interest::Read, listener.receive_timeout()).await?;
-                }
-                accepted => break accepted?,
-            }
-        };
-        let socket = Socket::accepted(stream, public);
-        socket.set_nonblocking(nonblocking);
-        Opened::new(&self.descriptors, Descriptor::Socket(Arc::new(socket)))
+        Ok(tcp)
     }
 
     /// The guest has something to serve.
@@ -306,13 +324,9 @@ impl Guest {
 
     /// Whether the guest holds as many accepted connections as it may.
     fn is_crowded(&self) -> bool {
-        let crowded = self.connections.open() >= self.limits.connections;
+        let (crowded, most) = (!self.connections.may_open(), self.limits.connections);
         if crowded {
-            tracing::debug!(
-                "the guest holds {} connections, its most; add `{}`",
-                self.limits.connections,
-                option("max-connections", "N")
-            );
+            tracing::debug!("the guest holds {most} connections, its most; add `{}`", option("max-connections", "N"));
         }
         crowded
     }
@@ -320,25 +334,29 @@ impl Guest {
     /// Connects, waiting if the socket blocks.
     pub(crate) async fn connect(&mut self, fd: u32, to: SocketAddr) -> Result<(), Errno> {
         let socket = self.descriptors.socket(fd)?;
-        if Family::of(&to) != socket.family() {
-            return Err(Errno::AddressFamilyNotSupported);
-        }
-        self.may_reach(&socket, to)?;
-        socket.used(Interest::Write);
-        self.busy.turn();
-        let tcp = match &socket.kind {
-            SocketKind::Tcp(tcp) => tcp,
-            SocketKind::Udp(udp) => return udp.connect(to),
-        };
-        match tcp.connect(to) {
-            Err(Errno::InProgress) if !socket.is_nonblocking() => {
+        match (self.begin_connect(&socket, to), &socket.kind) {
+            (Err(Errno::InProgress), SocketKind::Tcp(tcp)) if !socket.is_nonblocking() => {
                 while tcp.is_connecting() {
                     readiness::ready(&tcp.endpoint(), Interest::Write, socket.send_timeout()).await?;
                     tcp.finish_connect()?;
                 }
                 Ok(())
             }
-            outcome => outcome,
+            (outcome, _) => outcome,
+        }
+    }
+
+    /// Begins to connect. [`Errno::InProgress`] says that it goes on.
+    pub(crate) fn begin_connect(&mut self, socket: &Socket, to: SocketAddr) -> Result<(), Errno> {
+        if Family::of(&to) != socket.family() {
+            return Err(Errno::AddressFamilyNotSupported);
+        }
+        self.may_reach(socket, to)?;
+        socket.used(Interest::Write);
+        self.busy.turn();
+        match &socket.kind {
+            SocketKind::Tcp(tcp) => tcp.connect(to),
+            SocketKind::Udp(udp) => udp.connect(to),
         }
     }
 
@@ -448,28 +466,36 @@ impl Guest {
     async fn receive_from(
         &mut self, socket: &Socket, buffer: &mut [u8], flags: ReceiveFlags,
     ) -> Result<Datagram, Errno> {
+        loop {
+            match self.try_receive_from(socket, buffer, flags) {
+                Err(Errno::Again) if !socket.is_nonblocking() => {
+                    let endpoint = socket.stream()?;
+                    readiness::ready(&endpoint, Interest::Read, socket.receive_timeout()).await?;
+                }
+                // Strangers may send without end.
+                Ok(None) => tokio::task::yield_now().await,
+                Ok(Some(datagram)) => return Ok(datagram),
+                Err(errno) => return Err(errno),
+            }
+        }
+    }
+
+    /// Receives one datagram that is there already; none if it was a stranger's.
+    pub(crate) fn try_receive_from(
+        &mut self, socket: &Socket, buffer: &mut [u8], flags: ReceiveFlags,
+    ) -> Result<Option<Datagram>, Errno> {
         socket.used(Interest::Read);
         self.busy.turn();
         let endpoint = socket.stream()?;
-        loop {
-            match endpoint.receive_from(buffer, flags) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock && !socket.is_nonblocking() => {
-                    readiness::ready(&endpoint, Interest::Read, socket.receive_timeout()).await?;
-                }
-                outcome => {
-                    let datagram = outcome?;
-                    if self.may_hear(socket, datagram.from) {
-                        return Ok(datagram);
-                    }
-                    if flags.peek {
-                        // Takes it away, so that the next look finds another.
-                        let _ = endpoint.receive_from(&mut [], ReceiveFlags::default());
-                    }
-                    // Strangers may send without end.
-                    tokio::task::yield_now().await;
-                }
-            }
+        let datagram = endpoint.receive_from(buffer, flags)?;
+        if self.may_hear(socket, datagram.from) {
+            return Ok(Some(datagram));
         }
+        if flags.peek {
+            // Takes it away, so that the next look finds another.
+            let _ = endpoint.receive_from(&mut [], ReceiveFlags::default());
+        }
+        Ok(None)
     }
 
     /// Receives one datagram into the guest's buffers.
@@ -482,23 +508,28 @@ impl Guest {
         Ok(datagram)
     }
 
-    /// Sends one datagram.
+    /// Sends one datagram; waits if the socket blocks.
     pub(crate) async fn send_to(&mut self, socket: &Socket, bytes: &[u8], to: SocketAddr) -> Result<usize, Errno> {
+        loop {
+            match self.try_send_to(socket, bytes, to) {
+                Err(Errno::Again) if !socket.is_nonblocking() => {
+                    let endpoint = socket.stream()?;
+                    readiness::ready(&endpoint, Interest::Write, socket.send_timeout()).await?;
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// Sends one datagram if there is room for it.
+    pub(crate) fn try_send_to(&mut self, socket: &Socket, bytes: &[u8], to: SocketAddr) -> Result<usize, Errno> {
         if Family::of(&to) != socket.family() {
             return Err(Errno::AddressFamilyNotSupported);
         }
         self.may_reach(socket, to)?;
         socket.used(Interest::Write);
         self.busy.turn();
-        let endpoint = socket.stream()?;
-        loop {
-            match endpoint.send_to(bytes, to) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock && !socket.is_nonblocking() => {
-                    readiness::ready(&endpoint, Interest::Write, socket.send_timeout()).await?;
-                }
-                outcome => return Ok(outcome?),
-            }
-        }
+        Ok(socket.stream()?.send_to(bytes, to)?)
     }
 
     pub(crate) fn shutdown(&mut self, fd: u32, how: Shutdown) -> Result<(), Errno> {
@@ -521,13 +552,27 @@ impl Guest {
 
     /// The addresses of a name that the guest may reach.
     pub(crate) async fn lookup(&mut self, name: &str) -> Result<Vec<IpAddr>, Errno> {
+        self.begin_lookup(name)?.await
+    }
+
+    /// The same, for who asks for other things meanwhile.
+    pub(crate) fn begin_lookup(
+        &mut self, name: &str,
+    ) -> Result<impl Future<Output = Result<Vec<IpAddr>, Errno>> + Send + use<>, Errno> {
         // Numbers need no lookup, and no permission for one.
-        if let Ok(address) = name.parse() {
-            return Ok(vec![address]);
+        let number = name.parse::<IpAddr>().ok();
+        if number.is_none() {
+            self.gate.lookup(name)?;
         }
-        self.gate.lookup(name)?;
-        let addresses = self.names.lookup(&self.network, name).await.map_err(|_| Errno::LookupNoName)?;
-        Ok(self.gate.admit(name, addresses)?)
+        let found = self.names.lookup(&self.network, name);
+        let (gate, name) = (Arc::clone(&self.gate), name.to_owned());
+        Ok(async move {
+            if let Some(number) = number {
+                return Ok(vec![number]);
+            }
+            let addresses = found.await.map_err(|_| Errno::LookupNoName)?;
+            Ok(gate.admit(&name, addresses)?)
+        })
     }
 
     /// What to wait for on behalf of a descriptor.

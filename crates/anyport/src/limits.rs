@@ -45,6 +45,12 @@ pub const IOVECS: u32 = 1024;
 /// Subscriptions in one `poll_oneoff`: both directions of every descriptor and some clocks.
 pub const SUBSCRIPTIONS: u32 = 2 * 20_000 + 64;
 
+/// Resources of the host that a component may have beside its sockets: files, fields, what it waits for.
+pub(crate) const RESOURCES: usize = 50_000;
+
+/// The same for each of its descriptors: a socket, its two streams, and what waits for each of them, twice.
+pub(crate) const RESOURCES_EACH: usize = 8;
+
 /// The largest file that is taken for a module, in bytes: 1 GiB, as browsers have it. The largest
 /// servers, with an interpreter and its libraries in them, have 100 MiB.
 pub(crate) const MODULE_BYTES: u64 = 1 << 30;
@@ -54,6 +60,9 @@ pub(crate) const NAME_BYTES: u32 = 1024;
 
 /// Results one name lookup writes: more than any record set that is of use.
 pub(crate) const LOOKUP_RESULTS: usize = 64;
+
+/// Name lookups that a guest has under way at a time; others wait for their turn. Each may take a thread.
+pub(crate) const LOOKUPS: usize = 32;
 
 /// Clients of a published UDP port that may be answered: those that asked last. An answer comes
 /// within a moment of its question.
@@ -83,7 +92,7 @@ pub const QUEUE: usize = 1024;
 pub const HEADER_BYTES: usize = 64 << 10;
 
 /// Header lines of a request: half and more again than nginx and Apache take (100).
-pub const HEADER_LINES: usize = 128;
+pub const HEADER_LINES: usize = 100;
 
 /// Bytes of a request's body: 100 MiB. nginx has 1 MiB, which every upload of a photograph meets; Cloudflare and
 /// Docker's registry proxies have this.

@@ -39,9 +39,9 @@ behaviours! {
     thousand_clients_in_line: every on every;
     connections_at_their_limit: many on every with three_connections;
     one_connection_at_a_time: in_turn on every with one_connection;
-    descriptors_used_up_by_clients: many on every with sixteen_descriptors;
+    descriptors_used_up_by_clients: told on every with sixteen_descriptors;
     descriptors_used_up_by_the_guest: every on every with sixteen_descriptors;
-    descriptors_held_by_the_guest: wasmedge on every with sixteen_descriptors;
+    descriptors_held_by_the_guest: openers on every with sixteen_descriptors;
     resets_and_refusals: every on storms;
     descriptors_of_the_host_used_up: many on own_process;
     waiting_takes_no_time: many on own_process_and_front with four_connections;

@@ -21,4 +21,5 @@ mod servers {
     mod status;
     mod time_limits;
     mod unix;
+    mod wasi_sockets;
 }

@@ -8,15 +8,18 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyport::policy::{Listen as ListenPolicy, Publish};
 use anyport::server::{Directory, Listener, Resolver, StdioTarget};
 use anyport::{Error, Outcome, Policy, Running, Runtime, Server};
 use oci_spec::runtime::Process;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::Notify;
 
 use crate::bundle::Bundle;
 use crate::control::{AsyncControl, Control, Failure, FromInit, Prepared, ToInit};
+use crate::memory::Mappings;
 use crate::options::Options;
 use crate::{log, sandbox};
 
@@ -35,9 +38,10 @@ pub(crate) fn run() -> ExitCode {
         Ok(control) => control,
         Err(error) => return log::fail(&Error::host(format!("the shim cannot be heard: {error}"))),
     };
+    let mappings = Mappings::open();
     match become_container(&control) {
-        Ok(Role::Guest(guest)) => serve(control, *guest),
-        Ok(Role::Sandbox) => hold_namespaces(control),
+        Ok(Role::Guest(guest)) => serve(control, *guest, mappings),
+        Ok(Role::Sandbox) => hold_namespaces(control, mappings),
         Err(error) => {
             // The shim tells it; a shim that has gone has nobody to tell.
             let _ = control.send(&FromInit::Failed(Failure::from(&error)), &[]);
@@ -158,7 +162,7 @@ pub(crate) fn configure(
         .restart(settings.restart)
         .resolver(Resolver::Files { resolv_conf: "/etc/resolv.conf".into(), hosts: "/etc/hosts".into() })
         .stdio(StdioTarget::Inherit, StdioTarget::Inherit, StdioTarget::Inherit)
-        .on_listen(|publish| log::note(&listening(publish)))
+        .on_listen(tell_listening)
 }
 
 /// The container's files. What may be written is the kernel's to say, by their mounts and owners.
@@ -183,18 +187,24 @@ fn directories(cwd: &Path) -> Vec<Directory> {
     directories
 }
 
-fn listening(publish: &Publish) -> String {
-    format!("listening on {}/{}", publish.host, publish.transport)
+fn tell_listening(publish: &Publish) {
+    log::note(&format!("listening on {}/{}", publish.host, publish.transport));
 }
 
 /// Runs the guest to its end.
-fn serve(control: Control, guest: Guest) -> ExitCode {
+fn serve(control: Control, guest: Guest, mappings: Mappings) -> ExitCode {
     with_runtime(async move {
         let control = control.into_async().map_err(gone)?;
         let signals = Signals::listen()?;
         control.send(&FromInit::Created, &[]).await.map_err(gone)?;
         until(&control, |message| matches!(message, ToInit::Start)).await.map_err(gone)?;
-        let running = match guest.server.start() {
+        let listens = Arc::new(Notify::new());
+        let notify = Arc::clone(&listens);
+        let server = guest.server.on_listen(move |publish| {
+            tell_listening(publish);
+            notify.notify_one();
+        });
+        let running = match server.start() {
             Ok(running) => running,
             Err(error) => {
                 let _ = control.send(&FromInit::Failed(Failure::from(&error)), &[]).await;
@@ -202,18 +212,23 @@ fn serve(control: Control, guest: Guest) -> ExitCode {
             }
         };
         control.send(&FromInit::Started, &[]).await.map_err(gone)?;
+        tokio::spawn(async move {
+            listens.notified().await;
+            mappings.give_back().await;
+        });
         Ok(until_end(running, &guest.known, &control, signals).await)
     })
 }
 
 /// Holds the namespaces of a pod until it is told to end.
-fn hold_namespaces(control: Control) -> ExitCode {
+fn hold_namespaces(control: Control, mappings: Mappings) -> ExitCode {
     with_runtime(async move {
         let control = control.into_async().map_err(gone)?;
         let mut signals = Signals::listen()?;
         control.send(&FromInit::Created, &[]).await.map_err(gone)?;
         until(&control, |message| matches!(message, ToInit::Start)).await.map_err(gone)?;
         control.send(&FromInit::Started, &[]).await.map_err(gone)?;
+        tokio::spawn(mappings.give_back());
         signals.next().await;
         Ok(ExitCode::SUCCESS)
     })

@@ -16,6 +16,7 @@ mod hooks;
 mod init;
 mod launch;
 mod log;
+mod memory;
 mod options;
 mod prepare;
 mod probe;

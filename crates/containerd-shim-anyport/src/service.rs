@@ -22,6 +22,7 @@ use tokio::sync::{Notify, oneshot};
 use crate::container::Container;
 use crate::events::timestamp;
 use crate::launch::Daemon;
+use crate::memory::Mappings;
 use crate::process::{Life, Process};
 use crate::stdio::Streams;
 
@@ -125,6 +126,7 @@ impl Task for Service {
         });
         let lost = |error| status(Code::UNKNOWN, format!("the start was given up: {error}"));
         let pid = started.await.map_err(lost)?.map_err(|error| told(&error))?;
+        tokio::spawn(Mappings::open().give_back());
         Ok(StartResponse { pid, ..StartResponse::default() })
     }
 

@@ -7,6 +7,7 @@ pub(crate) mod preview1;
 mod trace;
 pub(crate) mod wasi;
 pub(crate) mod wasi_http;
+pub(crate) mod wasi_sockets;
 pub(crate) mod wasmedge;
 
 use std::fmt;

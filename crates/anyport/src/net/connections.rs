@@ -66,6 +66,18 @@ impl Connections {
         self.held() < self.most
     }
 
+    /// Waits until its guest may accept another.
+    pub(crate) async fn room(&self) {
+        loop {
+            let mut ended = pin!(self.all.ended.notified());
+            ended.as_mut().enable();
+            if self.may_open() {
+                return;
+            }
+            ended.await;
+        }
+    }
+
     /// Whether its guest may accept another.
     pub(crate) fn may_open(&self) -> bool {
         self.open() < self.most

@@ -17,7 +17,10 @@ use tokio::time::Sleep;
 
 use super::port::Port;
 use super::queue::Arrival;
-use super::{Endpoint, Interest, OptionName, Ready, SocketOption};
+use super::{
+    Endpoint, HOP_LIMIT, Interest, KEEP_ALIVE_COUNT, KEEP_ALIVE_IDLE, KEEP_ALIVE_INTERVAL, OptionName, Ready,
+    SocketOption,
+};
 
 /// How long accepting rests after an error such as `EMFILE`: long enough for connections to end,
 /// short enough not to be felt.
@@ -136,6 +139,10 @@ fn default_option(name: OptionName) -> SocketOption {
         OptionName::KeepAlive => SocketOption::KeepAlive(false),
         OptionName::OobInline => SocketOption::OobInline(false),
         OptionName::Linger => SocketOption::Linger(None),
+        OptionName::KeepAliveIdle => SocketOption::KeepAliveIdle(KEEP_ALIVE_IDLE),
+        OptionName::KeepAliveInterval => SocketOption::KeepAliveInterval(KEEP_ALIVE_INTERVAL),
+        OptionName::KeepAliveCount => SocketOption::KeepAliveCount(KEEP_ALIVE_COUNT),
+        OptionName::HopLimit => SocketOption::HopLimit(HOP_LIMIT),
     }
 }
 

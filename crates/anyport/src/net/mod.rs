@@ -98,6 +98,10 @@ pub(crate) enum SocketOption {
     KeepAlive(bool),
     OobInline(bool),
     Linger(Option<Duration>),
+    KeepAliveIdle(Duration),
+    KeepAliveInterval(Duration),
+    KeepAliveCount(u32),
+    HopLimit(u8),
 }
 
 /// The name of a [`SocketOption`], to ask for its value.
@@ -110,7 +114,17 @@ pub(crate) enum OptionName {
     KeepAlive,
     OobInline,
     Linger,
+    KeepAliveIdle,
+    KeepAliveInterval,
+    KeepAliveCount,
+    HopLimit,
 }
+
+/// What Linux has where nobody set it (tcp(7), ip(7)).
+const KEEP_ALIVE_IDLE: Duration = Duration::from_secs(7200);
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(75);
+const KEEP_ALIVE_COUNT: u32 = 9;
+const HOP_LIMIT: u8 = 64;
 
 impl Network {
     /// A new socket, neither bound nor connected.
@@ -195,6 +209,11 @@ impl Endpoint {
     /// [`Endpoint::take_error`] says how.
     pub(crate) fn connect(&self, to: SocketAddr) -> io::Result<()> {
         on_either!(self, endpoint => endpoint.connect(to))
+    }
+
+    /// Lets a datagram socket have no peer any more.
+    pub(crate) fn disconnect(&self) -> io::Result<()> {
+        on_either!(self, endpoint => endpoint.disconnect())
     }
 
     /// The error that a connect or a send left behind, once.

@@ -21,7 +21,10 @@ use rustix::net::{
 };
 use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
 
-use super::{Datagram, Interest, OptionName, Ready, ReceiveFlags, Shutdown, SocketOption, poller};
+use super::{
+    Datagram, HOP_LIMIT, Interest, KEEP_ALIVE_COUNT, KEEP_ALIVE_IDLE, KEEP_ALIVE_INTERVAL, OptionName, Ready,
+    ReceiveFlags, Shutdown, SocketOption, poller,
+};
 use crate::address::{Family, Transport};
 
 #[derive(Debug)]
@@ -124,6 +127,10 @@ impl Endpoint {
         // Not a stream: UDP sockets have no such option.
         let _ = sockopt::set_tcp_nodelay(&self.fd, true);
         Ok(rustix::net::connect(&self.fd, &to)?)
+    }
+
+    pub(super) fn disconnect(&self) -> io::Result<()> {
+        Ok(rustix::net::connect_unspec(&self.fd)?)
     }
 
     pub(super) fn take_error(&self) -> io::Result<()> {
@@ -231,6 +238,14 @@ impl Endpoint {
             SocketOption::KeepAlive(on) => sockopt::set_socket_keepalive(fd, on)?,
             SocketOption::OobInline(on) => sockopt::set_socket_oobinline(fd, on)?,
             SocketOption::Linger(time) => sockopt::set_socket_linger(fd, time)?,
+            SocketOption::KeepAliveIdle(time) => if_internet((), sockopt::set_tcp_keepidle(fd, time))?,
+            SocketOption::KeepAliveInterval(time) => if_internet((), sockopt::set_tcp_keepintvl(fd, time))?,
+            SocketOption::KeepAliveCount(count) => if_internet((), sockopt::set_tcp_keepcnt(fd, count))?,
+            SocketOption::HopLimit(hops) => match sockopt::socket_domain(fd)? {
+                AddressFamily::INET6 => sockopt::set_ipv6_unicast_hops(fd, Some(hops))?,
+                AddressFamily::INET => sockopt::set_ip_ttl(fd, hops.into())?,
+                _ => {}
+            },
         }
         Ok(())
     }
@@ -245,6 +260,20 @@ impl Endpoint {
             OptionName::KeepAlive => SocketOption::KeepAlive(sockopt::socket_keepalive(fd)?),
             OptionName::OobInline => SocketOption::OobInline(sockopt::socket_oobinline(fd)?),
             OptionName::Linger => SocketOption::Linger(sockopt::socket_linger(fd)?),
+            OptionName::KeepAliveIdle => {
+                SocketOption::KeepAliveIdle(if_internet(KEEP_ALIVE_IDLE, sockopt::tcp_keepidle(fd))?)
+            }
+            OptionName::KeepAliveInterval => {
+                SocketOption::KeepAliveInterval(if_internet(KEEP_ALIVE_INTERVAL, sockopt::tcp_keepintvl(fd))?)
+            }
+            OptionName::KeepAliveCount => {
+                SocketOption::KeepAliveCount(if_internet(KEEP_ALIVE_COUNT, sockopt::tcp_keepcnt(fd))?)
+            }
+            OptionName::HopLimit => SocketOption::HopLimit(match sockopt::socket_domain(fd)? {
+                AddressFamily::INET6 => sockopt::ipv6_unicast_hops(fd)?,
+                AddressFamily::INET => u8::try_from(sockopt::ip_ttl(fd)?).unwrap_or(u8::MAX),
+                _ => HOP_LIMIT,
+            }),
         })
     }
 
@@ -342,6 +371,14 @@ impl Endpoint {
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
         rustix::io::retry_on_intr(|| rustix::event::poll(&mut fds, Some(&now)))?;
         Ok(fds[0].revents())
+    }
+}
+
+/// What an option of TCP is on a socket that may be a Unix socket, which has none of them: as if it had.
+fn if_internet<T>(otherwise: T, outcome: rustix::io::Result<T>) -> rustix::io::Result<T> {
+    match outcome {
+        Err(Errno::OPNOTSUPP) => Ok(otherwise),
+        outcome => outcome,
     }
 }
 

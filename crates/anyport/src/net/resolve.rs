@@ -11,8 +11,10 @@ use hickory_resolver::config::{LookupIpStrategy, ResolveHosts, ResolverConfig, R
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::system_conf::parse_resolv_conf;
 use hickory_resolver::{Hosts, TokioResolver};
+use tokio::sync::Semaphore;
 
 use super::Network;
+use crate::limits::LOOKUPS;
 
 /// Who looks names up for a guest.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -37,6 +39,8 @@ pub(crate) struct Names {
     resolver: Arc<Resolver>,
     /// Made at the first lookup.
     made: Option<Made>,
+    /// One for each lookup that may be under way.
+    turns: Arc<Semaphore>,
 }
 
 struct Made {
@@ -53,19 +57,31 @@ impl std::fmt::Debug for Made {
 
 impl Names {
     pub(crate) fn new(resolver: Arc<Resolver>) -> Self {
-        Self { resolver, made: None }
+        Self { resolver, made: None, turns: Arc::new(Semaphore::new(LOOKUPS)) }
     }
 
-    /// The addresses of a name, as the resolver orders them.
-    ///
-    /// # Errors
-    /// What the resolver said; an unknown name is an error too.
-    pub(crate) async fn lookup(&mut self, network: &Network, name: &str) -> io::Result<Vec<IpAddr>> {
+    /// The addresses of a name, as the resolver orders them. An unknown name is an error too.
+    pub(crate) fn lookup(
+        &mut self, network: &Network, name: &str,
+    ) -> impl Future<Output = io::Result<Vec<IpAddr>>> + Send + use<> {
+        let way = self.way(network);
+        let (name, turns) = (name.to_owned(), Arc::clone(&self.turns));
+        async move {
+            let _turn = turns.acquire().await.map_err(io::Error::other)?;
+            match way? {
+                // The simulated network is one host with one name.
+                Way::Simulated if name == "localhost" => Ok(vec![Ipv4Addr::LOCALHOST.into()]),
+                Way::Simulated => Err(io::ErrorKind::NotFound.into()),
+                Way::Host => by_host(&name).await,
+                Way::Files(resolver) => by_files(&resolver, &name).await,
+            }
+        }
+    }
+
+    fn way(&mut self, network: &Network) -> io::Result<Way> {
         match (network, &*self.resolver) {
-            // The simulated network is one host with one name.
-            (Network::Simulated(_), _) if name == "localhost" => Ok(vec![Ipv4Addr::LOCALHOST.into()]),
-            (Network::Simulated(_), _) => Err(io::ErrorKind::NotFound.into()),
-            (Network::Os, Resolver::Host) => by_host(name).await,
+            (Network::Simulated(_), _) => Ok(Way::Simulated),
+            (Network::Os, Resolver::Host) => Ok(Way::Host),
             (Network::Os, Resolver::Files { resolv_conf, hosts }) => {
                 let stamps = [changed(resolv_conf), changed(hosts)];
                 if self.made.as_ref().is_none_or(|made| made.stamps != stamps) {
@@ -73,10 +89,17 @@ impl Names {
                     self.made = Some(Made { stamps, resolver: resolver(config, options, hosts)? });
                 }
                 let made = self.made.as_ref().expect("made just now");
-                by_files(&made.resolver, name).await
+                Ok(Way::Files(Box::new(made.resolver.clone())))
             }
         }
     }
+}
+
+/// How a name is looked up.
+enum Way {
+    Simulated,
+    Host,
+    Files(Box<TokioResolver>),
 }
 
 async fn by_host(name: &str) -> io::Result<Vec<IpAddr>> {

@@ -230,6 +230,10 @@ impl Endpoint {
         self.call(|world, id| world.connect(id, to))
     }
 
+    pub(super) fn disconnect(&self) -> io::Result<()> {
+        self.call(|world, id| world.disconnect(id))
+    }
+
     pub(super) fn take_error(&self) -> io::Result<()> {
         self.call(|world, id| {
             let now = world.now;

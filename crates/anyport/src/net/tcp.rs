@@ -274,8 +274,12 @@ impl Inner {
 
 /// Carries over what the guest set before it bound.
 fn copy_options(from: &Endpoint, to: &Endpoint) -> Result<(), Errno> {
-    use OptionName::{KeepAlive, Linger, ReceiveBuffer, SendBuffer};
-    for name in [KeepAlive, Linger, ReceiveBuffer, SendBuffer] {
+    use OptionName::{
+        HopLimit, KeepAlive, KeepAliveCount, KeepAliveIdle, KeepAliveInterval, Linger, ReceiveBuffer, SendBuffer,
+    };
+    const COPIED: [OptionName; 8] =
+        [KeepAlive, Linger, ReceiveBuffer, SendBuffer, KeepAliveIdle, KeepAliveInterval, KeepAliveCount, HopLimit];
+    for name in COPIED {
         let option = from.option(name)?;
         if option == to.option(name)? {
             continue;

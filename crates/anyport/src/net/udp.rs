@@ -95,6 +95,13 @@ impl Udp {
         Ok(())
     }
 
+    /// Has no peer any more.
+    pub(crate) fn disconnect(&self) -> Result<(), Errno> {
+        let mut inner = self.lock();
+        inner.peer = None;
+        Ok(inner.endpoint.disconnect()?)
+    }
+
     pub(crate) fn local_address(&self) -> Result<SocketAddr, Errno> {
         let inner = self.lock();
         match inner.local {

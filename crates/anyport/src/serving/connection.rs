@@ -96,10 +96,18 @@ async fn exchange(site: &Arc<Site>, stream: Connection, client: Client) {
     }
 }
 
+/// The header lines that hyper takes by itself.
+const HYPERS_LINES: usize = 100;
+
 /// A client that closes its side has left, as nginx and others see it: its instance is free at once.
 fn builder(site: &Site) -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().max_headers(site.limits.header_lines).max_buf_size(site.limits.header_bytes.max(8192));
+    let mut http1 = builder.http1();
+    http1.max_buf_size(site.limits.header_bytes.max(8192));
+    if site.limits.header_lines != HYPERS_LINES {
+        // Another number takes an allocation for each head.
+        http1.max_headers(site.limits.header_lines);
+    }
     builder
         .http2()
         .max_concurrent_streams(STREAMS)

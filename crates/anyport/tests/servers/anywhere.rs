@@ -9,7 +9,7 @@ use anyport::server::Listener;
 use anyport::{Limits, Outcome, Publish};
 use tokio::net::TcpStream;
 
-use crate::servers::started::{LONG, Setup, ends, until_refused};
+use crate::servers::started::{LONG, Setup, ends, until, until_refused};
 use crate::support::{Client, Guest, Network, Tested, within};
 use crate::wat_support::{DEADLINE, INET6, NONBLOCK, Puppet, STREAM, Stage, connect, errno, nodelay_of};
 
@@ -198,7 +198,7 @@ fn datagrams_are_answered() {
 /// Nobody is refused while the guest is started again, and each worker has its share.
 #[tokio::test]
 async fn a_port_outlives_its_guest() -> Tested {
-    for guest in [Guest::Wasmedge, Guest::WasmedgeBlocking] {
+    for guest in [Guest::Wasmedge, Guest::WasmedgeBlocking, Guest::Sockets02, Guest::Sockets03] {
         for workers in [1, 2] {
             let port = free_port();
             let mut server = Setup::of(guest).anywhere(port).workers(workers).start().await?;
@@ -218,6 +218,8 @@ async fn a_port_outlives_its_guest() -> Tested {
                 let mut late = connected(port).await?;
                 assert_eq!(late.ask("echo late").await?, "late");
                 drop(late);
+                let connections = || server.running.status().workers.iter().map(|worker| worker.connections).sum();
+                until(0_usize, async || Ok(connections())).await?;
                 for _ in 0..workers {
                     server.guest_listens().await?;
                 }

@@ -13,7 +13,14 @@ use crate::support::{Client, Failure, Guest, Network, Tested, assert_same, patte
 /// that of its connection.
 #[tokio::test]
 async fn storms_end_no_guest_and_lose_nothing() -> Tested {
-    let guests = [Guest::Preview1, Guest::Wasmedge, Guest::Preview1Blocking, Guest::WasmedgeBlocking];
+    let guests = [
+        Guest::Preview1,
+        Guest::Wasmedge,
+        Guest::Preview1Blocking,
+        Guest::WasmedgeBlocking,
+        Guest::Sockets02,
+        Guest::Sockets03,
+    ];
     for (seed, guest) in (1..).zip(guests) {
         let server = Setup::of(guest).on(&Network::stormy(seed)).workers(2).start().await?;
         let (mut whole, mut cut) = (0, 0);

@@ -29,7 +29,7 @@ async fn within_long<T>(action: impl Future<Output = T>) -> Tested<T> {
 
 #[tokio::test]
 async fn new_connections_are_refused_and_an_answer_is_whole() -> Tested {
-    for guest in [Guest::Preview1, Guest::Wasmedge, Guest::WasmedgeBlocking] {
+    for guest in [Guest::Preview1, Guest::Wasmedge, Guest::WasmedgeBlocking, Guest::Sockets02, Guest::Sockets03] {
         for workers in [1, 2] {
             let mut server = Setup::of(guest).workers(workers).start().await?;
             let mut clients = server.connect_all(workers).await?;
@@ -57,7 +57,7 @@ async fn new_connections_are_refused_and_an_answer_is_whole() -> Tested {
 /// Between two requests, before the first, or after the client's end.
 #[tokio::test]
 async fn an_idle_connection_is_ended() -> Tested {
-    for guest in [Guest::Preview1, Guest::Wasmedge, Guest::Preview1Blocking] {
+    for guest in [Guest::Preview1, Guest::Wasmedge, Guest::Preview1Blocking, Guest::Sockets02, Guest::Sockets03] {
         let mut server = Setup::of(guest).start().await?;
         let mut idle = server.served(1).await?.remove(0);
         let mut silent = server.connect().await?;
@@ -192,7 +192,13 @@ async fn a_server_without_connections_drains_at_once() -> Tested {
 /// They came before: the guests had no room for them yet.
 #[tokio::test]
 async fn those_that_wait_in_the_backlog_are_served() -> Tested {
-    for (guest, most) in [(Guest::Preview1, 2), (Guest::Wasmedge, 2), (Guest::WasmedgeBlocking, 1)] {
+    for (guest, most) in [
+        (Guest::Preview1, 2),
+        (Guest::Wasmedge, 2),
+        (Guest::WasmedgeBlocking, 1),
+        (Guest::Sockets02, 2),
+        (Guest::Sockets03, 2),
+    ] {
         for workers in [1, 2] {
             let setup = Setup::of(guest).workers(workers).limits(|limits| limits.connections = most);
             let mut server = setup.start().await?;

@@ -46,7 +46,7 @@ async fn serves(path: &Path) -> Tested {
 #[tokio::test]
 async fn it_is_there_while_the_server_is() -> Tested {
     let (_folder, path) = folder();
-    for guest in [Guest::Preview1, Guest::Wasmedge, Guest::WasmedgeBlocking] {
+    for guest in [Guest::Preview1, Guest::Wasmedge, Guest::WasmedgeBlocking, Guest::Sockets02, Guest::Sockets03] {
         for workers in [1, 2] {
             let running = start(guest, &path, workers).unwrap_or_else(|error| panic!("{error}"));
             serves(&path).await?;

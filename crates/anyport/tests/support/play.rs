@@ -13,10 +13,10 @@ use super::serving::Serving;
 /// Makes tests of bodies: `NAME: GUESTS on NETWORKS [with LIMITS];` plays `async fn NAME(&Serving)`
 /// as `NAME::GUEST::NETWORK`, for each of them.
 ///
-/// Guests are `every` one, those that serve `many` connections at once, those that serve them
-/// `in_turn`, or a dialect's. Networks are `every` one, those that tell of `resets`, `storms`, or
-/// `own_process`: the operating system's, in a process of the test's own, `own_process_and_front` both
-/// ways. A body without a line is dead code.
+/// Guests are `every` one, those that serve `many` connections at once, those of them that are `told` why a
+/// connection cannot be accepted, `openers` of sockets of their own among these, or those that serve them
+/// `in_turn`. Networks are `every` one, those that tell of `resets`, `storms`, or `own_process`: the operating
+/// system's, in a process of the test's own, `own_process_and_front` both ways. A body without a line is dead code.
 macro_rules! behaviours {
     ($($name:ident: $guests:ident on $networks:ident $(with $limits:ident)?;)*) => { $(
         mod $name {
@@ -29,11 +29,16 @@ macro_rules! behaviours {
         behaviours!(@guests in_turn, $($rest)*);
     };
     (@guests many, $($rest:tt)*) => {
-        behaviours!(@guest preview1 Preview1, $($rest)*);
-        behaviours!(@guests wasmedge, $($rest)*);
+        behaviours!(@guests told, $($rest)*);
+        behaviours!(@guest sockets_03 Sockets03, $($rest)*);
     };
-    (@guests wasmedge, $($rest:tt)*) => {
+    (@guests told, $($rest:tt)*) => {
+        behaviours!(@guest preview1 Preview1, $($rest)*);
+        behaviours!(@guests openers, $($rest)*);
+    };
+    (@guests openers, $($rest:tt)*) => {
         behaviours!(@guest wasmedge Wasmedge, $($rest)*);
+        behaviours!(@guest sockets_02 Sockets02, $($rest)*);
     };
     (@guests in_turn, $($rest:tt)*) => {
         behaviours!(@guest preview1_blocking Preview1Blocking, $($rest)*);

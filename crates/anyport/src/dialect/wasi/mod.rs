@@ -2,8 +2,13 @@
 
 mod stdio;
 
-use wasmtime::component::Linker;
+use wasmtime::component::{HasData, Linker, ResourceTable};
+use wasmtime_wasi::cli::{WasiCli, WasiCliView};
+use wasmtime_wasi::clocks::{WasiClocks, WasiClocksView};
+use wasmtime_wasi::filesystem::{WasiFilesystem, WasiFilesystemView};
+use wasmtime_wasi::random::WasiRandom;
 use wasmtime_wasi::{WasiCtxView, WasiView};
+use wasmtime_wasi_io::bindings::wasi::io;
 
 use crate::guest::Guest;
 
@@ -15,12 +20,52 @@ impl WasiView for Guest {
     }
 }
 
-/// Adds all of 0.2.
-pub(crate) fn add_02(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
-    wasmtime_wasi::p2::add_to_linker_async(linker)
+impl Guest {
+    /// What of the host's a component holds.
+    pub(crate) fn resources(&mut self) -> &mut ResourceTable {
+        self.files.ctx().table
+    }
 }
 
-/// Adds all of 0.3.
+/// `wasi:io` needs nothing else of a guest.
+struct Resources;
+
+impl HasData for Resources {
+    type Data<'a> = &'a mut ResourceTable;
+}
+
+/// Adds all of 0.2 but sockets and HTTP.
+pub(crate) fn add_02(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
+    use wasmtime_wasi::p2::bindings::{cli, clocks, filesystem, random};
+
+    io::error::add_to_linker::<Guest, Resources>(linker, Guest::resources)?;
+    io::poll::add_to_linker::<Guest, Resources>(linker, Guest::resources)?;
+    io::streams::add_to_linker::<Guest, Resources>(linker, Guest::resources)?;
+    clocks::wall_clock::add_to_linker::<Guest, WasiClocks>(linker, Guest::clocks)?;
+    clocks::monotonic_clock::add_to_linker::<Guest, WasiClocks>(linker, Guest::clocks)?;
+    filesystem::preopens::add_to_linker::<Guest, WasiFilesystem>(linker, Guest::filesystem)?;
+    filesystem::types::add_to_linker::<Guest, WasiFilesystem>(linker, Guest::filesystem)?;
+    random::random::add_to_linker::<Guest, WasiRandom>(linker, |guest| guest.ctx().ctx.random())?;
+    random::insecure::add_to_linker::<Guest, WasiRandom>(linker, |guest| guest.ctx().ctx.random())?;
+    random::insecure_seed::add_to_linker::<Guest, WasiRandom>(linker, |guest| guest.ctx().ctx.random())?;
+    cli::exit::add_to_linker::<Guest, WasiCli>(linker, Guest::cli)?;
+    cli::environment::add_to_linker::<Guest, WasiCli>(linker, Guest::cli)?;
+    cli::stdin::add_to_linker::<Guest, WasiCli>(linker, Guest::cli)?;
+    cli::stdout::add_to_linker::<Guest, WasiCli>(linker, Guest::cli)?;
+    cli::stderr::add_to_linker::<Guest, WasiCli>(linker, Guest::cli)?;
+    cli::terminal_input::add_to_linker::<Guest, WasiCli>(linker, Guest::cli)?;
+    cli::terminal_output::add_to_linker::<Guest, WasiCli>(linker, Guest::cli)?;
+    cli::terminal_stdin::add_to_linker::<Guest, WasiCli>(linker, Guest::cli)?;
+    cli::terminal_stdout::add_to_linker::<Guest, WasiCli>(linker, Guest::cli)?;
+    cli::terminal_stderr::add_to_linker::<Guest, WasiCli>(linker, Guest::cli)
+}
+
+/// Adds all of 0.3 but sockets and HTTP.
 pub(crate) fn add_03(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
-    wasmtime_wasi::p3::add_to_linker(linker)
+    use wasmtime_wasi::p3;
+
+    p3::cli::add_to_linker(linker)?;
+    p3::clocks::add_to_linker(linker)?;
+    p3::filesystem::add_to_linker(linker)?;
+    p3::random::add_to_linker(linker)
 }

@@ -133,6 +133,11 @@ fn encode_option(option: SocketOption) -> Vec<u8> {
             let seconds = time.map_or(0, |time| i32::try_from(time.as_secs()).unwrap_or(i32::MAX));
             [i32::from(time.is_some()).to_le_bytes(), seconds.to_le_bytes()].concat()
         }
+        // Options of TCP and IP, which have no name here.
+        SocketOption::KeepAliveIdle(_)
+        | SocketOption::KeepAliveInterval(_)
+        | SocketOption::KeepAliveCount(_)
+        | SocketOption::HopLimit(_) => Vec::new(),
     }
 }
 

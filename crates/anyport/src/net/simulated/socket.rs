@@ -10,7 +10,9 @@ use rustix::io::Errno;
 use tokio::time::{Instant, Sleep};
 
 use crate::address::{Family, Transport};
-use crate::net::{Interest, OptionName, Ready, SocketOption};
+use crate::net::{
+    HOP_LIMIT, Interest, KEEP_ALIVE_COUNT, KEEP_ALIVE_IDLE, KEEP_ALIVE_INTERVAL, OptionName, Ready, SocketOption,
+};
 
 pub(super) type Id = u64;
 pub(super) type Result<T> = std::result::Result<T, Errno>;
@@ -20,7 +22,7 @@ pub(super) struct Socket {
     pub(super) family: Family,
     pub(super) transport: Transport,
     pub(super) local: Option<SocketAddr>,
-    pub(super) options: [SocketOption; 7],
+    pub(super) options: [SocketOption; 11],
     /// What `SO_ERROR` would give; the next call that moves bytes takes it as well.
     pub(super) error: Option<Errno>,
     pub(super) state: State,
@@ -124,6 +126,10 @@ impl Socket {
             SocketOption::KeepAlive(false),
             SocketOption::OobInline(false),
             SocketOption::Linger(None),
+            SocketOption::KeepAliveIdle(KEEP_ALIVE_IDLE),
+            SocketOption::KeepAliveInterval(KEEP_ALIVE_INTERVAL),
+            SocketOption::KeepAliveCount(KEEP_ALIVE_COUNT),
+            SocketOption::HopLimit(HOP_LIMIT),
         ];
         Self { family, transport, local: None, options, error: None, state, waiters: Default::default() }
     }
@@ -367,5 +373,9 @@ pub(super) fn name_of(option: &SocketOption) -> OptionName {
         SocketOption::KeepAlive(_) => OptionName::KeepAlive,
         SocketOption::OobInline(_) => OptionName::OobInline,
         SocketOption::Linger(_) => OptionName::Linger,
+        SocketOption::KeepAliveIdle(_) => OptionName::KeepAliveIdle,
+        SocketOption::KeepAliveInterval(_) => OptionName::KeepAliveInterval,
+        SocketOption::KeepAliveCount(_) => OptionName::KeepAliveCount,
+        SocketOption::HopLimit(_) => OptionName::HopLimit,
     }
 }

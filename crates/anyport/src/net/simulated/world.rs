@@ -91,6 +91,13 @@ impl World {
         Ok(())
     }
 
+    pub(super) fn disconnect(&mut self, id: Id) -> Result<()> {
+        if let State::Datagrams(datagrams) = &mut self.socket(id).state {
+            datagrams.peer = None;
+        }
+        Ok(())
+    }
+
     pub(super) fn connect(&mut self, id: Id, to: SocketAddr) -> Result<()> {
         let now = self.now;
         let socket = self.socket(id);
