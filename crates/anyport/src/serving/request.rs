@@ -25,7 +25,7 @@ use super::call::Call;
 use super::connection::Asked;
 use super::kept::Instance;
 use super::reuse::{self, Reply};
-use super::upload::Upload;
+use super::upload::{Upload, poll_late};
 use super::{RequestId, Site, tell_end};
 use crate::guest::Guest;
 use crate::instance::{self, Neighbours, Outcome};
@@ -143,7 +143,7 @@ async fn answer_02(
             Source::New(instance::store(&site.engine, guest, Neighbours::Always), permit)
         }
     };
-    let bodiless = request.method() == Method::HEAD;
+    let (bodiless, fate) = (request.method() == Method::HEAD, request.body().fate());
     let pace = source.guest().busy.pace();
     let (tell, mut head) = oneshot::channel();
     let life = Box::pin(work(Arc::clone(site), handler.clone(), source, asked.scheme(), request, tell));
@@ -160,7 +160,9 @@ async fn answer_02(
         }
         match ended {
             Poll::Ready(outcome) => Poll::Ready(Err(Refused::Ended(outcome))),
-            Poll::Pending => alarm.poll_rung(context).map(|()| Err(Refused::Late)),
+            Poll::Pending => {
+                poll_late(&alarm, fate.as_deref(), site.limits.timeout, context).map(|()| Err(Refused::Late))
+            }
         }
     });
     let answered = answered.await?;
@@ -171,7 +173,7 @@ async fn answer_02(
 async fn answer_03(
     site: &Arc<Site>, handler: &ServicePre<Guest>, id: RequestId, asked: Asked, request: Request<Upload>,
 ) -> Result<Response<Answer>, Refused> {
-    let bodiless = request.method() == Method::HEAD;
+    let (bodiless, fate) = (request.method() == Method::HEAD, request.body().fate());
     let alarm = site.alarms.alarm();
     alarm.set(site.limits.timeout);
     let request = located(request, &asked).map(BodyExt::boxed_unsync);
@@ -182,7 +184,7 @@ async fn answer_03(
             None => Refused::Instance(format!("{error:#}")),
         })),
         Poll::Ready(Err(_)) => Poll::Ready(Err(Refused::Told)),
-        Poll::Pending => alarm.poll_rung(context).map(|()| Err(Refused::Late)),
+        Poll::Pending => poll_late(&alarm, fate.as_deref(), site.limits.timeout, context).map(|()| Err(Refused::Late)),
     });
     let answered = answered.await;
     drop(waits);

@@ -2,8 +2,9 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::task::{Context, Poll};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -28,7 +29,11 @@ pub(super) struct Upload {
 
 /// What a body has come to, for whoever tells its client.
 #[derive(Debug, Default)]
-pub(super) struct Fate(AtomicU8);
+pub(super) struct Fate {
+    failed: AtomicU8,
+    /// Bytes have come since somebody asked.
+    has_moved: AtomicBool,
+}
 
 /// What a body has failed by.
 const TOO_LARGE: u8 = 1;
@@ -38,12 +43,23 @@ const MALFORMED: u8 = 3;
 impl Fate {
     /// The status that the client is told in place of whatever the guest made of it, and why.
     pub(super) fn status(&self) -> Option<(StatusCode, &'static str)> {
-        match self.0.load(Ordering::Relaxed) {
+        match self.failed.load(Ordering::Relaxed) {
             TOO_LARGE => Some(TOO_LARGE_ANSWER),
             STALLED => Some((StatusCode::REQUEST_TIMEOUT, "the rest of the request did not come in time\n")),
             MALFORMED => Some((StatusCode::BAD_REQUEST, "the request's body is not right\n")),
             _ => None,
         }
+    }
+}
+
+/// Rings when a guest has taken too long for its answer: not while its client still sends.
+pub(super) fn poll_late(alarm: &Alarm, fate: Option<&Fate>, timeout: Duration, context: &mut Context<'_>) -> Poll<()> {
+    loop {
+        ready!(alarm.poll_rung(context));
+        if !fate.is_some_and(|fate| fate.has_moved.swap(false, Ordering::Relaxed)) {
+            return Poll::Ready(());
+        }
+        alarm.set(timeout);
     }
 }
 
@@ -68,7 +84,7 @@ impl Upload {
 
     fn fail(&self, fate: u8, error: Error) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         if let Some(known) = &self.fate {
-            known.0.store(fate, Ordering::Relaxed);
+            known.failed.store(fate, Ordering::Relaxed);
         }
         Poll::Ready(Some(Err(error)))
     }
@@ -87,6 +103,9 @@ impl Upload {
         let length = frame.data_ref().map_or(0, |data| data.len() as u64);
         let left = self.left.checked_sub(length);
         self.left = left.unwrap_or(0);
+        if let Some(fate) = &self.fate {
+            fate.has_moved.store(true, Ordering::Relaxed);
+        }
         left.is_some()
     }
 }

@@ -55,11 +55,24 @@ async fn a_body_that_stalls_ends() -> Tested {
         // Its instance is free again.
         assert_eq!(status(&service.get("/hello").await?), 200);
     }
-    // A body that goes on may take longer.
+    Ok(())
+}
+
+/// Longer than a body may stall, and than a guest may take for its answer: neither waits for the other.
+#[tokio::test]
+async fn a_body_that_goes_on_may_take_longer() -> Tested {
+    let [of_02, of_03] = Service::of_each_version(|limits, _| {
+        limits.body_timeout = LIMIT;
+        limits.timeout = LIMIT;
+    });
+    tokio::try_join!(is_answered_late(&of_02), is_answered_late(&of_03)).map(drop)
+}
+
+async fn is_answered_late(service: &Service) -> Tested {
     let mut steady = service.connect().await?;
     within("sending", steady.write_all(b"POST /hello HTTP/1.1\r\nHost: a\r\nContent-Length: 12\r\n\r\n")).await?;
     for byte in b"Bob Morane!!" {
-        tokio::time::sleep(LIMIT / 8).await;
+        tokio::time::sleep(LIMIT / 6).await;
         within("sending", steady.write_all(&[*byte])).await?;
     }
     until(&mut steady, "Hello Bob Morane!!").await?;
@@ -105,9 +118,8 @@ async fn requests_wait_for_an_instance_and_no_more_than_may() -> Tested {
     let refused = loop {
         // It may come before the one that is to wait.
         let answer = tokio::time::timeout(Duration::from_millis(500), service.get("/hello")).await;
-        match answer {
-            Ok(answer) => break answer?,
-            Err(_) => {}
+        if let Ok(answer) = answer {
+            break answer?;
         }
     };
     assert_eq!(status(&refused), 503, "{refused}");
