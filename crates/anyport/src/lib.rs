@@ -39,8 +39,8 @@
 //! The modules, from the top down; each may use those below it (`tests/tidy.rs` holds that):
 //! `runtime`, `inspect`; `server`, `settings`, `running`, `status`, `front`, `worker`, `serving`, `lane`,
 //! `connection_limits`; `instance`, `program`, `component`, `link`, `engine`, `ticker`, `cache`, `artifact`; `dialect`;
-//! `guest`; `outgoing`; `health`, `busy`, `readiness`, `sending`,
-//! `descriptor`, `stdio`; `net`, `memory`; `policy`, `address`, `limits`, `stage`; `errno`, `error`, `spelling`.
+//! `guest`; `outgoing`; `health`, `busy`, `readiness`, `sending`, `descriptor`, `stdio`, `journal`; `net`, `memory`;
+//! `policy`, `address`, `limits`, `stage`; `errno`, `error`, `spelling`.
 
 mod address;
 mod artifact;
@@ -58,6 +58,7 @@ mod guest;
 mod health;
 pub mod inspect;
 mod instance;
+mod journal;
 mod lane;
 pub mod limits;
 mod link;

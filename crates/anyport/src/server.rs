@@ -1,8 +1,9 @@
 //! A program with all it will run with, up to its start.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::address::{HostAddress, Publish, Transport};
@@ -14,6 +15,7 @@ use crate::limits::Limits;
 use crate::net::published::{self, OnListen, Origin, Published};
 use crate::net::simulated::Simulated;
 use crate::net::{self, Network};
+use crate::outgoing::Trust;
 use crate::policy::{Gate, Policy};
 use crate::port_holder;
 use crate::program::Program;
@@ -47,6 +49,8 @@ pub struct Server {
     workers: Option<usize>,
     restart: Restart,
     resolver: Resolver,
+    config: BTreeMap<String, String>,
+    ca_files: Vec<PathBuf>,
 }
 
 /// A listener for the guest, which finds it open when it starts, from descriptor 3 on.
@@ -94,6 +98,8 @@ impl Server {
             workers: None,
             restart: Restart::default(),
             resolver: Resolver::Host,
+            config: BTreeMap::new(),
+            ca_files: Vec::new(),
         }
     }
 
@@ -172,6 +178,20 @@ impl Server {
         self
     }
 
+    /// Gives the guest a value by `wasi:config`; the last one of a name counts.
+    #[must_use]
+    pub fn config(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.config.insert(name.into(), value.into());
+        self
+    }
+
+    /// Lets the guest's HTTP requests trust the certificates of this PEM file, beside those of the system.
+    #[must_use]
+    pub fn ca_file(mut self, file: impl Into<PathBuf>) -> Self {
+        self.ca_files.push(file.into());
+        self
+    }
+
     /// Calls this, on a guest's thread, when a published port begins to be served, with the address that it has on
     /// the host: before that, clients are refused, or wait if the guest is handed its listener.
     #[must_use]
@@ -210,6 +230,7 @@ impl Server {
             return Err(self.serves_nowhere());
         }
         self.check_environment()?;
+        let trust = Trust::new(self.ca_files.iter().map(PathBuf::as_path))?;
         let (workers, most) = (self.worker_count(), self.limits.connections);
         let (engine, work) = work(&self.engine, self.program, &self.name, &self.limits)?;
         let tell = self.on_listen.as_ref();
@@ -231,6 +252,9 @@ impl Server {
             gate: Arc::new(Gate::new(self.policy)),
             restart: self.restart,
             resolver: Arc::new(self.resolver),
+            trust: Arc::new(trust),
+            config: Arc::new(self.config.into_iter().collect()),
+            journal: Arc::default(),
             health: (0..workers).map(|_| Health::new(memory_most)).collect(),
         });
         launch(&template, published, workers)
@@ -322,7 +346,8 @@ impl Server {
 
     fn check_environment(&self) -> Result<(), Error> {
         let args: usize = self.args.iter().map(|arg| arg.len() + 1).sum();
-        let env: usize = self.env.iter().map(|(name, value)| name.len() + value.len() + 2).sum();
+        let values = self.env.iter().map(|(name, value)| (name, value)).chain(&self.config);
+        let env: usize = values.map(|(name, value)| name.len() + value.len() + 2).sum();
         if args + env <= self.limits.environment_bytes {
             return Ok(());
         }
