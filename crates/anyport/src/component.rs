@@ -251,7 +251,8 @@ mod tests {
             };
             let engine = crate::engine::Engine::new(Kind::Concurrent).unwrap_or_else(|error| panic!("{error}"));
             let text = format!("(component (import \"{full}\" (instance)))");
-            let component = Component::new(&engine.wasmtime, text).expect("it is valid");
+            let bytes = wat::parse_str(text).expect("it is well-formed");
+            let component = Component::new(&engine.wasmtime, bytes).expect("it is valid");
             let linker = linker(&engine.wasmtime, Kind::Concurrent).expect("no name is defined twice");
             linker.instantiate_pre(&component).unwrap_or_else(|error| panic!("{full}: {error:#}"));
         }
