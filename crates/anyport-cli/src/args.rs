@@ -123,6 +123,29 @@ pub(crate) struct Run {
     #[arg(long, value_name = "ADDR:PORT", help_heading = "Network")]
     pub(crate) tcplisten: Vec<String>,
 
+    /// Take TLS on the published ports, with this certificate in PEM and those it was issued by; several for
+    /// several names. It is read again when it changes
+    #[arg(long, value_name = "FILE", help_heading = "Network", value_hint = ValueHint::FilePath)]
+    pub(crate) tls_cert: Vec<PathBuf>,
+
+    /// The key of the certificate, in PEM
+    #[arg(long, value_name = "FILE", help_heading = "Network", value_hint = ValueHint::FilePath)]
+    pub(crate) tls_key: Vec<PathBuf>,
+
+    /// Require a header of the PROXY protocol, version 1 or 2, at the begin of each connection, and take the
+    /// client's address from it
+    #[arg(long, help_heading = "Network")]
+    pub(crate) proxy_protocol: bool,
+
+    /// Tell a service its client's address and scheme, in X-Forwarded-For and X-Forwarded-Proto, in place of
+    /// what the client says
+    #[arg(long, help_heading = "Network")]
+    pub(crate) x_forwarded: bool,
+
+    /// Answer /healthz, /readyz and /status on this address
+    #[arg(long, value_name = "ADDR:PORT", help_heading = "Network")]
+    pub(crate) health: Option<String>,
+
     /// Let the guest connect to HOST[:PORT], a CIDR, `private`, `public` or `any`
     #[arg(long, visible_alias = "net", value_name = "RULE", help_heading = "Network")]
     // Without a rule it is refused by a sentence of ours: Wasmer has it so.
@@ -187,13 +210,34 @@ pub(crate) struct Run {
     #[arg(long, allow_hyphen_values = true, value_name = "TIME", help_heading = "Limits")]
     pub(crate) idle_timeout: Option<String>,
 
+    /// Close a connection that takes so long to send the head of a request to a service; 0 for never
+    /// [default: 10s]
+    #[arg(long, allow_hyphen_values = true, value_name = "TIME", help_heading = "Limits")]
+    pub(crate) header_timeout: Option<String>,
+
+    /// End a request of whose body nothing comes for so long; 0 for never [default: 30s]
+    #[arg(long, allow_hyphen_values = true, value_name = "TIME", help_heading = "Limits")]
+    pub(crate) body_timeout: Option<String>,
+
+    /// The largest body of a request to a service [default: 100m]
+    #[arg(long, value_name = "SIZE", help_heading = "Limits", allow_negative_numbers = true)]
+    pub(crate) max_body: Option<String>,
+
+    /// The most instances of a service at work at a time; other requests wait [default: 128]
+    #[arg(long, value_name = "N", help_heading = "Limits", allow_negative_numbers = true)]
+    pub(crate) max_instances: Option<String>,
+
+    /// The most requests that wait for an instance; others are answered with 503 [default: 1024]
+    #[arg(long, value_name = "N", help_heading = "Limits", allow_negative_numbers = true)]
+    pub(crate) max_queue: Option<String>,
+
     /// End a guest that computes for so long without a look at its sockets; 0 for never [default: 30s,
     /// once it serves a port]
     #[arg(long, allow_hyphen_values = true, value_name = "TIME", help_heading = "Limits")]
     pub(crate) cpu_time: Option<String>,
 
     /// Another limit: memory-bytes, table-elements, descriptors, connections, copy-bytes, held-bytes,
-    /// random-bytes, environment-bytes, iovecs, subscriptions
+    /// random-bytes, environment-bytes, iovecs, subscriptions, header-bytes, header-lines
     #[arg(long, value_name = "NAME=N", help_heading = "Limits")]
     pub(crate) limit: Vec<String>,
 
@@ -229,6 +273,12 @@ pub(crate) struct Run {
     // An `=` is required, so that the file may stand behind it.
     #[arg(long, value_name = "WORDS", num_args = 0..=1, require_equals = true, default_missing_value = "")]
     pub(crate) trace: Option<String>,
+
+    /// Write a line for each request to a service: `json`, `common` or `combined`, to stderr, or to a file as
+    /// `json:FILE`
+    // An `=` is required, so that the file may stand behind it.
+    #[arg(long, value_name = "FORMAT[:FILE]", num_args = 0..=1, require_equals = true, default_missing_value = "")]
+    pub(crate) access_log: Option<String>,
 
     /// The file was made by `anyport compile` and by nobody else: run its machine code unchecked
     #[arg(long)]

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyport::cache::Cache;
 use anyport::error::ErrorKind;
 use anyport::policy::{HostAddress, Transport, parse_listen_address};
-use anyport::server::{Directory, Restart};
+use anyport::server::{CertificateFiles, Directory, Front, Restart};
 use anyport::settings::{Settings, bytes};
 use anyport::{Error, Publish};
 
@@ -27,6 +27,7 @@ pub(crate) struct Plan {
     pub(crate) publish: Vec<Publish>,
     pub(crate) settings: Settings,
     pub(crate) ca_files: Vec<PathBuf>,
+    pub(crate) front: Front,
 }
 
 impl Plan {
@@ -63,6 +64,7 @@ impl Plan {
         }
         plan.settings.name_lookup |= run.allow_dns;
         plan.take_settings(run)?;
+        plan.take_front(run)?;
         plan.refuse_twins()?;
         Ok(plan)
     }
@@ -120,13 +122,43 @@ impl Plan {
             ("drain-timeout", Some(&run.drain_timeout)),
             ("timeout", run.timeout.as_ref()),
             ("idle-timeout", run.idle_timeout.as_ref()),
+            ("header-timeout", run.header_timeout.as_ref()),
+            ("body-timeout", run.body_timeout.as_ref()),
             ("cpu-time", run.cpu_time.as_ref()),
+            ("max-body", run.max_body.as_ref()),
+            ("max-instances", run.max_instances.as_ref()),
+            ("max-queue", run.max_queue.as_ref()),
             ("max-connections", run.max_connections.as_ref()),
             ("memory", run.memory.as_ref()),
         ];
         let given = given.into_iter().filter_map(|(name, text)| Some((name, text?)));
         for (name, text) in given.chain(run.limit.iter().map(|text| ("limit", text))) {
             self.settings.set(name, text).map_err(|why| wrong(&format!("--{name}"), text, why))?;
+        }
+        Ok(())
+    }
+
+    /// What stands between the network and the guest.
+    fn take_front(&mut self, run: &Run) -> Result<(), Error> {
+        let (chains, keys) = (&run.tls_cert, &run.tls_key);
+        if chains.len() != keys.len() {
+            let what = match (chains.len(), keys.len()) {
+                (0, _) => "`--tls-key` is given without `--tls-cert`".to_owned(),
+                (_, 0) => "`--tls-cert` is given without `--tls-key`".to_owned(),
+                (chains, keys) => format!("`--tls-cert` is given {chains} times, and `--tls-key` {keys} times"),
+            };
+            return Err(Error::new(ErrorKind::Host, what)
+                .with_hint("each certificate has its key: `--tls-cert cert.pem --tls-key key.pem`"));
+        }
+        let pair = |(chain, key): (&PathBuf, &PathBuf)| CertificateFiles { chain: chain.clone(), key: key.clone() };
+        self.front.certificates = chains.iter().zip(keys).map(pair).collect();
+        self.front.proxy_protocol = run.proxy_protocol;
+        self.front.x_forwarded = run.x_forwarded;
+        if let Some(text) = &run.health {
+            self.front.health = Some(parse_listen_address(text).map_err(|why| wrong("--health", text, why))?);
+        }
+        if let Some(text) = &run.access_log {
+            self.front.access_log = Some(text.parse().map_err(|why| wrong("--access-log", text, why))?);
         }
         Ok(())
     }
@@ -292,12 +324,20 @@ fn wrong(flag: &str, value: &str, why: impl std::fmt::Display) -> Error {
             "`--listen unix:PATH` publishes a Unix socket, and hands it over where a guest waits for one"
         }
         "--publish" => "`-p 8080`, `-p 8080:80` and `-p 0.0.0.0:8080:80` are right; the first port is this machine's",
-        "--listen" | "--tcplisten" | "-S tcplisten" => "`127.0.0.1:8080`, `[::]:8080` and `:8080` are right",
+        "--listen" | "--tcplisten" | "--health" | "-S tcplisten" => {
+            "`127.0.0.1:8080`, `[::]:8080` and `:8080` are right"
+        }
         "--allow-net" => "`--allow-net example.com:443`, `--allow-net 10.0.0.0/8` and `--allow-net any` are right",
         "--config" | "--config-file" => "`--config greeting=hello` is right",
         "--env" | "--env-file" => "`-e PORT=8080` is right",
-        "--timeout" | "--idle-timeout" | "--cpu-time" | "--drain-timeout" => "`30s`, `500ms`, `2m` and `1h` are right",
+        "--timeout" | "--idle-timeout" | "--header-timeout" | "--body-timeout" | "--cpu-time" | "--drain-timeout" => {
+            "`30s`, `500ms`, `2m` and `1h` are right"
+        }
         "--max-connections" => "`--max-connections 1000` is right",
+        "--max-instances" => "`--max-instances 100` is right",
+        "--max-queue" => "`--max-queue 1000` is right, and 0 where no request is to wait",
+        "--max-body" => "`--max-body 10m` is right",
+        "--access-log" => "`--access-log`, `--access-log=combined` and `--access-log=json:/var/log/web.json` are right",
         "--workers" => "`--workers 2` and `--workers cores` are right",
         "--memory" | "-W max-memory-size" => "`--memory 64m` is right",
         _ => "`anyport run --help` shows each option",

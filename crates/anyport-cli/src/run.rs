@@ -66,6 +66,9 @@ async fn serve(global: &Global, allow_precompiled: bool, plan: Plan) -> Result<E
         }
     });
     let running = server.start()?;
+    if let (Some(address), false) = (running.health_address(), global.quiet) {
+        report::note(&format!("health on http://{address}/healthz"));
+    }
     manager.all_listen(0);
     let code = until_end(running, signals, &manager, drain_timeout).await?;
     if waits_in_vain && code != ExitCode::SUCCESS {
@@ -127,11 +130,13 @@ fn configure(mut server: Server, plan: Plan, inherited: Vec<Listener>) -> Server
         name_lookup: settings.name_lookup,
         ..Policy::default()
     };
-    server = server.args(plan.args).policy(policy).limits(settings.limits).restart(settings.restart).stdio(
-        StdioTarget::Inherit,
-        StdioTarget::Inherit,
-        StdioTarget::Inherit,
-    );
+    server = server
+        .args(plan.args)
+        .policy(policy)
+        .limits(settings.limits)
+        .restart(settings.restart)
+        .front(plan.front)
+        .stdio(StdioTarget::Inherit, StdioTarget::Inherit, StdioTarget::Inherit);
     match settings.workers {
         Some(workers) => server.workers(workers),
         None => server,
@@ -158,8 +163,19 @@ const BEFORE_THE_FILE: &[&str] = &[
     "--restart",
     "--drain-timeout",
     "--idle-timeout",
+    "--header-timeout",
+    "--body-timeout",
     "--cpu-time",
+    "--max-body",
     "--max-connections",
+    "--max-instances",
+    "--max-queue",
+    "--tls-cert",
+    "--tls-key",
+    "--proxy-protocol",
+    "--x-forwarded",
+    "--health",
+    "--access-log",
     "--trace",
 ];
 

@@ -51,12 +51,15 @@ fn help_of_run() {
       <FILE>...  The .wasm file, and the guest's arguments behind it
 
     Options:
-          --trace[=<WORDS>]    Print each hostcall, as strace does; or some, by group or name:
-                               `--trace=sock,poll`, `--trace='!clock'`. Groups are args, clock, environ,
-                               fd, path, poll, proc, random, sched, sock
-          --allow-precompiled  The file was made by `anyport compile` and by nobody else: run its
-                               machine code unchecked
-      -h, --help               Print help
+          --trace[=<WORDS>]               Print each hostcall, as strace does; or some, by group or
+                                          name: `--trace=sock,poll`, `--trace='!clock'`. Groups are
+                                          args, clock, environ, fd, path, poll, proc, random, sched,
+                                          sock
+          --access-log[=<FORMAT[:FILE]>]  Write a line for each request to a service: `json`, `common`
+                                          or `combined`, to stderr, or to a file as `json:FILE`
+          --allow-precompiled             The file was made by `anyport compile` and by nobody else: run
+                                          its machine code unchecked
+      -h, --help                          Print help
 
     Network:
       -p, --publish <[ADDR:]HOST[:GUEST][/udp]>
@@ -66,6 +69,19 @@ fn help_of_run() {
               first port that the guest binds [alias: --addr]
           --tcplisten <ADDR:PORT>
               Hand the guest a listener on this address, from descriptor 3 on
+          --tls-cert <FILE>
+              Take TLS on the published ports, with this certificate in PEM and those it was issued by;
+              several for several names. It is read again when it changes
+          --tls-key <FILE>
+              The key of the certificate, in PEM
+          --proxy-protocol
+              Require a header of the PROXY protocol, version 1 or 2, at the begin of each connection,
+              and take the client's address from it
+          --x-forwarded
+              Tell a service its client's address and scheme, in X-Forwarded-For and X-Forwarded-Proto,
+              in place of what the client says
+          --health <ADDR:PORT>
+              Answer /healthz, /readyz and /status on this address
           --allow-net [<RULE>]
               Let the guest connect to HOST[:PORT], a CIDR, `private`, `public` or `any` [alias: --net]
           --allow-dns
@@ -83,18 +99,27 @@ fn help_of_run() {
           --config-file <FILE>       Give it the values of a file: NAME=VALUE lines, # for comments
 
     Limits:
-      -m, --memory <SIZE>        The most memory the guest may have, such as 64m or 1g
-          --max-connections <N>  The most connections that each guest holds at a time; others wait
-                                 [default: 10000]
-          --timeout <TIME>       Close a connection whose client waits for an answer for so long; 0 for
-                                 never [default: 60s]
-          --idle-timeout <TIME>  Close a connection on which nothing passes for so long; 0 for never
-                                 [default: 5m]
-          --cpu-time <TIME>      End a guest that computes for so long without a look at its sockets; 0
-                                 for never [default: 30s, once it serves a port]
-          --limit <NAME=N>       Another limit: memory-bytes, table-elements, descriptors, connections,
-                                 copy-bytes, held-bytes, random-bytes, environment-bytes, iovecs,
-                                 subscriptions
+      -m, --memory <SIZE>          The most memory the guest may have, such as 64m or 1g
+          --max-connections <N>    The most connections that each guest holds at a time; others wait
+                                   [default: 10000]
+          --timeout <TIME>         Close a connection whose client waits for an answer for so long; 0
+                                   for never [default: 60s]
+          --idle-timeout <TIME>    Close a connection on which nothing passes for so long; 0 for never
+                                   [default: 5m]
+          --header-timeout <TIME>  Close a connection that takes so long to send the head of a request
+                                   to a service; 0 for never [default: 10s]
+          --body-timeout <TIME>    End a request of whose body nothing comes for so long; 0 for never
+                                   [default: 30s]
+          --max-body <SIZE>        The largest body of a request to a service [default: 100m]
+          --max-instances <N>      The most instances of a service at work at a time; other requests
+                                   wait [default: 128]
+          --max-queue <N>          The most requests that wait for an instance; others are answered with
+                                   503 [default: 1024]
+          --cpu-time <TIME>        End a guest that computes for so long without a look at its sockets;
+                                   0 for never [default: 30s, once it serves a port]
+          --limit <NAME=N>         Another limit: memory-bytes, table-elements, descriptors,
+                                   connections, copy-bytes, held-bytes, random-bytes, environment-bytes,
+                                   iovecs, subscriptions, header-bytes, header-lines
 
     Workers:
           --workers <N|cores>             How many instances of the guest serve, each on a core of its

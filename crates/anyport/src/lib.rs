@@ -38,10 +38,11 @@
 //!
 //! The modules, from the top down; each may use those below it (`tests/tidy.rs` holds that):
 //! `runtime`, `inspect`; `server`, `settings`, `running`, `status`, `front`, `worker`, `serving`, `lane`,
-//! `connection_limits`; `instance`, `program`, `component`, `link`, `engine`, `ticker`, `cache`, `artifact`; `dialect`;
-//! `guest`; `outgoing`; `health`, `busy`, `readiness`, `sending`, `descriptor`, `stdio`, `journal`; `net`, `memory`;
-//! `policy`, `address`, `limits`, `stage`; `errno`, `error`, `spelling`.
+//! `connection_limits`; `ingress`; `instance`, `program`, `component`, `link`, `engine`, `ticker`, `cache`, `artifact`;
+//! `dialect`; `guest`; `outgoing`; `health`, `busy`, `readiness`, `sending`, `descriptor`, `stdio`, `journal`; `net`,
+//! `memory`, `tls`, `access_log`; `policy`, `address`, `limits`, `stage`; `errno`, `error`, `spelling`.
 
+mod access_log;
 mod address;
 mod artifact;
 mod busy;
@@ -56,6 +57,7 @@ pub mod error;
 mod front;
 mod guest;
 mod health;
+mod ingress;
 pub mod inspect;
 mod instance;
 mod journal;
@@ -82,6 +84,7 @@ mod stage;
 mod status;
 mod stdio;
 mod ticker;
+mod tls;
 mod worker;
 
 pub use artifact::Artifact;

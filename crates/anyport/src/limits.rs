@@ -107,6 +107,17 @@ pub(crate) const KEPT_FOR: Duration = Duration::from_secs(30);
 pub(crate) const LOG_CHARS: usize = 4096;
 pub(crate) const LOG_LINES: u32 = 1000;
 
+/// Header lines of a request: half and more again than nginx and Apache take (100).
+pub const HEADER_LINES: usize = 128;
+
+/// Bytes of a request's body: 100 MiB. nginx has 1 MiB, which every upload of a photograph meets; Cloudflare and
+/// Docker's registry proxies have this.
+pub const BODY_BYTES: usize = 100 << 20;
+
+/// How long a client may send nothing of a body that the guest waits for: half of nginx's
+/// `client_body_timeout`, and three times a slow link's pause.
+pub const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// The limits of one guest. [`Limits::default`] fits a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -142,6 +153,13 @@ pub struct Limits {
     pub header_timeout: Duration,
     /// Bytes of a request's head, where the front reads it; default [`HEADER_BYTES`].
     pub header_bytes: usize,
+    /// Header lines of a request, where the front reads it; default [`HEADER_LINES`].
+    pub header_lines: usize,
+    /// Bytes of a request's body, where the front reads it; default [`BODY_BYTES`].
+    pub body_bytes: usize,
+    /// How long a client may send nothing of a body that the guest waits for, where the front reads it; default
+    /// [`BODY_TIMEOUT`], [`Duration::MAX`] for ever.
+    pub body_timeout: Duration,
     /// Instances that answer requests at the same time; default [`INSTANCES`].
     pub instances: u32,
     /// Requests that wait for an instance, before others are refused; default [`QUEUE`].
@@ -173,6 +191,9 @@ impl Default for Limits {
             idle_timeout: IDLE_TIMEOUT,
             header_timeout: HEADER_TIMEOUT,
             header_bytes: HEADER_BYTES,
+            header_lines: HEADER_LINES,
+            body_bytes: BODY_BYTES,
+            body_timeout: BODY_TIMEOUT,
             instances: INSTANCES,
             queue: QUEUE,
             instance_reuse: None,
@@ -320,6 +341,8 @@ impl Limits {
         "header-bytes",
         "instances",
         "queue",
+        "header-lines",
+        "body-bytes",
     ];
 
     /// Sets the limit of this name; `false` if there is none, or the number does not fit it.
@@ -336,6 +359,8 @@ impl Limits {
             "environment-bytes" => self.environment_bytes = size,
             "header-bytes" => self.header_bytes = size,
             "queue" => self.queue = size,
+            "header-lines" => self.header_lines = size,
+            "body-bytes" => self.body_bytes = size,
             "iovecs" | "subscriptions" | "instances" => {
                 let Ok(count) = u32::try_from(value) else { return false };
                 match name {

@@ -1,5 +1,6 @@
 //! A server at work: reached, drained, stopped, waited for.
 
+use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -26,11 +27,13 @@ pub struct Running {
     ended: watch::Sender<()>,
     workers: Vec<JoinHandle<Outcome>>,
     front: Option<JoinHandle<()>>,
+    health: Option<SocketAddr>,
 }
 
 impl Running {
     pub(crate) fn new(
         template: &Template, stage: watch::Sender<Stage>, ended: watch::Sender<()>, front: Option<JoinHandle<()>>,
+        health: Option<SocketAddr>,
     ) -> Self {
         let published = Arc::clone(&template.published);
         let ports = published.ports().iter().map(|port| port.publish.clone()).collect();
@@ -43,6 +46,7 @@ impl Running {
             ended,
             workers: Vec::new(),
             front,
+            health,
         }
     }
 
@@ -64,6 +68,12 @@ impl Running {
     /// The published ports, with the addresses that they have on the host: port 0 is resolved.
     pub fn ports(&self) -> &[Publish] {
         &self.ports
+    }
+
+    /// Where it is told how the server is, if [`Front::health`](crate::server::Front::health) asked for that: port 0
+    /// is resolved.
+    pub fn health_address(&self) -> Option<SocketAddr> {
+        self.health
     }
 
     /// Connects to a TCP port of the guest within this process, however it is published: no port of the

@@ -6,11 +6,14 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::access_log::Log;
 use crate::address::{HostAddress, Publish, Transport};
 use crate::engine::{Engine, Room};
 use crate::error::{Error, printable};
-use crate::front;
+use crate::front::health::HealthPort;
+use crate::front::{self, Duties};
 use crate::health::Health;
+use crate::ingress::Ingress;
 use crate::limits::Limits;
 use crate::net::published::{self, OnListen, Origin, Published};
 use crate::net::simulated::Simulated;
@@ -22,9 +25,12 @@ use crate::program::Program;
 use crate::serving::Requests;
 use crate::spelling::option;
 use crate::stage::Stage;
+use crate::status::View;
 use crate::worker::{self, Template, Work, Worker};
 use tokio::sync::watch;
 
+pub use crate::access_log::{AccessFormat, AccessLog};
+pub use crate::ingress::{CertificateFiles, Front};
 pub use crate::instance::Outcome;
 pub use crate::net::resolve::Resolver;
 pub use crate::running::Running;
@@ -51,6 +57,7 @@ pub struct Server {
     resolver: Resolver,
     config: BTreeMap<String, String>,
     ca_files: Vec<PathBuf>,
+    front: Front,
 }
 
 /// A listener for the guest, which finds it open when it starts, from descriptor 3 on.
@@ -100,6 +107,7 @@ impl Server {
             resolver: Resolver::Host,
             config: BTreeMap::new(),
             ca_files: Vec::new(),
+            front: Front::default(),
         }
     }
 
@@ -192,6 +200,13 @@ impl Server {
         self
     }
 
+    /// What stands between the network and the guest: TLS, the PROXY protocol, and what is told of requests.
+    #[must_use]
+    pub fn front(mut self, front: Front) -> Self {
+        self.front = front;
+        self
+    }
+
     /// Calls this, on a guest's thread, when a published port begins to be served, with the address that it has on
     /// the host: before that, clients are refused, or wait if the guest is handed its listener.
     #[must_use]
@@ -220,7 +235,8 @@ impl Server {
     /// Binds the ports and starts the guest, each worker's on a thread of its own.
     ///
     /// # Errors
-    /// A port is taken, a directory is not there, or the environment is larger than its limit.
+    /// A port is taken, a directory is not there, the environment is larger than its limit, or the files of a
+    /// certificate are not right.
     pub fn start(mut self) -> Result<Running, Error> {
         let Ports { all, names } = self.ports()?;
         self.refuse_twins()?;
@@ -231,10 +247,16 @@ impl Server {
         }
         self.check_environment()?;
         let trust = Trust::new(self.ca_files.iter().map(PathBuf::as_path))?;
+        let is_service = self.is_service();
+        self.check_front(is_service)?;
+        let ingress = Ingress::new(&self.front, &self.limits, is_service)?;
+        let access_log = self.front.access_log.as_ref().map(Log::open).transpose()?;
         let (workers, most) = (self.worker_count(), self.limits.connections);
         let (engine, work) = work(&self.engine, self.program, &self.name, &self.limits)?;
+        // A service lets its connections in by itself.
+        let fed = workers > 1 || (ingress.is_some() && !is_service);
         let tell = self.on_listen.as_ref();
-        let published = Published::reserve(&self.network, all, names.len(), workers, most, tell)
+        let published = Published::reserve(&self.network, all, names.len(), workers, most, fed, tell)
             .map_err(|(publish, error)| port_holder::explain(&publish.host, publish.transport, &error))?;
         let published = Arc::new(published);
         let memory_most = self.limits.memory_bytes;
@@ -255,9 +277,25 @@ impl Server {
             trust: Arc::new(trust),
             config: Arc::new(self.config.into_iter().collect()),
             journal: Arc::default(),
+            ingress,
+            access_log,
+            x_forwarded: self.front.x_forwarded,
             health: (0..workers).map(|_| Health::new(memory_most)).collect(),
         });
-        launch(&template, published, workers)
+        launch(&template, published, workers, fed, self.front.health)
+    }
+
+    /// What only a service has is no wish of a guest that reads its requests itself.
+    fn check_front(&self, is_service: bool) -> Result<(), Error> {
+        let wishes = [("x-forwarded", self.front.x_forwarded), ("access-log", self.front.access_log.is_some())];
+        match wishes.iter().find(|(_, wished)| *wished && !is_service) {
+            None => Ok(()),
+            Some((name, _)) => {
+                let (flag, file) = (option(name, ""), printable(&self.name));
+                Err(Error::host(format!("`{flag}` cannot be done for `{file}`, which reads its requests by itself"))
+                    .with_hint("leave it out; it is for components that export a handler of wasi:http"))
+            }
+        }
     }
 
     fn worker_count(&self) -> usize {
@@ -377,20 +415,32 @@ struct Ports {
     names: Vec<String>,
 }
 
-/// Starts each worker's guest, and the thread that feeds them where there are several.
-fn launch(template: &Arc<Template>, published: Arc<Published>, workers: usize) -> Result<Running, Error> {
+/// Starts each worker's guest, and the thread beside them where there is something for it to do.
+fn launch(
+    template: &Arc<Template>, published: Arc<Published>, workers: usize, fed: bool, health: Option<SocketAddr>,
+) -> Result<Running, Error> {
     let (stage, stages) = watch::channel(Stage::Serving);
     let (ended, alive) = watch::channel(());
     // All are made before the first is started: what is wrong with one is wrong with all.
     // Before the first connection, too, which could take the last descriptor.
     let tasks: Vec<_> = (0..workers).map(|number| template.task(number, &stages)).collect::<Result<_, _>>()?;
     let runtimes: Vec<_> = (0..workers).map(|_| worker::event_loop()).collect::<Result<_, _>>()?;
-    let front = if workers > 1 { Some(front::start(&published, stages.clone())?) } else { None };
-    let mut running = Running::new(template, stage, ended, front);
+    let (ingress, stall) = (template.ingress.clone(), template.limits.idle_timeout);
+    let ingress = ingress.filter(|_| matches!(template.work, Work::Guest(_)));
+    let health = health.map(|address| health_port(address, template, &stages)).transpose()?;
+    let health_address = health.as_ref().and_then(|health| health.address().ok());
+    let duties = Duties { published, feeds: fed, ingress, stall, health };
+    let front = if duties.are_any() { Some(front::start(duties, stages.clone())?) } else { None };
+    let mut running = Running::new(template, stage, ended, front, health_address);
     for (number, (runtime, task)) in runtimes.into_iter().zip(tasks).enumerate() {
         let template = Arc::clone(template);
         let worker = Worker { number, template, stage: stages.clone(), _alive: alive.clone() };
         running.add(worker.start(runtime, task)?);
     }
     Ok(running)
+}
+
+fn health_port(address: SocketAddr, template: &Template, stages: &watch::Receiver<Stage>) -> Result<HealthPort, Error> {
+    HealthPort::bind(address, View::of(template), stages.clone())
+        .map_err(|error| port_holder::explain(&HostAddress::Ip(address), Transport::Tcp, &error))
 }

@@ -19,8 +19,8 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(8);
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Settings {
-    /// `timeout`, `idle-timeout`, `cpu-time`, `max-connections`, `max-instance-reuse`, `max-instance-concurrency`,
-    /// `memory`, `limit`.
+    /// `timeout`, `idle-timeout`, `header-timeout`, `body-timeout`, `cpu-time`, `max-body`, `max-connections`,
+    /// `max-instances`, `max-instance-reuse`, `max-instance-concurrency`, `max-queue`, `memory`, `limit`.
     pub limits: Limits,
     /// `allow-net`: what the guest may connect or send to.
     pub outbound: Vec<Outbound>,
@@ -74,14 +74,19 @@ impl Settings {
     pub const NAMES: &'static [&'static str] = &[
         "allow-dns",
         "allow-net",
+        "body-timeout",
         "config",
         "cpu-time",
         "drain-timeout",
+        "header-timeout",
         "idle-timeout",
         "limit",
+        "max-body",
         "max-connections",
         "max-instance-concurrency",
         "max-instance-reuse",
+        "max-instances",
+        "max-queue",
         "memory",
         "restart",
         "timeout",
@@ -100,12 +105,14 @@ impl Settings {
                     self.outbound.push(rule.parse().map_err(Refusal::Wrong)?);
                 }
             }
+            "body-timeout" => self.limits.body_timeout = time(value)?,
             "config" => match value.split_once('=') {
                 Some((name, value)) if !name.is_empty() => {
                     self.config.insert(name.to_owned(), value.to_owned());
                 }
                 _ => return Err(wrong("it is NAME=VALUE")),
             },
+            "header-timeout" => self.limits.header_timeout = time(value)?,
             "cpu-time" => self.limits.cpu_time = Some(time(value)?),
             "drain-timeout" => {
                 self.drain_timeout = match time(value)? {
@@ -116,13 +123,16 @@ impl Settings {
             }
             "idle-timeout" => self.limits.idle_timeout = time(value)?,
             "limit" => self.set_limit(value)?,
+            "max-body" => self.limits.body_bytes = size(value)?,
             "max-connections" => self.limits.connections = count(value)?,
             "max-instance-concurrency" => self.limits.instance_concurrency = count(value)?,
             "max-instance-reuse" => self.limits.instance_reuse = Some(count(value)?),
-            "memory" => {
-                self.limits.memory_bytes =
-                    bytes(value).ok_or_else(|| wrong("it is a number with k, m or g behind it"))?;
-            }
+            "max-instances" => self.limits.instances = count(value)?,
+            "max-queue" => match value.parse() {
+                Ok(most) => self.limits.queue = most,
+                Err(_) => return Err(wrong("it is a number")),
+            },
+            "memory" => self.limits.memory_bytes = size(value)?,
             "restart" => {
                 self.restart = match value {
                     "no" => Restart::No,
@@ -189,6 +199,10 @@ fn time(text: &str) -> Result<Duration, Refusal> {
         Some(millis) => Ok(Duration::from_millis(millis)),
         None => Err(wrong("it is a number with ms, s, m or h")),
     }
+}
+
+fn size(text: &str) -> Result<usize, Refusal> {
+    bytes(text).ok_or_else(|| wrong("it is a number with k, m or g behind it"))
 }
 
 /// A number with an optional `k`, `m`, `g` (powers of 1024), and `b` or `ib` behind that.

@@ -76,6 +76,7 @@ pub struct WorkerStatus {
 }
 
 /// What a status is made of. Not the whole [`Template`], whose streams end with the last guest.
+#[derive(Clone)]
 pub(crate) struct View {
     published: Arc<Published>,
     gate: Arc<Gate>,

@@ -14,12 +14,14 @@ use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::{FsPerms, WasiCtxBuilder};
 use wasmtime_wasi_config::WasiConfigVariables;
 
+use crate::access_log::Log;
 use crate::connection_limits::Watchman;
 use crate::dialect::wasi;
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::guest::{Generation, Guest, Setup};
 use crate::health::Health;
+use crate::ingress::Ingress;
 use crate::instance::{self, Outcome};
 use crate::journal::Journal;
 use crate::lane::Lanes;
@@ -30,7 +32,7 @@ use crate::net::{Endpoint, Network};
 use crate::outgoing::{Trust, Way};
 use crate::policy::Gate;
 use crate::program::Program;
-use crate::serving::{Requests, Site};
+use crate::serving::{Inbound, Requests, Site};
 use crate::spelling::option;
 use crate::stage::Stage;
 use crate::stdio::{Stdio, StdioTarget};
@@ -95,6 +97,9 @@ pub(crate) struct Template {
     pub(crate) trust: Arc<Trust>,
     pub(crate) config: Arc<WasiConfigVariables>,
     pub(crate) journal: Arc<Journal>,
+    pub(crate) ingress: Option<Arc<Ingress>>,
+    pub(crate) access_log: Option<Arc<Log>>,
+    pub(crate) x_forwarded: bool,
     /// Of each worker.
     pub(crate) health: Arc<[Health]>,
 }
@@ -134,7 +139,14 @@ impl Template {
         let template = Arc::clone(self);
         let make = Box::new(move || template.make(template.setup(&stdio, &way, worker)?));
         let name = thread_name(&self.name);
-        Ok(Site::new(&self.engine, requests, &self.limits, name, stage.clone(), make))
+        let inbound = Inbound {
+            published: Arc::clone(&self.published),
+            worker,
+            ingress: self.ingress.clone(),
+            log: self.access_log.clone(),
+            x_forwarded: self.x_forwarded,
+        };
+        Ok(Site::new(&self.engine, requests, &self.limits, name, stage.clone(), inbound, make))
     }
 
     /// The way out of guests on one event loop, which keeps their connections.

@@ -49,6 +49,7 @@ fn every_limit_is_set_by_its_name() {
         limits.subscriptions.try_into().expect("it is small"),
     ];
     assert_eq!(set, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]);
+    assert_eq!((limits.header_lines, limits.body_bytes), (14, 15));
     assert!(!limits.set("memory", 1));
     for name in ["iovecs", "subscriptions"] {
         assert!(limits.set(name, u32::MAX.into()));

@@ -66,6 +66,11 @@ impl Connections {
         self.held() < self.most
     }
 
+    /// Whether its guest may accept another.
+    pub(crate) fn may_open(&self) -> bool {
+        self.open() < self.most
+    }
+
     /// Counts one more, even above the most: whoever asks for it looks first.
     pub(crate) fn permit(self: &Arc<Self>) -> Permit {
         // In one order with the closing of ports, of which it is the other half.

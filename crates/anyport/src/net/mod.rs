@@ -8,6 +8,7 @@ pub(crate) mod inlet;
 mod os;
 pub(crate) mod poller;
 pub(crate) mod port;
+pub(crate) mod proxy;
 pub(crate) mod published;
 pub(crate) mod queue;
 pub(crate) mod resolve;
@@ -121,6 +122,16 @@ impl Network {
     }
 }
 
+/// A listener at an address of the host that no guest has to do with.
+pub(crate) fn listen_at(address: SocketAddr, backlog: u32) -> io::Result<Endpoint> {
+    let listener = Network::Os.open(Family::of(&address), Transport::Tcp)?;
+    // A restarted server must get its port back from connections in TIME_WAIT.
+    listener.set_option(SocketOption::ReuseAddress(true))?;
+    listener.bind(address)?;
+    listener.listen(backlog)?;
+    Ok(listener)
+}
+
 /// Whether there is IPv6 here: sockets of it may be opened, and bound.
 pub(crate) fn has_ipv6() -> bool {
     let bound = || os::Endpoint::open(Family::Inet6, Transport::Tcp)?.bind(Family::Inet6.unspecified());
@@ -151,6 +162,12 @@ impl Endpoint {
     /// One end of a stream that is connected already: a Unix socket.
     pub(crate) fn from_stream(socket: OwnedFd) -> io::Result<Self> {
         os::Endpoint::from_stream(socket).map(Self::Os)
+    }
+
+    /// Both ends of a connection within this process.
+    pub(crate) fn pair() -> io::Result<(Self, Self)> {
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+        Ok((Self::from_stream(ours.into())?, Self::from_stream(theirs.into())?))
     }
 
     /// A Unix socket that is bound to a path, to be listened on as if over TCP.
@@ -204,11 +221,19 @@ impl Endpoint {
     /// with itself.
     pub(crate) fn accept_for_guest(&self) -> io::Result<(Self, SocketAddr, Option<Permit>)> {
         match self {
-            Self::Inlet(inlet) => {
-                let Arrival { stream, peer, permit } = inlet.accept()?;
+            Self::Inlet(_) => {
+                let Arrival { stream, peer, permit, .. } = self.accept_arrival()?;
                 Ok((stream, peer, Some(permit)))
             }
             listener => listener.accept().map(|(stream, peer)| (stream, peer, None)),
+        }
+    }
+
+    /// The next pending connection of a public port.
+    pub(crate) fn accept_arrival(&self) -> io::Result<Arrival> {
+        match self {
+            Self::Inlet(inlet) => inlet.accept(),
+            Self::Os(_) | Self::Simulated(_) => Err(Errno::OPNOTSUPP.into()),
         }
     }
 
@@ -266,6 +291,14 @@ impl Endpoint {
 
     pub(crate) fn option(&self, name: OptionName) -> io::Result<SocketOption> {
         on_either!(self, endpoint => endpoint.option(name), inlet inlet => inlet.option(name))
+    }
+
+    /// Ready when the other end is closed, in both directions. Of connections within this process.
+    pub(crate) fn poll_hangup(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Os(endpoint) => endpoint.poll_hangup(context),
+            Self::Simulated(_) | Self::Inlet(_) => Poll::Pending,
+        }
     }
 
     /// Whether the next call in this direction will not be refused with `WouldBlock`; else the task

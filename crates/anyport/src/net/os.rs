@@ -266,6 +266,18 @@ impl Endpoint {
         }
     }
 
+    /// Uses up what the poller knows of the direction: for a socket that is [`Endpoint::renewed`], and used for
+    /// nothing else.
+    pub(super) fn poll_hangup(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            let mut guard = ready!(cached(self.poller()?, context, Interest::Write))?;
+            if self.hung_up() {
+                return Poll::Ready(Ok(()));
+            }
+            guard.clear_ready();
+        }
+    }
+
     /// Makes the syscall if the direction is not known to refuse it, and learns from the outcome.
     fn attempt<R>(
         &self, interest: Interest, mut call: impl FnMut(BorrowedFd<'_>) -> rustix::io::Result<(R, After)>,

@@ -44,6 +44,8 @@ pub(super) struct Shared {
     /// The connections of each worker, and those that none has been given yet.
     pub(super) workers: Vec<Arc<Connections>>,
     pub(super) unassigned: Arc<Connections>,
+    /// The front takes connections, and feeds the workers.
+    pub(super) fed: bool,
     pub(super) changed: Arc<Notify>,
     pub(super) on_listen: Option<OnListen>,
 }
@@ -63,8 +65,9 @@ pub(crate) struct Port {
     forgotten: AtomicBool,
     /// For each worker.
     queues: Vec<Queue>,
-    /// Those that the front has not given to a worker yet; of a single worker, none.
+    /// Those that the front has not given to a worker yet; none where there is no front.
     unassigned: Queue,
+    fed: bool,
     changed: Arc<Notify>,
     on_listen: Option<OnListen>,
 }
@@ -145,7 +148,7 @@ impl Port {
         shared: &Shared, publish: Publish, origin: Origin, stay: Stay,
     ) -> Result<Self, (Publish, io::Error)> {
         let (inherited, closed) = (matches!(origin, Origin::Inherited(_)), matches!(origin, Origin::Closed));
-        let Shared { network, workers, unassigned, changed, on_listen } = shared;
+        let Shared { network, workers, unassigned, fed, changed, on_listen } = shared;
         let mut state = State { unix: None, host: Host::Closed, guests: vec![Side::Away; workers.len()], told: false };
         match origin {
             Origin::Inherited(endpoint) => state.host = Host::Listening(Arc::new(endpoint)),
@@ -174,6 +177,7 @@ impl Port {
             forgotten: AtomicBool::new(false),
             queues: workers.iter().map(Queue::new).collect(),
             unassigned: Queue::new(unassigned),
+            fed: *fed,
             changed: Arc::clone(changed),
             on_listen: on_listen.clone(),
         })
@@ -230,11 +234,11 @@ impl Port {
 
     /// Where connections come in: to the front, or straight to the only worker.
     pub(super) fn entrance(&self) -> &Queue {
-        if let [only] = &self.queues[..] { only } else { &self.unassigned }
+        if self.fed { &self.unassigned } else { &self.queues[0] }
     }
 
     /// Those that no worker has been given yet.
-    pub(super) fn unassigned(&self) -> &Queue {
+    pub(crate) fn unassigned(&self) -> &Queue {
         &self.unassigned
     }
 
@@ -294,8 +298,7 @@ impl Port {
         }
         self.bind_anew(&mut state)?;
         let direct = match &state.host {
-            // With several workers the front takes the connections, and feeds them.
-            Host::Bound(host) | Host::Listening(host) if self.queues.len() == 1 => {
+            Host::Bound(host) | Host::Listening(host) if !self.fed => {
                 Some(host.renewed()?.map_or_else(|| Arc::clone(host), Arc::new))
             }
             _ => None,
@@ -401,7 +404,7 @@ impl Port {
                 return;
             }
             state.guests[worker] = side;
-            if self.queues.len() > 1 {
+            if self.fed {
                 for arrival in self.queues[worker].take() {
                     // Refused when no worker is left to serve it.
                     let _ = self.unassigned.push(arrival);

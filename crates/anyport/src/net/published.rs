@@ -5,6 +5,7 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -40,12 +41,12 @@ pub(crate) struct Published {
 
 impl Published {
     /// Binds every port, so that a taken one is known before a guest starts. The first `handed` ones are
-    /// handed over, and listen at once.
+    /// handed over, and listen at once. With `fed`, connections come from the front, also for a single worker.
     ///
     /// # Errors
     /// The first port that cannot be had, and why.
     pub(crate) fn reserve(
-        network: &Network, ports: Vec<(Publish, Origin)>, handed: usize, workers: usize, most: usize,
+        network: &Network, ports: Vec<(Publish, Origin)>, handed: usize, workers: usize, most: usize, fed: bool,
         on_listen: Option<&OnListen>,
     ) -> Result<Self, (Publish, io::Error)> {
         let (all, changed) = (Arc::new(All::default()), Arc::new(Notify::new()));
@@ -53,6 +54,7 @@ impl Published {
             network: network.clone(),
             workers: (0..workers).map(|_| Connections::new(most, &all)).collect(),
             unassigned: Connections::new(usize::MAX, &all),
+            fed,
             changed: Arc::clone(&changed),
             on_listen: on_listen.cloned(),
         };
@@ -187,11 +189,24 @@ impl Published {
         self.least_loaded(&port.lock()).is_some()
     }
 
-    /// Gives the next connection of a port to the worker with the fewest.
+    /// Waits until a worker may accept another connection.
+    pub(crate) async fn room(&self, worker: usize) {
+        loop {
+            let mut ended = pin!(self.all.ended.notified());
+            ended.as_mut().enable();
+            if self.connections(worker).may_open() {
+                return;
+            }
+            ended.await;
+        }
+    }
+
+    /// Gives the next connection of a port to the worker with the fewest. One that is raw is given back with
+    /// `enters`: it is the caller's to let in.
     ///
     /// # Errors
     /// `WouldBlock` if there is none, or nobody has room for it.
-    pub(crate) fn feed(&self, port: &Port) -> io::Result<()> {
+    pub(crate) fn feed(&self, port: &Port, enters: bool) -> io::Result<Option<Arrival>> {
         // Held until it is given: a worker whose guest ends meanwhile gives it back.
         let state = port.lock();
         let worker = self.least_loaded(&state).ok_or(io::ErrorKind::WouldBlock)?;
@@ -202,7 +217,23 @@ impl Published {
             }
             _ => return Err(io::ErrorKind::WouldBlock.into()),
         };
-        port.queue(worker).push(arrival).map_err(|_| io::ErrorKind::ConnectionRefused.into())
+        if enters && arrival.is_raw {
+            return Ok(Some(arrival));
+        }
+        match port.queue(worker).push(arrival) {
+            Ok(()) => Ok(None),
+            Err(_) => Err(io::ErrorKind::ConnectionRefused.into()),
+        }
+    }
+
+    /// Lets a connection in, for whichever worker has room for it.
+    ///
+    /// # Errors
+    /// Nobody will serve the port any more.
+    pub(crate) fn admit(&self, port: &Port, arrival: Arrival) -> io::Result<()> {
+        port.entrance().push(arrival).map_err(|_| io::ErrorKind::ConnectionRefused)?;
+        self.changed.notify_waiters();
+        Ok(())
     }
 
     /// A connection of this program to a port of the guest.
@@ -219,11 +250,8 @@ impl Published {
             return Err(io::ErrorKind::ConnectionRefused.into());
         }
         let (ours, theirs) = UnixStream::pair()?;
-        let entrance = port.entrance();
         let (stream, peer) = (Endpoint::from_stream(theirs.into())?, super::os::LOCAL_PEER);
-        let arrival = Arrival { stream, peer, permit: entrance.permit() };
-        entrance.push(arrival).map_err(|_| io::ErrorKind::ConnectionRefused)?;
-        self.changed.notify_waiters();
+        self.admit(port, Arrival { stream, peer, permit: port.entrance().permit(), is_raw: false })?;
         Ok(ours)
     }
 
@@ -300,7 +328,7 @@ mod tests {
     use crate::net::port::Claim;
 
     fn published(workers: usize) -> Published {
-        let published = Published::reserve(&Network::Os, Vec::new(), 0, workers, 10, None);
+        let published = Published::reserve(&Network::Os, Vec::new(), 0, workers, 10, workers > 1, None);
         published.unwrap_or_else(|(_, error)| panic!("{error}"))
     }
 

@@ -15,13 +15,15 @@ pub(crate) struct Arrival {
     pub(crate) stream: Endpoint,
     pub(crate) peer: SocketAddr,
     pub(crate) permit: Permit,
+    /// It comes from outside, as it is: what the front does with a connection is still to be done.
+    pub(crate) is_raw: bool,
 }
 
 impl Arrival {
     /// The next one at a listener. Its permit is older than it, so that a server that drains does not miss it.
     pub(crate) fn accept(listener: &Endpoint, permit: Permit) -> io::Result<Self> {
         let (stream, peer) = listener.accept()?;
-        Ok(Self { stream, peer, permit })
+        Ok(Self { stream, peer, permit, is_raw: true })
     }
 }
 

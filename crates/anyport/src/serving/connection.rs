@@ -1,28 +1,29 @@
 //! One connection: HTTP/1.1 or HTTP/2, its time limits, its end.
 
 use std::io::{self, IoSlice};
-use std::net::SocketAddr;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
 use http::Request;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
+use slab::Slab;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use wasmtime_wasi_http::p2::bindings::http::types::Scheme;
 
 use super::alarm::Alarm;
-use super::{Site, request};
+use super::{Site, admission};
+use crate::ingress::{Client, Connection};
+use crate::net::queue::Arrival;
 use crate::net::stream::Stream;
 
 /// Requests of one HTTP/2 connection at a time: what RFC 9113 advises at least (section 6.5.2).
 const STREAMS: u32 = 100;
-
-/// Bytes of a message's head, and header lines in it: half and twice what nginx and Apache take.
-const HEADERS: usize = 128;
 
 /// What passes on a connection, for its time limits.
 pub(super) struct Pulse {
@@ -33,34 +34,51 @@ pub(super) struct Pulse {
     begun: AtomicBool,
     /// The peer does not take what is sent.
     stuck: AtomicBool,
+    /// Answers of HTTP/2 under way, with since when the client owes to take what there is of them.
+    owed: Mutex<Slab<Option<Instant>>>,
+    /// Set while there is one.
+    owes: Alarm,
+    client: Client,
     site: Arc<Site>,
 }
 
 /// A request is being answered for as long as this is held.
 pub(super) struct Asked(Arc<Pulse>);
 
-/// Serves a connection to its end.
-pub(super) async fn serve(site: Arc<Site>, stream: Stream, peer: SocketAddr) {
-    let alarm = site.alarms.alarm();
-    // The first head is awaited like the rest of one: who only connects gets no longer.
-    alarm.set(site.limits.header_timeout);
-    let pulse = Arc::new(Pulse {
-        alarm,
-        asked: AtomicU32::new(0),
-        begun: AtomicBool::new(true),
-        stuck: AtomicBool::new(false),
-        site: Arc::clone(&site),
-    });
+/// An answer of HTTP/2 is under way for as long as this is held.
+pub(super) struct Taking {
+    pulse: Arc<Pulse>,
+    place: usize,
+}
+
+/// Lets a connection in, and serves it to its end.
+pub(super) async fn serve(site: Arc<Site>, arrival: Arrival) {
+    let Arrival { stream, peer, permit, is_raw } = arrival;
+    match &site.inbound.ingress {
+        Some(ingress) if is_raw => match ingress.enter(stream, peer, Some(permit)).await {
+            Ok((connection, client)) => exchange(&site, connection, client).await,
+            Err(error) => tracing::debug!("the connection of {peer} was refused: {error}"),
+        },
+        _ => {
+            let connection = Connection::Plain(Stream::new(stream, Some(permit)));
+            exchange(&site, connection, Client { peer, is_secure: false }).await;
+        }
+    }
+}
+
+/// Requests and answers, until there is no other.
+async fn exchange(site: &Arc<Site>, stream: Connection, client: Client) {
+    let pulse = Pulse::new(site, client);
     let io = TokioIo::new(Watched { stream, pulse: Arc::clone(&pulse) });
     let answer = {
-        let (site, pulse) = (Arc::clone(&site), Arc::clone(&pulse));
-        service_fn(move |request: Request<Incoming>| request::answer(Arc::clone(&site), Asked::new(&pulse), request))
+        let (site, pulse) = (Arc::clone(site), Arc::clone(&pulse));
+        service_fn(move |request: Request<Incoming>| admission::admit(Arc::clone(&site), Asked::new(&pulse), request))
     };
-    let builder = builder(&site);
+    let builder = builder(site);
     let mut connection = pin!(builder.serve_connection(io, answer));
     let mut graceful = false;
     let ended = std::future::poll_fn(|context| {
-        if pulse.alarm.poll_rung(context).is_ready() {
+        if pulse.alarm.poll_rung(context).is_ready() || pulse.poll_untaken(context).is_ready() {
             return Poll::Ready(None);
         }
         if !graceful && site.drains() {
@@ -69,6 +87,7 @@ pub(super) async fn serve(site: Arc<Site>, stream: Stream, peer: SocketAddr) {
         }
         connection.as_mut().poll(context).map(Some)
     });
+    let peer = client.peer;
     match ended.await {
         Some(Ok(())) => {}
         // Who it was cannot be told from what it sent.
@@ -77,9 +96,10 @@ pub(super) async fn serve(site: Arc<Site>, stream: Stream, peer: SocketAddr) {
     }
 }
 
+/// A client that closes its side has left, as nginx and others see it: its instance is free at once.
 fn builder(site: &Site) -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().max_headers(HEADERS).max_buf_size(site.limits.header_bytes.max(8192));
+    builder.http1().max_headers(site.limits.header_lines).max_buf_size(site.limits.header_bytes.max(8192));
     builder
         .http2()
         .max_concurrent_streams(STREAMS)
@@ -94,6 +114,38 @@ impl Asked {
         }
         Self(Arc::clone(pulse))
     }
+
+    /// Whose request it is.
+    pub(super) fn client(&self) -> Client {
+        self.0.client
+    }
+
+    /// The scheme that the client has used.
+    pub(super) fn scheme(&self) -> Scheme {
+        if self.0.client.is_secure { Scheme::Https } else { Scheme::Http }
+    }
+
+    /// Its answer, of which nothing is owed yet.
+    pub(super) fn taking(&self) -> Taking {
+        let place = self.0.owed().insert(None);
+        Taking { pulse: Arc::clone(&self.0), place }
+    }
+}
+
+impl Taking {
+    /// Notes whether the client is to take something of the answer, from now on.
+    pub(super) fn is_owed(&self, is_owed: bool) {
+        self.pulse.owed()[self.place] = is_owed.then(Instant::now);
+        if is_owed && !self.pulse.owes.is_set() {
+            self.pulse.owes.set(self.pulse.site.limits.timeout);
+        }
+    }
+}
+
+impl Drop for Taking {
+    fn drop(&mut self) {
+        self.pulse.owed().remove(self.place);
+    }
 }
 
 impl Drop for Asked {
@@ -106,6 +158,39 @@ impl Drop for Asked {
 }
 
 impl Pulse {
+    fn new(site: &Arc<Site>, client: Client) -> Arc<Self> {
+        let alarm = site.alarms.alarm();
+        // The first head is awaited like the rest of one: who only connects gets no longer.
+        alarm.set(site.limits.header_timeout);
+        Arc::new(Self {
+            alarm,
+            asked: AtomicU32::new(0),
+            begun: AtomicBool::new(true),
+            stuck: AtomicBool::new(false),
+            owed: Mutex::default(),
+            owes: site.alarms.alarm(),
+            client,
+            site: Arc::clone(site),
+        })
+    }
+
+    /// Ready when the client has left an answer untaken for too long.
+    fn poll_untaken(&self, context: &mut Context<'_>) -> Poll<()> {
+        while self.owes.poll_rung(context).is_ready() {
+            let timeout = self.site.limits.timeout;
+            let Some(since) = self.owed().iter().filter_map(|(_, since)| *since).min() else { continue };
+            match timeout.checked_sub(since.elapsed()) {
+                None | Some(Duration::ZERO) => return Poll::Ready(()),
+                Some(left) => self.owes.set(left),
+            }
+        }
+        Poll::Pending
+    }
+
+    fn owed(&self) -> MutexGuard<'_, Slab<Option<Instant>>> {
+        self.owed.lock().expect("no panic while held")
+    }
+
     /// Bytes of the peer have come.
     fn received(&self) {
         if self.asked.load(Ordering::Relaxed) == 0 && !self.begun.swap(true, Ordering::Relaxed) {
@@ -131,7 +216,7 @@ impl Pulse {
 
 /// A stream whose traffic is noted.
 struct Watched {
-    stream: Stream,
+    stream: Connection,
     pulse: Arc<Pulse>,
 }
 
@@ -167,7 +252,10 @@ impl AsyncWrite for Watched {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
+        // TLS holds bytes back that the peer does not take.
+        let polled = Pin::new(&mut self.stream).poll_flush(context);
+        self.pulse.sent(polled.is_ready());
+        polled
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

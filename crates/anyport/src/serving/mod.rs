@@ -3,6 +3,7 @@
 //! Each worker is a thread with its own connections, and answers their requests there: the guest runs within the
 //! task of the connection, so that a request of a guest that does not wait costs no task and no switch.
 
+mod admission;
 mod alarm;
 mod answer;
 mod call;
@@ -10,6 +11,8 @@ mod connection;
 mod kept;
 mod request;
 mod reuse;
+mod sanity;
+mod upload;
 
 use std::fmt;
 use std::future::poll_fn;
@@ -22,12 +25,14 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use self::alarm::Alarms;
 use self::kept::Kept;
 use self::reuse::Instances;
+use crate::access_log::Log;
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::guest::Guest;
+use crate::ingress::Ingress;
 use crate::instance::Outcome;
 use crate::limits::Limits;
-use crate::net::stream::Stream;
+use crate::net::published::Published;
 use crate::net::{Endpoint, Interest};
 use crate::program::Handler;
 use crate::stage::Stage;
@@ -45,6 +50,16 @@ pub(crate) struct Requests {
 /// Makes a guest for an instance.
 pub(crate) type MakeGuest = Box<dyn Fn() -> Result<Guest, Error> + Send + Sync>;
 
+/// How connections come to a worker.
+pub(crate) struct Inbound {
+    pub(crate) published: Arc<Published>,
+    pub(crate) worker: usize,
+    pub(crate) ingress: Option<Arc<Ingress>>,
+    pub(crate) log: Option<Arc<Log>>,
+    /// Guests are told of their clients.
+    pub(crate) x_forwarded: bool,
+}
+
 /// One worker.
 pub(crate) struct Site {
     pub(crate) engine: Arc<Engine>,
@@ -53,6 +68,7 @@ pub(crate) struct Site {
     /// What its threads are called.
     pub(crate) name: String,
     pub(crate) stage: watch::Receiver<Stage>,
+    inbound: Inbound,
     make: MakeGuest,
     alarms: Arc<Alarms>,
     drains: AtomicBool,
@@ -113,15 +129,16 @@ impl Drop for Waits<'_> {
 impl Site {
     pub(crate) fn new(
         engine: &Arc<Engine>, requests: &Arc<Requests>, limits: &Arc<Limits>, name: String,
-        stage: watch::Receiver<Stage>, make: MakeGuest,
+        stage: watch::Receiver<Stage>, inbound: Inbound, make: MakeGuest,
     ) -> Arc<Self> {
-        let shortest = limits.timeout.min(limits.idle_timeout).min(limits.header_timeout);
+        let shortest = limits.timeout.min(limits.idle_timeout).min(limits.header_timeout).min(limits.body_timeout);
         Arc::new(Self {
             engine: Arc::clone(engine),
             requests: Arc::clone(requests),
             limits: Arc::clone(limits),
             name,
             stage,
+            inbound,
             make,
             alarms: Alarms::new(shortest),
             drains: AtomicBool::new(false),
@@ -153,9 +170,12 @@ impl Site {
     /// Takes the connections of a listener, one after the other.
     async fn accept(self: Arc<Self>, listener: Endpoint) {
         loop {
-            match listener.accept_for_guest() {
-                Ok((stream, peer, permit)) => {
-                    tokio::spawn(connection::serve(Arc::clone(&self), Stream::new(stream, permit), peer));
+            // Others wait in the kernel's backlog.
+            self.inbound.published.room(self.inbound.worker).await;
+            match listener.accept_arrival() {
+                Ok(mut arrival) => {
+                    arrival.permit.accept();
+                    tokio::spawn(connection::serve(Arc::clone(&self), arrival));
                 }
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
                     // What is wrong with a listener, the next look at it says.

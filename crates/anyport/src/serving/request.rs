@@ -8,15 +8,14 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, HOST};
-use http::uri::{Authority, Scheme, Uri};
-use http::{Method, Request, Response, StatusCode};
+use http::uri::{self, Authority};
+use http::{Method, Request, Response, StatusCode, Uri};
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use wasmtime::Store;
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
-use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme as Scheme02};
+use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
 use wasmtime_wasi_http::p3::bindings::ServicePre;
 use wasmtime_wasi_http::p3::bindings::http::types::ErrorCode as ErrorCode03;
 use wasmtime_wasi_http::{Error, WasiBody, WasiHttpView};
@@ -26,6 +25,7 @@ use super::call::Call;
 use super::connection::Asked;
 use super::kept::Instance;
 use super::reuse::{self, Reply};
+use super::upload::Upload;
 use super::{RequestId, Site, tell_end};
 use crate::guest::Guest;
 use crate::instance::{self, Neighbours, Outcome};
@@ -37,9 +37,8 @@ type Head = Result<Response<WasiBody>, ErrorCode>;
 
 /// Answers a request; whatever happens, there is an answer.
 pub(super) async fn answer(
-    site: Arc<Site>, asked: Asked, request: Request<Incoming>,
+    site: Arc<Site>, id: RequestId, asked: Asked, request: Request<Upload>,
 ) -> Result<Response<Answer>, Infallible> {
-    let id = site.next_id();
     let outcome = match &site.requests.handler {
         Handler::Of02(handler) => answer_02(&site, handler, id, asked, request).await,
         Handler::Of03(handler) => answer_03(&site, handler, id, asked, request).await,
@@ -134,7 +133,7 @@ macro_rules! blame {
 
 /// Lets an instance of its own work on a request until it answers.
 async fn answer_02(
-    site: &Arc<Site>, handler: &ProxyPre<Guest>, id: RequestId, asked: Asked, request: Request<Incoming>,
+    site: &Arc<Site>, handler: &ProxyPre<Guest>, id: RequestId, asked: Asked, request: Request<Upload>,
 ) -> Result<Response<Answer>, Refused> {
     let source = match site.kept.take() {
         Some(instance) => Source::Kept(Box::new(instance)),
@@ -147,7 +146,7 @@ async fn answer_02(
     let bodiless = request.method() == Method::HEAD;
     let pace = source.guest().busy.pace();
     let (tell, mut head) = oneshot::channel();
-    let life = Box::pin(work(Arc::clone(site), handler.clone(), source, request, tell));
+    let life = Box::pin(work(Arc::clone(site), handler.clone(), source, asked.scheme(), request, tell));
     let mut call = Call::new(life, pace, site);
     let alarm = site.alarms.alarm();
     alarm.set(site.limits.timeout);
@@ -170,13 +169,12 @@ async fn answer_02(
 
 /// Hands a request to an instance that answers others too.
 async fn answer_03(
-    site: &Arc<Site>, handler: &ServicePre<Guest>, id: RequestId, asked: Asked, request: Request<Incoming>,
+    site: &Arc<Site>, handler: &ServicePre<Guest>, id: RequestId, asked: Asked, request: Request<Upload>,
 ) -> Result<Response<Answer>, Refused> {
     let bodiless = request.method() == Method::HEAD;
     let alarm = site.alarms.alarm();
     alarm.set(site.limits.timeout);
-    let mut request = request.map(|body| body.map_err(Error::from).boxed_unsync());
-    complete(&mut request);
+    let request = located(request, &asked).map(BodyExt::boxed_unsync);
     let Reply { mut answer, waits } = reuse::hand(site, handler, id, request).await.ok_or(Refused::Crowded)?;
     let answered = poll_fn(|context| match Pin::new(&mut answer).poll(context) {
         Poll::Ready(Ok(answered)) => Poll::Ready(answered.map_err(|error| match error.downcast_ref() {
@@ -191,17 +189,18 @@ async fn answer_03(
     Ok(streamed(answered?, None, id, bodiless, asked, site))
 }
 
-/// Gives a request the scheme and the authority that its client did not name in its target.
-fn complete<B>(request: &mut Request<B>) {
-    let host = || request.headers().get(HOST).and_then(|host| Authority::try_from(host.as_bytes()).ok());
+/// The request with all that its guest asks of it in its target: a client leaves scheme and host to the connection
+/// and the Host line.
+fn located(mut request: Request<Upload>, asked: &Asked) -> Request<Upload> {
     let mut parts = request.uri().clone().into_parts();
-    parts.authority = parts.authority.or_else(host);
-    if parts.authority.is_some() {
-        parts.scheme = Some(Scheme::HTTP);
-    }
+    let host = request.headers().get(HOST).and_then(|host| Authority::try_from(host.as_bytes()).ok());
+    parts.authority = parts.authority.or(host);
+    parts.scheme = Some(if asked.client().is_secure { uri::Scheme::HTTPS } else { uri::Scheme::HTTP });
+    // It fails where there is no host at all: then it is as it came.
     if let Ok(uri) = Uri::from_parts(parts) {
         *request.uri_mut() = uri;
     }
+    request
 }
 
 /// Where an instance comes from.
@@ -221,7 +220,8 @@ impl Source {
 
 /// An instance's work on a request, after which it may be kept for the next.
 async fn work(
-    site: Arc<Site>, handler: ProxyPre<Guest>, source: Source, request: Request<Incoming>, tell: oneshot::Sender<Head>,
+    site: Arc<Site>, handler: ProxyPre<Guest>, source: Source, scheme: Scheme, request: Request<Upload>,
+    tell: oneshot::Sender<Head>,
 ) -> Outcome {
     let mut instance = match source {
         Source::Kept(instance) => *instance,
@@ -230,7 +230,7 @@ async fn work(
             Err(error) => return instance::outcome(&store, Err(error)),
         },
     };
-    let ended = handle(&mut instance, request, tell).await;
+    let ended = handle(&mut instance, scheme, request, tell).await;
     let outcome = instance::outcome(&instance.store, ended);
     instance.used += 1;
     let most = site.limits.instance_reuse.unwrap_or(1);
@@ -242,11 +242,10 @@ async fn work(
 
 /// Calls an instance's handler.
 async fn handle(
-    instance: &mut Instance, request: Request<Incoming>, tell: oneshot::Sender<Head>,
+    instance: &mut Instance, scheme: Scheme, request: Request<Upload>, tell: oneshot::Sender<Head>,
 ) -> wasmtime::Result<()> {
     let Instance { store, proxy, .. } = instance;
-    let request = request.map(|body| body.map_err(Error::from));
-    let request = store.data_mut().http().new_incoming_request(Scheme02::Http, request)?;
+    let request = store.data_mut().http().new_incoming_request(scheme, request)?;
     let answer = store.data_mut().http().new_response_outparam(tell)?;
     proxy.wasi_http_incoming_handler().call_handle(store, request, answer).await
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyport::simulated::Connection;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::client::TlsStream;
 
 use super::bytes::{assert_same, pattern};
 
@@ -173,6 +174,10 @@ impl Client {
             // It ends: these have no reset.
             Stream::Unix(stream) => drop(stream),
             Stream::Simulated(connection) => connection.reset(),
+            Stream::Tls(stream) => {
+                let (stream, _) = stream.into_inner();
+                rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO)).expect("every socket has it");
+            }
         }
     }
 }
@@ -182,6 +187,7 @@ pub(crate) enum Stream {
     Os(TcpStream),
     Unix(UnixStream),
     Simulated(Connection),
+    Tls(Box<TlsStream<TcpStream>>),
 }
 
 /// Forwards to the connection that this stream is.
@@ -198,6 +204,10 @@ macro_rules! on_any {
             }
             Stream::Simulated(stream) => {
                 let $stream = Pin::new(stream);
+                $call
+            }
+            Stream::Tls(stream) => {
+                let $stream = Pin::new(&mut **stream);
                 $call
             }
         }

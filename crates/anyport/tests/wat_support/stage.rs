@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock};
 
-use anyport::server::{Directory, Listener, StdioTarget};
+use anyport::server::{Directory, Front, Listener, StdioTarget};
 use anyport::simulated::Simulated;
 use anyport::{Artifact, Error, Limits, Listen, Policy, Publish, Runtime, Server};
 
@@ -28,6 +28,7 @@ pub(crate) struct Stage {
     stdout: StdioTarget,
     network: Option<Arc<Simulated>>,
     on_listen: Option<OnListen>,
+    front: Front,
 }
 
 impl Stage {
@@ -69,6 +70,7 @@ impl Stage {
             stdout: StdioTarget::Null,
             network: None,
             on_listen: None,
+            front: Front::default(),
         }
     }
 
@@ -136,6 +138,12 @@ impl Stage {
         self
     }
 
+    /// With this in front of it.
+    pub(crate) fn front(mut self, front: Front) -> Self {
+        self.front = front;
+        self
+    }
+
     /// On a simulated network.
     pub(crate) fn simulated(mut self, network: Arc<Simulated>) -> Self {
         self.network = Some(network);
@@ -148,7 +156,7 @@ impl Stage {
 
     pub(crate) fn try_start(self) -> Result<Puppet, Error> {
         let (ours, theirs) = UnixStream::pair().expect("a test may open descriptors");
-        let mut server = compiled(&self.rows).policy(self.policy).limits(self.limits).stdio(
+        let mut server = compiled(&self.rows).policy(self.policy).limits(self.limits).front(self.front).stdio(
             self.stdin,
             self.stdout,
             StdioTarget::Fd(theirs.into()),

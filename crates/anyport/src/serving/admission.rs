@@ -1,0 +1,168 @@
+//! What a request passes before a guest is called, and an answer on its way back: refusals, forwarded lines, limits,
+//! the access log.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::header::{CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, REFERER, USER_AGENT};
+use http::{Request, Response, StatusCode, Version};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use wasmtime_wasi_http::Error;
+
+use super::answer::{Answer, answer as say};
+use super::connection::{Asked, Taking};
+use super::upload::{TOO_LARGE_ANSWER, Upload};
+use super::{RequestId, Site, request, sanity};
+use crate::access_log::{Entry, Log};
+use crate::ingress::Client;
+
+/// What proxies tell of clients. Where we tell it, nobody else does.
+const FORWARDED: [&str; 6] =
+    ["forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-port", "x-forwarded-proto", "x-real-ip"];
+
+/// Answers a request; whatever happens, there is an answer.
+pub(super) async fn admit(
+    site: Arc<Site>, asked: Asked, mut request: Request<Incoming>,
+) -> Result<Response<Admitted>, Infallible> {
+    let id = site.next_id();
+    let client = asked.client();
+    let version = request.version();
+    let record = site.inbound.log.as_ref().map(|log| Box::new(Record::new(log, client, &request, id)));
+    let taking = (version >= Version::HTTP_2).then(|| asked.taking());
+    if request.uri().authority().is_none() && version == Version::HTTP_10 && !request.headers().contains_key(HOST) {
+        // Guests of wasi:http are told of one.
+        request.headers_mut().insert(HOST, HeaderValue::from_static("localhost"));
+    }
+    if site.inbound.x_forwarded {
+        forward(request.headers_mut(), client);
+    }
+    let answer = match refused(&site, request) {
+        Err((status, why)) => closing(say(status, why, id), version),
+        Ok(request) => {
+            let fate = request.body().fate();
+            let answer = request::answer(site, id, asked, request).await?;
+            match fate.and_then(|fate| fate.status()) {
+                // Whatever the guest has made of a body that failed.
+                Some((status, why)) => closing(say(status, why, id), version),
+                None => answer,
+            }
+        }
+    };
+    Ok(Admitted::wrap(answer, record, taking))
+}
+
+/// The request as a guest may have it, or what its client is told instead.
+fn refused(site: &Arc<Site>, request: Request<Incoming>) -> Result<Request<Upload>, (StatusCode, &'static str)> {
+    sanity::check(&request).map_err(|refusal| (refusal.status, refusal.why))?;
+    let request = request.map(|body| Upload::new(body, site));
+    if request.body().is_too_large() { Err(TOO_LARGE_ANSWER) } else { Ok(request) }
+}
+
+/// Nothing that follows on the connection is a request: who knows where it would begin.
+fn closing(mut answer: Response<Answer>, version: Version) -> Response<Answer> {
+    if version < Version::HTTP_2 {
+        answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    answer
+}
+
+/// Tells the guest whose request it is.
+fn forward(headers: &mut HeaderMap, client: Client) {
+    for name in FORWARDED {
+        headers.remove(name);
+    }
+    let scheme = if client.is_secure { "https" } else { "http" };
+    headers.insert(HeaderName::from_static("x-forwarded-proto"), HeaderValue::from_static(scheme));
+    if let Ok(peer) = HeaderValue::from_str(&client.peer.ip().to_canonical().to_string()) {
+        headers.insert(HeaderName::from_static("x-forwarded-for"), peer);
+    }
+}
+
+/// What is known of a request for the access log, which is told when it is dropped: then it is over.
+struct Record {
+    log: Arc<Log>,
+    entry: Entry,
+    began: Instant,
+}
+
+impl Record {
+    fn new(log: &Arc<Log>, client: Client, request: &Request<Incoming>, id: RequestId) -> Self {
+        let header = |name| request.headers().get(name).map(|value| value.as_bytes().to_vec());
+        let uri = request.uri();
+        let target = uri.path_and_query().map_or_else(|| uri.to_string(), ToString::to_string);
+        let host = uri.authority().map(|authority| authority.as_str().as_bytes().to_vec());
+        let entry = Entry {
+            peer: client.peer,
+            method: request.method().to_string(),
+            target,
+            version: match request.version() {
+                Version::HTTP_10 => "HTTP/1.0",
+                Version::HTTP_2 => "HTTP/2.0",
+                _ => "HTTP/1.1",
+            },
+            host: host.or_else(|| header(HOST)),
+            referrer: header(REFERER),
+            agent: header(USER_AGENT),
+            status: None,
+            bytes: 0,
+            took: std::time::Duration::ZERO,
+            id: id.to_string(),
+            is_secure: client.is_secure,
+        };
+        Self { log: Arc::clone(log), entry, began: Instant::now() }
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        self.entry.took = self.began.elapsed();
+        self.log.write(&self.entry);
+    }
+}
+
+/// An answer's body on its way to the client.
+pub(super) struct Admitted {
+    answer: Answer,
+    record: Option<Box<Record>>,
+    /// Of HTTP/2, where a client can leave an answer untaken, and the connection be at work all the same.
+    taking: Option<Taking>,
+}
+
+impl Admitted {
+    fn wrap(answer: Response<Answer>, mut record: Option<Box<Record>>, taking: Option<Taking>) -> Response<Self> {
+        if let Some(record) = &mut record {
+            record.entry.status = Some(answer.status().as_u16());
+        }
+        answer.map(|answer| Self { answer, record, taking })
+    }
+}
+
+impl Body for Admitted {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let polled = Pin::new(&mut self.answer).poll_frame(context);
+        if let Some(taking) = &self.taking {
+            // Asked for more: what there was is taken.
+            taking.is_owed(polled.is_ready());
+        }
+        if let (Poll::Ready(Some(Ok(frame))), Some(record)) = (&polled, &mut self.record) {
+            record.entry.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.answer.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.answer.size_hint()
+    }
+}

@@ -1,0 +1,128 @@
+//! The body of a request on its way to a guest: counted, and not awaited for ever.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::StatusCode;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use wasmtime_wasi_http::Error;
+
+use super::Site;
+use super::alarm::Alarm;
+
+/// A request's body.
+pub(super) struct Upload {
+    body: Incoming,
+    /// Bytes that may still come.
+    left: u64,
+    /// What it has come to; none for a request without a body.
+    fate: Option<Arc<Fate>>,
+    /// Set while the guest waits for bytes.
+    alarm: Option<Alarm>,
+    site: Arc<Site>,
+}
+
+/// What a body has come to, for whoever tells its client.
+#[derive(Debug, Default)]
+pub(super) struct Fate(AtomicU8);
+
+/// What a body has failed by.
+const TOO_LARGE: u8 = 1;
+const STALLED: u8 = 2;
+const MALFORMED: u8 = 3;
+
+impl Fate {
+    /// The status that the client is told in place of whatever the guest made of it, and why.
+    pub(super) fn status(&self) -> Option<(StatusCode, &'static str)> {
+        match self.0.load(Ordering::Relaxed) {
+            TOO_LARGE => Some(TOO_LARGE_ANSWER),
+            STALLED => Some((StatusCode::REQUEST_TIMEOUT, "the rest of the request did not come in time\n")),
+            MALFORMED => Some((StatusCode::BAD_REQUEST, "the request's body is not right\n")),
+            _ => None,
+        }
+    }
+}
+
+/// The answer to a body that is too large.
+pub(super) const TOO_LARGE_ANSWER: (StatusCode, &str) =
+    (StatusCode::PAYLOAD_TOO_LARGE, "the request's body is too large\n");
+
+impl Upload {
+    pub(super) fn new(body: Incoming, site: &Arc<Site>) -> Self {
+        let fate = (!body.is_end_stream()).then(Arc::default);
+        Self { body, left: site.limits.body_bytes as u64, fate, alarm: None, site: Arc::clone(site) }
+    }
+
+    /// Whether it says of itself that it is too large.
+    pub(super) fn is_too_large(&self) -> bool {
+        self.body.size_hint().lower() > self.left
+    }
+
+    pub(super) fn fate(&self) -> Option<Arc<Fate>> {
+        self.fate.clone()
+    }
+
+    fn fail(&self, fate: u8, error: Error) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        if let Some(known) = &self.fate {
+            known.0.store(fate, Ordering::Relaxed);
+        }
+        Poll::Ready(Some(Err(error)))
+    }
+
+    /// Rings when nothing has come for too long.
+    fn poll_stalled(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let alarm = self.alarm.get_or_insert_with(|| self.site.alarms.alarm());
+        let rung = alarm.poll_rung(context);
+        if rung.is_pending() && !alarm.is_set() {
+            alarm.set(self.site.limits.body_timeout);
+        }
+        rung
+    }
+
+    fn count(&mut self, frame: &Frame<Bytes>) -> bool {
+        let length = frame.data_ref().map_or(0, |data| data.len() as u64);
+        let left = self.left.checked_sub(length);
+        self.left = left.unwrap_or(0);
+        left.is_some()
+    }
+}
+
+impl Body for Upload {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        match Pin::new(&mut self.body).poll_frame(context) {
+            Poll::Pending => match self.poll_stalled(context) {
+                Poll::Ready(()) => self.fail(STALLED, Error::ConnectionReadTimeout),
+                Poll::Pending => Poll::Pending,
+            },
+            Poll::Ready(frame) => {
+                if let Some(alarm) = &self.alarm {
+                    alarm.unset();
+                }
+                match frame {
+                    Some(Ok(frame)) if self.count(&frame) => Poll::Ready(Some(Ok(frame))),
+                    Some(Ok(_)) => {
+                        let most = self.site.limits.body_bytes as u64;
+                        self.fail(TOO_LARGE, Error::HttpRequestBodySize(Some(most)))
+                    }
+                    Some(Err(error)) => self.fail(MALFORMED, error.into()),
+                    None => Poll::Ready(None),
+                }
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

@@ -1,0 +1,182 @@
+//! The limits of requests: how large, how slow, how many; and clients that leave.
+
+use std::time::{Duration, Instant};
+
+use tokio::io::AsyncWriteExt;
+
+use super::service::{Service, all, status, until};
+use crate::support::{Tested, within};
+
+/// Long enough for a machine with much else to do, between two bytes of a client that is not slow.
+const LIMIT: Duration = Duration::from_secs(2);
+
+#[tokio::test]
+async fn a_head_that_comes_slowly_ends() -> Tested {
+    let service = Service::with(|limits, _| limits.header_timeout = LIMIT);
+    let mut silent = service.connect().await?;
+    let mut slow = service.connect().await?;
+    let began = Instant::now();
+    within("sending", slow.write_all(b"GET /hello HTTP/1.1\r\n")).await?;
+    let (reading, mut writing) = slow.split();
+    let mut reading = reading;
+    // A byte now and then does not help.
+    let drip = async {
+        while writing.write_all(b"X").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::select! {
+        ended = all(&mut reading) => assert_eq!(status(&ended?), 0),
+        () = drip => {}
+    }
+    assert!(began.elapsed() >= LIMIT, "{:?}", began.elapsed());
+    assert_eq!(all(&mut silent).await?, "");
+    // Between two requests a connection may be quiet for longer.
+    let mut kept = service.connect().await?;
+    for _ in 0..2 {
+        within("sending", kept.write_all(b"GET /hello HTTP/1.1\r\nHost: a\r\n\r\n")).await?;
+        until(&mut kept, "Hello\n").await?;
+        tokio::time::sleep(LIMIT + LIMIT / 4).await;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_body_that_stalls_ends() -> Tested {
+    let service = Service::with(|limits, _| {
+        limits.body_timeout = LIMIT;
+        limits.instances = 1;
+    });
+    for head in ["Content-Length: 100\r\n\r\nabc", "Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"] {
+        let began = Instant::now();
+        let answer = service.send(format!("POST /hello HTTP/1.1\r\nHost: a\r\n{head}")).await?;
+        assert_eq!(status(&answer), 408, "{answer}");
+        assert!(began.elapsed() >= LIMIT, "{:?}", began.elapsed());
+        // Its instance is free again.
+        assert_eq!(status(&service.get("/hello").await?), 200);
+    }
+    // A body that goes on may take longer.
+    let mut steady = service.connect().await?;
+    within("sending", steady.write_all(b"POST /hello HTTP/1.1\r\nHost: a\r\nContent-Length: 12\r\n\r\n")).await?;
+    for byte in b"Bob Morane!!" {
+        tokio::time::sleep(LIMIT / 8).await;
+        within("sending", steady.write_all(&[*byte])).await?;
+    }
+    until(&mut steady, "Hello Bob Morane!!").await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_body_that_is_too_large_is_refused() -> Tested {
+    let mut service = Service::with(|limits, _| limits.body_bytes = 1000);
+    let post = |path: &str, length: usize| {
+        format!("POST {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n")
+            + &"a".repeat(length)
+    };
+    assert_eq!(status(&service.send(post("/hello", 1000)).await?), 200);
+    // What says so of itself calls no guest.
+    let answer = service.send(post("/stdout?text=called", 1001)).await?;
+    assert_eq!(status(&answer), 413, "{answer}");
+    assert_eq!(service.called().await?, [""; 0]);
+    // What does not is counted.
+    for (chunks, wanted) in [(10, 200), (11, 413)] {
+        let body = format!("64\r\n{}\r\n", "a".repeat(100)).repeat(chunks) + "0\r\n\r\n";
+        let head = "POST /hello HTTP/1.1\r\nHost: a\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n";
+        let answer = service.send(head.to_owned() + &body).await?;
+        assert_eq!(status(&answer), wanted, "{chunks}: {answer}");
+    }
+    // A client that asks first sends nothing.
+    let expects = "POST /hello HTTP/1.1\r\nHost: a\r\nContent-Length: 1001\r\nExpect: 100-continue\r\n\r\n";
+    assert_eq!(status(&service.send(expects).await?), 413);
+    Ok(())
+}
+
+#[tokio::test]
+async fn requests_wait_for_an_instance_and_no_more_than_may() -> Tested {
+    let service = Service::with(|limits, _| {
+        limits.instances = 1;
+        limits.queue = 1;
+    });
+    let mut busy = service.connect().await?;
+    within("sending", busy.write_all(b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\na")).await?;
+    until(&mut busy, "a").await?;
+    let mut waits = service.connect().await?;
+    within("sending", waits.write_all(b"GET /hello HTTP/1.1\r\nHost: a\r\n\r\n")).await?;
+    let refused = loop {
+        // It may come before the one that is to wait.
+        let answer = tokio::time::timeout(Duration::from_millis(500), service.get("/hello")).await;
+        match answer {
+            Ok(answer) => break answer?,
+            Err(_) => {}
+        }
+    };
+    assert_eq!(status(&refused), 503, "{refused}");
+    assert!(refused.to_lowercase().contains("retry-after: "), "{refused}");
+    within("sending", busy.write_all(b"bc")).await?;
+    until(&mut busy, "bc").await?;
+    until(&mut waits, "Hello\n").await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn connections_above_their_limit_wait() -> Tested {
+    for workers in [1, 2] {
+        let publish = vec!["0:8080".parse().expect("a port")];
+        let service = Service::of(workers, publish, |limits, _| limits.connections = 1);
+        let mut first = Vec::new();
+        for _ in 0..workers {
+            let mut stream = service.connect().await?;
+            within("sending", stream.write_all(b"GET /hello HTTP/1.1\r\nHost: a\r\n\r\n")).await?;
+            until(&mut stream, "Hello\n").await?;
+            first.push(stream);
+        }
+        let early = tokio::time::timeout(Duration::from_millis(200), service.get("/hello")).await;
+        assert!(early.is_err(), "{early:?}");
+        let next = service.get("/hello");
+        drop(first.pop());
+        assert_eq!(status(&next.await?), 200);
+    }
+    Ok(())
+}
+
+/// Whatever it was doing for its client, the instance is another's when that one has left.
+#[tokio::test]
+async fn a_client_that_leaves_frees_its_instance() -> Tested {
+    let service = Service::with(|limits, _| limits.instances = 1);
+    for (stage, request, seen) in [
+        ("the guest waits for the body", "POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nabc", "abc"),
+        ("before its answer", "GET /sleep?ms=600000 HTTP/1.1\r\nHost: a\r\n\r\n", ""),
+        ("it computes", "GET /loop HTTP/1.1\r\nHost: a\r\n\r\n", ""),
+        ("between two parts", "GET /stream?n=3&ms=600000 HTTP/1.1\r\nHost: a\r\n\r\n", "chunk 0"),
+        ("the answer is not taken", "GET /big?bytes=100000000 HTTP/1.1\r\nHost: a\r\n\r\n", "xxx"),
+    ] {
+        let mut client = service.connect().await?;
+        within("sending", client.write_all(request.as_bytes())).await?;
+        if seen.is_empty() {
+            // Until the guest has it, others are answered at once, or wait.
+            let busy = tokio::time::timeout(Duration::from_millis(500), service.get("/hello")).await;
+            drop(busy);
+        } else {
+            until(&mut client, seen).await?;
+        }
+        drop(client);
+        assert_eq!(status(&service.get("/hello").await?), 200, "{stage}");
+    }
+    Ok(())
+}
+
+/// A client that asks and does not read is let go, with its instance.
+#[tokio::test]
+async fn an_answer_that_is_not_taken_ends() -> Tested {
+    let service = Service::with(|limits, _| {
+        limits.instances = 1;
+        limits.timeout = LIMIT;
+    });
+    let mut client = service.connect().await?;
+    within("sending", client.write_all(b"GET /big?bytes=100000000 HTTP/1.1\r\nHost: a\r\n\r\n")).await?;
+    until(&mut client, "xxx").await?;
+    assert_eq!(status(&service.get("/hello").await?), 200);
+    // What is left of it is what was under way.
+    assert!(all(&mut client).await?.len() < 100_000_000);
+    Ok(())
+}

@@ -1,0 +1,80 @@
+//! The access log.
+
+use std::fs;
+use std::path::Path;
+
+use anyport::Policy;
+use anyport::server::{AccessLog, Front};
+use tokio::io::AsyncWriteExt;
+
+use super::service::{Service, until};
+use crate::support::{Guest, Tested, within};
+
+fn log(format: &str, file: &Path) -> AccessLog {
+    format!("{format}:{}", file.display()).parse().expect("a format")
+}
+
+/// The lines, once there are so many.
+async fn lines(file: &Path, count: usize) -> Tested<Vec<String>> {
+    within(format!("waiting for {count} lines"), async {
+        loop {
+            let text = fs::read_to_string(file)?;
+            if text.lines().count() >= count {
+                return Ok(text.lines().map(str::to_owned).collect());
+            }
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn each_request_is_a_line() -> Tested {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("log");
+    let service = Service::with(|_, front| front.access_log = Some(log("json", &file)));
+    service.get("/hello").await?;
+    service.send("GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n").await?;
+    service.get("/trap").await?;
+    let mut left = service.connect().await?;
+    within("sending", left.write_all(b"GET /stream?n=2&ms=600000 HTTP/1.1\r\nHost: a\r\n\r\n")).await?;
+    until(&mut left, "chunk 0").await?;
+    drop(left);
+    let told: Vec<serde_json::Value> =
+        lines(&file, 4).await?.iter().map(|line| serde_json::from_str(line).expect("it is JSON")).collect();
+    let brief: Vec<_> = told.iter().map(|line| (line["target"].as_str(), line["status"].as_u64())).collect();
+    let wanted = [("/hello", 200), ("/", 400), ("/trap", 500), ("/stream?n=2&ms=600000", 200)];
+    assert_eq!(brief, wanted.map(|(target, status)| (Some(target), Some(status))));
+    assert_eq!(
+        (&told[0]["bytes"], &told[0]["method"], &told[0]["host"]),
+        (&6.into(), &"GET".into(), &"localhost".into())
+    );
+    assert_eq!(told[0]["peer"].as_str().map(|peer| peer.starts_with("127.0.0.1:")), Some(true));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_line_cannot_be_forged() -> Tested {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("log");
+    let service = Service::with(|_, front| front.access_log = Some(log("combined", &file)));
+    let agent = "User-Agent: a\" \u{9b}2J\t127.0.0.1";
+    service.send(format!("GET /hello?x=\u{9b} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n{agent}\r\n\r\n")).await?;
+    let told = lines(&file, 1).await?;
+    let [line] = &told[..] else { panic!("{told:?}") };
+    assert!(!line.chars().any(char::is_control), "{line}");
+    assert!(line.starts_with("127.0.0.1 - - ["), "{line}");
+    Ok(())
+}
+
+#[test]
+fn what_cannot_be_done_is_explained() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut front = Front::default();
+    front.access_log = Some(log("json", &folder.path().join("missing/log")));
+    let policy = || Policy { publish: vec!["0:8080".parse().expect("a port")], ..Policy::default() };
+    let Err(error) = super::service::echo().policy(policy()).front(front.clone()).start() else { panic!("it starts") };
+    assert!(error.to_string().contains("cannot be opened"), "{error}");
+    let Err(error) = Guest::Wasmedge.server().policy(policy()).front(front).start() else { panic!("it starts") };
+    assert!(error.to_string().contains("reads its requests by itself"), "{error}");
+}
