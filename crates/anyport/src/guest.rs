@@ -579,7 +579,7 @@ pub(crate) mod tests {
     /// A guest with nothing but null streams.
     pub(crate) fn guest() -> Guest {
         let stdio = || Arc::new(Stdio::new(&StdioTarget::Null, 0).expect("null is always there"));
-        let published = Published::reserve(&Network::Os, Vec::new(), 0, 1, 1, None);
+        let published = Published::reserve(&Network::Os, Vec::new(), 0, 1, 1, false, None);
         let Ok(published) = published else { panic!("nothing to reserve") };
         let (gate, limits) = (Arc::new(Gate::new(Policy::default())), Arc::default());
         let (resolver, trust) = (Arc::default(), Arc::new(Trust::default()));
