@@ -86,6 +86,8 @@ fn help_of_run() {
               Let the guest connect to HOST[:PORT], a CIDR, `private`, `public` or `any` [alias: --net]
           --allow-dns
               Let the guest look up any name; without it, those that an --allow-net rule could be about
+          --ca-file <FILE>
+              Let the guest's HTTP requests trust the certificates of this PEM file too
 
     Files and environment:
       -v, --dir <HOST[:GUEST][:ro]>  Let the guest use a directory; `:ro` for reading only [alias:
@@ -93,6 +95,8 @@ fn help_of_run() {
       -e, --env <NAME[=VALUE]>       Set a variable of the guest's environment, or pass on one of ours
           --env-file <FILE>          Set the variables of a file: NAME=VALUE lines, # for comments
           --inherit-env              Pass our whole environment on
+          --config <NAME=VALUE>      Give the guest a value by `wasi:config`
+          --config-file <FILE>       Give it the values of a file: NAME=VALUE lines, # for comments
 
     Limits:
       -m, --memory <SIZE>          The most memory the guest may have, such as 64m or 1g
@@ -118,13 +122,20 @@ fn help_of_run() {
                                    iovecs, subscriptions, header-bytes, header-lines
 
     Workers:
-          --workers <N|cores>     How many instances of the guest serve, each on a core of its own: a
-                                  number, or `cores`. Each has a memory of its own: a guest that keeps
-                                  sessions or counters there must stay with one [default: 1]
-          --restart <WHEN>        When a guest is started again: `no`, `on-failure` (it failed after it
-                                  had begun to serve) or `always` [default: on-failure]
-          --drain-timeout <TIME>  After SIGTERM or SIGINT, how long the guest may take to finish what it
-                                  owes its clients; 0 for not at all [default: 8s]
+          --workers <N|cores>             How many instances of the guest serve, each on a core of its
+                                          own: a number, or `cores`. Each has a memory of its own: a
+                                          guest that keeps sessions or counters there must stay with
+                                          one. By default 1, and `cores` for wasi:http components
+          --max-instance-reuse <N>        Requests that one instance of a wasi:http component answers
+                                          before it is dropped: 1 by default for 0.2, 128 for 0.3. With
+                                          more, a request may find what another left in the guest's
+                                          memory
+          --max-instance-concurrency <N>  Requests that one instance of a wasi:http 0.3 component
+                                          answers at the same time: 16 by default
+          --restart <WHEN>                When a guest is started again: `no`, `on-failure` (it failed
+                                          after it had begun to serve) or `always` [default: on-failure]
+          --drain-timeout <TIME>          After SIGTERM or SIGINT, how long the guest may take to finish
+                                          what it owes its clients; 0 for not at all [default: 8s]
 
     Global options:
           --cache-dir <DIR>  Keep compiled modules in this folder [env: ANYPORT_CACHE_DIR]
