@@ -1,10 +1,10 @@
-//! Servers of plain preview1, which can open no socket: where the listener that they are handed listens.
+//! Servers that open no socket, or no fd: where the listener of plain preview1 listens, and components.
 
 use serde_json::json;
 
 use crate::support::container::Container;
 use crate::support::node::Suite;
-use crate::support::{Image, Node};
+use crate::support::{Image, Node, guest};
 
 fn listens(container: &Container<'_>, port: u16) {
     assert_eq!(container.node.get(container.address(port)).body, "hello from axum\n");
@@ -39,4 +39,18 @@ pub(crate) fn a_preview1_server_listens_where_an_annotation_says(node: &Node) {
 
 pub(crate) fn a_preview1_server_listens_where_a_variable_says(node: &Node) {
     listens(&node.start(&Image::axum(), &["-e", "io.anyport.listen=9004", "-e", "PORT=9001"], &[]), 9004);
+}
+
+/// Each is compiled and linked within the container's own process, and finds its port as the others do.
+pub(crate) fn components_of_every_world_answer(node: &Node) {
+    for (name, file) in [
+        ("http-02", "wasi-http-0.2/echo/server.wasm"),
+        ("http-03", "wasi-http-0.3/echo/server.wasm"),
+        ("sockets-02", "wasi-sockets-0.2/echo/server.wasm"),
+        ("sockets-03", "wasi-sockets-0.3/hello/server.wasm"),
+    ] {
+        let container = node.start(&Image::of(name, guest(file)), &["-p", "8080", "-e", "PORT=8080"], &[]);
+        let answer = node.answer(container.published(8080), "POST", "/hello", "Bob");
+        assert_eq!(answer.body, "👋 Hello Bob\n", "{name}");
+    }
 }
