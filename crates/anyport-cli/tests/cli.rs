@@ -118,13 +118,20 @@ fn help_of_run() {
                                    iovecs, subscriptions, header-bytes, header-lines
 
     Workers:
-          --workers <N|cores>     How many instances of the guest serve, each on a core of its own: a
-                                  number, or `cores`. Each has a memory of its own: a guest that keeps
-                                  sessions or counters there must stay with one [default: 1]
-          --restart <WHEN>        When a guest is started again: `no`, `on-failure` (it failed after it
-                                  had begun to serve) or `always` [default: on-failure]
-          --drain-timeout <TIME>  After SIGTERM or SIGINT, how long the guest may take to finish what it
-                                  owes its clients; 0 for not at all [default: 8s]
+          --workers <N|cores>             How many instances of the guest serve, each on a core of its
+                                          own: a number, or `cores`. Each has a memory of its own: a
+                                          guest that keeps sessions or counters there must stay with
+                                          one. By default 1, and `cores` for wasi:http components
+          --max-instance-reuse <N>        Requests that one instance of a wasi:http component answers
+                                          before it is dropped: 1 by default for 0.2, 128 for 0.3. With
+                                          more, a request may find what another left in the guest's
+                                          memory
+          --max-instance-concurrency <N>  Requests that one instance of a wasi:http 0.3 component
+                                          answers at the same time: 16 by default
+          --restart <WHEN>                When a guest is started again: `no`, `on-failure` (it failed
+                                          after it had begun to serve) or `always` [default: on-failure]
+          --drain-timeout <TIME>          After SIGTERM or SIGINT, how long the guest may take to finish
+                                          what it owes its clients; 0 for not at all [default: 8s]
 
     Global options:
           --cache-dir <DIR>  Keep compiled modules in this folder [env: ANYPORT_CACHE_DIR]
