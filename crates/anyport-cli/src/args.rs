@@ -156,6 +156,10 @@ pub(crate) struct Run {
     #[arg(long, help_heading = "Network")]
     pub(crate) allow_dns: bool,
 
+    /// Let the guest's HTTP requests trust the certificates of this PEM file too
+    #[arg(long, value_name = "FILE", help_heading = "Network")]
+    pub(crate) ca_file: Vec<PathBuf>,
+
     /// Let the guest use a directory; `:ro` for reading only
     #[arg(
         short = 'v',
@@ -181,6 +185,14 @@ pub(crate) struct Run {
     /// Pass our whole environment on
     #[arg(long, alias = "forward-host-env", help_heading = "Files and environment")]
     pub(crate) inherit_env: bool,
+
+    /// Give the guest a value by `wasi:config`
+    #[arg(long, value_name = "NAME=VALUE", help_heading = "Files and environment")]
+    pub(crate) config: Vec<String>,
+
+    /// Give it the values of a file: NAME=VALUE lines, # for comments
+    #[arg(long, value_name = "FILE", help_heading = "Files and environment")]
+    pub(crate) config_file: Vec<PathBuf>,
 
     /// The most memory the guest may have, such as 64m or 1g
     #[arg(short, long, value_name = "SIZE", help_heading = "Limits")]

@@ -26,6 +26,7 @@ pub(crate) struct Plan {
     pub(crate) listeners: Vec<std::net::SocketAddr>,
     pub(crate) publish: Vec<Publish>,
     pub(crate) settings: Settings,
+    pub(crate) ca_files: Vec<PathBuf>,
     pub(crate) front: Front,
 }
 
@@ -34,6 +35,8 @@ impl Plan {
         let mut plan = Self::default();
         plan.split(&run.file_and_args)?;
         plan.add_env(run)?;
+        plan.add_config(run)?;
+        plan.ca_files.clone_from(&run.ca_file);
         for text in &run.publish {
             plan.publish.push(text.parse().map_err(|why| wrong("--publish", text, why))?);
         }
@@ -165,18 +168,21 @@ impl Plan {
             self.inherit_env();
         }
         for file in &run.env_file {
-            let name = file.display().to_string();
-            let text = fs::read_to_string(file)
-                .map_err(|error| Error::new(ErrorKind::Host, format!("`--env-file {name}` cannot be read: {error}")))?;
-            for (number, line) in text.lines().map(str::trim).enumerate() {
-                if !line.is_empty() && !line.starts_with('#') {
-                    self.set_env(line)
-                        .map_err(|why| wrong("--env-file", &name, format!("line {}: {why}", number + 1)))?;
-                }
-            }
+            each_line("--env-file", file, |line| self.set_env(line).map_err(str::to_owned))?;
         }
         for text in &run.env {
             self.set_env(text).map_err(|why| wrong("--env", text, why))?;
+        }
+        Ok(())
+    }
+
+    fn add_config(&mut self, run: &Run) -> Result<(), Error> {
+        let settings = &mut self.settings;
+        for file in &run.config_file {
+            each_line("--config-file", file, |line| settings.set("config", line).map_err(|why| why.to_string()))?;
+        }
+        for text in &run.config {
+            settings.set("config", text).map_err(|why| wrong("--config", text, why))?;
         }
         Ok(())
     }
@@ -276,6 +282,19 @@ impl Plan {
     }
 }
 
+/// Takes each line of an option's file, but comments.
+fn each_line(flag: &str, file: &Path, mut take: impl FnMut(&str) -> Result<(), String>) -> Result<(), Error> {
+    let name = file.display().to_string();
+    let text = fs::read_to_string(file)
+        .map_err(|error| Error::new(ErrorKind::Host, format!("`{flag} {name}` cannot be read: {error}")))?;
+    for (number, line) in text.lines().map(str::trim).enumerate() {
+        if !line.is_empty() && !line.starts_with('#') {
+            take(line).map_err(|why| wrong(flag, &name, format!("line {}: {why}", number + 1)))?;
+        }
+    }
+    Ok(())
+}
+
 /// The cache that the options name, or the one in the XDG cache folder.
 pub(crate) fn open_cache(global: &Global) -> Result<Cache, Error> {
     Cache::open(cache_folder(global)?).map_err(|error| error.with_hint(OTHER_CACHE))
@@ -309,6 +328,7 @@ fn wrong(flag: &str, value: &str, why: impl std::fmt::Display) -> Error {
             "`127.0.0.1:8080`, `[::]:8080` and `:8080` are right"
         }
         "--allow-net" => "`--allow-net example.com:443`, `--allow-net 10.0.0.0/8` and `--allow-net any` are right",
+        "--config" | "--config-file" => "`--config greeting=hello` is right",
         "--env" | "--env-file" => "`-e PORT=8080` is right",
         "--timeout" | "--idle-timeout" | "--header-timeout" | "--body-timeout" | "--cpu-time" | "--drain-timeout" => {
             "`30s`, `500ms`, `2m` and `1h` are right"

@@ -159,6 +159,9 @@ fn write_inspection(out: &mut String, inspection: &Inspection) -> fmt::Result {
         _ => "not WebAssembly",
     };
     writeln!(out, "{}: {kind}, {} bytes", inspection.name, inspection.bytes)?;
+    if let Some(world) = &inspection.world {
+        writeln!(out, "is for: {world}")?;
+    }
     if !inspection.dialects.is_empty() {
         let dialects: Vec<String> = inspection.dialects.iter().map(ToString::to_string).collect();
         writeln!(out, "dialects: {}", dialects.join(", "))?;
@@ -214,6 +217,7 @@ fn write_exports(out: &mut String, inspection: &Inspection) -> fmt::Result {
     writeln!(out, "exports:")?;
     for export in inspection.exports.iter().take(EXPORTS_SHOWN) {
         match export.signature.as_str() {
+            "instance" => writeln!(out, "  {}", export.name)?,
             function if function.starts_with('(') => writeln!(out, "  {}{function}", export.name)?,
             other => writeln!(out, "  {}  {other}", export.name)?,
         }
@@ -232,6 +236,8 @@ fn describe_want(want: Want) -> &'static str {
         Want::LookUpNames => "look names up",
         Want::Datagrams => "exchange datagrams",
         Want::Files => "open files",
+        Want::AnswerRequests => "answer HTTP requests",
+        Want::SendRequests => "send HTTP requests",
         _ => "do something else",
     }
 }

@@ -117,7 +117,13 @@ fn configure(mut server: Server, plan: Plan, inherited: Vec<Listener>) -> Server
     for address in plan.listeners {
         server = server.listener(Listener::Bind(address));
     }
+    for file in plan.ca_files {
+        server = server.ca_file(file);
+    }
     let settings = plan.settings;
+    for (name, value) in settings.config {
+        server = server.config(name, value);
+    }
     let policy = Policy {
         publish: plan.publish,
         outbound: settings.outbound,
@@ -151,6 +157,8 @@ const BEFORE_THE_FILE: &[&str] = &[
     "--dir",
     "--volume",
     "--env-file",
+    "--config-file",
+    "--ca-file",
     "--workers",
     "--restart",
     "--drain-timeout",

@@ -86,6 +86,8 @@ fn help_of_run() {
               Let the guest connect to HOST[:PORT], a CIDR, `private`, `public` or `any` [alias: --net]
           --allow-dns
               Let the guest look up any name; without it, those that an --allow-net rule could be about
+          --ca-file <FILE>
+              Let the guest's HTTP requests trust the certificates of this PEM file too
 
     Files and environment:
       -v, --dir <HOST[:GUEST][:ro]>  Let the guest use a directory; `:ro` for reading only [alias:
@@ -93,6 +95,8 @@ fn help_of_run() {
       -e, --env <NAME[=VALUE]>       Set a variable of the guest's environment, or pass on one of ours
           --env-file <FILE>          Set the variables of a file: NAME=VALUE lines, # for comments
           --inherit-env              Pass our whole environment on
+          --config <NAME=VALUE>      Give the guest a value by `wasi:config`
+          --config-file <FILE>       Give it the values of a file: NAME=VALUE lines, # for comments
 
     Limits:
       -m, --memory <SIZE>          The most memory the guest may have, such as 64m or 1g

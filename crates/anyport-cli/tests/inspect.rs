@@ -159,7 +159,8 @@ fn json_for_scripts() {
       ],
       "wants": [
         "listen"
-      ]
+      ],
+      "world": null
     }
     "#);
     snapshot!(json("guests/preview1/axum-fd3/server.wasm"), @r#"
@@ -217,7 +218,8 @@ fn json_for_scripts() {
       ],
       "wants": [
         "accept-preopened"
-      ]
+      ],
+      "world": null
     }
     "#);
 }
@@ -332,6 +334,7 @@ fn a_module_that_needs_what_is_not_there() {
           "signature": "(If)F"
         }
       ],
+      "world": null,
       "wants": [],
       "runtimes": [
         {
@@ -380,6 +383,7 @@ fn json_of_what_is_no_module() {
       "dialects": [],
       "imports": [],
       "exports": [],
+      "world": null,
       "wants": [],
       "runtimes": [],
       "run": null,
@@ -408,4 +412,232 @@ fn a_file_that_is_not_there() {
     --- stderr
     error: `/dev/null/x` cannot be read: Not a directory (os error 20)
     ");
+}
+
+#[test]
+fn a_handler_of_wasi_http() {
+    snapshot!(anyport(["inspect", "guests/wasi-http-0.2/echo/server.wasm"]), @"
+    code 0
+    --- stdout
+    guests/wasi-http-0.2/echo/server.wasm: component, 298420 bytes
+    is for: wasi:http/incoming-handler@0.2
+    dialects: WASI 0.2, wasi:http 0.2
+    wants to: answer HTTP requests, send HTTP requests, open files
+    imports:
+      wasi:io/poll@0.2.12  WASI 0.2
+      wasi:clocks/monotonic-clock@0.2.12  WASI 0.2
+      wasi:clocks/wall-clock@0.2.12  WASI 0.2
+      wasi:io/error@0.2.12  WASI 0.2
+      wasi:io/streams@0.2.12  WASI 0.2
+      wasi:cli/stdout@0.2.12  WASI 0.2
+      wasi:cli/stderr@0.2.12  WASI 0.2
+      wasi:cli/stdin@0.2.12  WASI 0.2
+      wasi:http/types@0.2.12  wasi:http 0.2
+      wasi:http/outgoing-handler@0.2.12  wasi:http 0.2
+      wasi:cli/environment@0.2.12  WASI 0.2
+      wasi:cli/exit@0.2.12  WASI 0.2
+      wasi:cli/terminal-input@0.2.12  WASI 0.2
+      wasi:cli/terminal-output@0.2.12  WASI 0.2
+      wasi:cli/terminal-stdin@0.2.12  WASI 0.2
+      wasi:cli/terminal-stdout@0.2.12  WASI 0.2
+      wasi:cli/terminal-stderr@0.2.12  WASI 0.2
+      wasi:filesystem/types@0.2.12  WASI 0.2
+      wasi:filesystem/preopens@0.2.12  WASI 0.2
+    exports:
+      wasi:http/incoming-handler@0.2.12
+    runtimes:
+      yes anyport                  has every import
+      yes Wasmtime 46 and later    with `wasmtime serve -S cli`
+      yes Wasmtime up to 45        with `wasmtime serve -S cli`
+      no  WasmEdge 0.17            runs no components
+      no  Wasmer 7                 runs no components
+    run: anyport run -p 8080 guests/wasi-http-0.2/echo/server.wasm
+    ");
+    snapshot!(anyport(["inspect", "guests/wasi-http-0.3/echo/server.wasm"]), @"
+    code 0
+    --- stdout
+    guests/wasi-http-0.3/echo/server.wasm: component, 315547 bytes
+    is for: wasi:http/handler@0.3
+    dialects: WASI 0.2, WASI 0.3, wasi:http 0.3
+    wants to: answer HTTP requests, send HTTP requests, open files
+    imports:
+      wasi:cli/types@0.3.2  WASI 0.3
+      wasi:cli/stdout@0.3.2  WASI 0.3
+      wasi:cli/stderr@0.3.2  WASI 0.3
+      wasi:cli/stdin@0.3.2  WASI 0.3
+      wasi:clocks/types@0.3.2  WASI 0.3
+      wasi:http/types@0.3.2  wasi:http 0.3
+      wasi:http/client@0.3.2  wasi:http 0.3
+      wasi:clocks/monotonic-clock@0.3.2  WASI 0.3
+      wasi:io/poll@0.2.9  WASI 0.2
+      wasi:clocks/monotonic-clock@0.2.9  WASI 0.2
+      wasi:io/error@0.2.9  WASI 0.2
+      wasi:io/streams@0.2.9  WASI 0.2
+      wasi:cli/stdout@0.2.9  WASI 0.2
+      wasi:cli/stderr@0.2.9  WASI 0.2
+      wasi:cli/stdin@0.2.9  WASI 0.2
+      wasi:cli/environment@0.2.9  WASI 0.2
+      wasi:cli/exit@0.2.9  WASI 0.2
+      wasi:cli/terminal-input@0.2.9  WASI 0.2
+      wasi:cli/terminal-output@0.2.9  WASI 0.2
+      wasi:cli/terminal-stdin@0.2.9  WASI 0.2
+      wasi:cli/terminal-stdout@0.2.9  WASI 0.2
+      wasi:cli/terminal-stderr@0.2.9  WASI 0.2
+      wasi:cli/environment@0.3.2  WASI 0.3
+      wasi:cli/exit@0.3.2  WASI 0.3
+      wasi:filesystem/types@0.3.2  WASI 0.3
+      wasi:filesystem/preopens@0.3.2  WASI 0.3
+    exports:
+      wasi:http/handler@0.3.2
+    runtimes:
+      yes anyport                  has every import
+      yes Wasmtime 46 and later    with `wasmtime serve -S cli`
+      no  Wasmtime up to 45        has no WASI 0.3
+      no  WasmEdge 0.17            runs no components
+      no  Wasmer 7                 runs no components
+    run: anyport run -p 8080 guests/wasi-http-0.3/echo/server.wasm
+    ");
+}
+
+#[test]
+fn a_component_on_sockets() {
+    snapshot!(anyport(["inspect", "guests/wasi-sockets-0.2/probe/probe.wasm"]), @"
+    code 0
+    --- stdout
+    guests/wasi-sockets-0.2/probe/probe.wasm: component, 173913 bytes
+    is for: wasi:cli/run@0.2
+    dialects: WASI 0.2, wasi:sockets 0.2
+    wants to: listen, connect, look names up, exchange datagrams
+    imports:
+      wasi:io/poll@0.2.12  WASI 0.2
+      wasi:clocks/monotonic-clock@0.2.12  WASI 0.2
+      wasi:io/error@0.2.12  WASI 0.2
+      wasi:io/streams@0.2.12  WASI 0.2
+      wasi:cli/stdout@0.2.12  WASI 0.2
+      wasi:cli/stderr@0.2.12  WASI 0.2
+      wasi:cli/stdin@0.2.12  WASI 0.2
+      wasi:cli/environment@0.2.12  WASI 0.2
+      wasi:cli/exit@0.2.12  WASI 0.2
+      wasi:cli/terminal-input@0.2.12  WASI 0.2
+      wasi:cli/terminal-output@0.2.12  WASI 0.2
+      wasi:cli/terminal-stdin@0.2.12  WASI 0.2
+      wasi:cli/terminal-stdout@0.2.12  WASI 0.2
+      wasi:cli/terminal-stderr@0.2.12  WASI 0.2
+      wasi:sockets/network@0.2.12  wasi:sockets 0.2
+      wasi:sockets/instance-network@0.2.12  wasi:sockets 0.2
+      wasi:sockets/udp@0.2.12  wasi:sockets 0.2
+      wasi:sockets/udp-create-socket@0.2.12  wasi:sockets 0.2
+      wasi:sockets/tcp@0.2.12  wasi:sockets 0.2
+      wasi:sockets/tcp-create-socket@0.2.12  wasi:sockets 0.2
+      wasi:sockets/ip-name-lookup@0.2.12  wasi:sockets 0.2
+    exports:
+      wasi:cli/run@0.2.0
+    runtimes:
+      yes anyport                  has every import
+      yes Wasmtime 46 and later    with `wasmtime run -S inherit-network`
+      yes Wasmtime up to 45        with `wasmtime run -S inherit-network`
+      no  WasmEdge 0.17            runs no components
+      no  Wasmer 7                 runs no components
+    run: anyport run -p 8080:8080 -e PORT=8080 guests/wasi-sockets-0.2/probe/probe.wasm
+    ");
+    snapshot!(anyport(["inspect", "guests/wasi-sockets-0.3/hello/server.wasm"]), @"
+    code 0
+    --- stdout
+    guests/wasi-sockets-0.3/hello/server.wasm: component, 185790 bytes
+    is for: wasi:cli/run@0.3
+    dialects: WASI 0.2, WASI 0.3, wasi:sockets 0.3
+    wants to: listen, connect, exchange datagrams
+    imports:
+      wasi:cli/environment@0.3.2  WASI 0.3
+      wasi:sockets/types@0.3.2  wasi:sockets 0.3
+      wasi:io/poll@0.2.9  WASI 0.2
+      wasi:clocks/monotonic-clock@0.2.9  WASI 0.2
+      wasi:io/error@0.2.9  WASI 0.2
+      wasi:io/streams@0.2.9  WASI 0.2
+      wasi:cli/stdout@0.2.9  WASI 0.2
+      wasi:cli/stderr@0.2.9  WASI 0.2
+      wasi:cli/stdin@0.2.9  WASI 0.2
+      wasi:cli/environment@0.2.9  WASI 0.2
+      wasi:cli/exit@0.2.9  WASI 0.2
+      wasi:cli/terminal-input@0.2.9  WASI 0.2
+      wasi:cli/terminal-output@0.2.9  WASI 0.2
+      wasi:cli/terminal-stdin@0.2.9  WASI 0.2
+      wasi:cli/terminal-stdout@0.2.9  WASI 0.2
+      wasi:cli/terminal-stderr@0.2.9  WASI 0.2
+    exports:
+      wasi:cli/run@0.3.2
+    runtimes:
+      yes anyport                  has every import
+      yes Wasmtime 46 and later    with `wasmtime run -S inherit-network`
+      no  Wasmtime up to 45        has no WASI 0.3
+      no  WasmEdge 0.17            runs no components
+      no  Wasmer 7                 runs no components
+    run: anyport run -p 8080:8080 -e PORT=8080 guests/wasi-sockets-0.3/hello/server.wasm
+    ");
+}
+
+#[test]
+fn json_of_a_component() {
+    snapshot!(json("guests/wasi-http-0.2/echo/server.wasm"), @r#"
+    {
+      "bytes": 298420,
+      "dialects": [
+        "wasi@0.2",
+        "wasi:http@0.2"
+      ],
+      "exports": [
+        {
+          "name": "wasi:http/incoming-handler@0.2.12",
+          "signature": "instance"
+        }
+      ],
+      "hint": null,
+      "imports": [
+        {
+          "dialect": "wasi@0.2",
+          "module": "wasi:io/poll@0.2.12",
+          "name": "",
+          "signature": "instance",
+          "status": "found"
+        }
+      ],
+      "kind": "component",
+      "name": "guests/wasi-http-0.2/echo/server.wasm",
+      "problem": null,
+      "run": "anyport run -p 8080 guests/wasi-http-0.2/echo/server.wasm",
+      "runtimes": [
+        {
+          "runs": true,
+          "runtime": "anyport",
+          "why": "has every import"
+        },
+        {
+          "runs": true,
+          "runtime": "Wasmtime 46 and later",
+          "why": "with `wasmtime serve -S cli`"
+        },
+        {
+          "runs": true,
+          "runtime": "Wasmtime up to 45",
+          "why": "with `wasmtime serve -S cli`"
+        },
+        {
+          "runs": false,
+          "runtime": "WasmEdge 0.17",
+          "why": "runs no components"
+        },
+        {
+          "runs": false,
+          "runtime": "Wasmer 7",
+          "why": "runs no components"
+        }
+      ],
+      "wants": [
+        "answer-requests",
+        "send-requests",
+        "files"
+      ],
+      "world": "wasi:http/incoming-handler@0.2"
+    }
+    "#);
 }

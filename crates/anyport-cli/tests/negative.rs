@@ -193,8 +193,9 @@ fn component() {
     inspect: x.wasm: component, 8 bytes (code 126)
     run: code 126
     --- stderr
-    error: `x.wasm` is a component, and anyport runs core modules only for now
-    hint: build it as a core module (`wasm32-wasip1`), or run it with `wasmtime run` or `wasmtime serve`
+    error: `x.wasm` is a component that neither runs by itself nor serves HTTP: it exports nothing
+    hint: build it for the world `wasi:cli/command`, `wasi:http/proxy` (0.2) or `wasi:http/service` ↵
+    (0.3)
     ");
 }
 

@@ -126,7 +126,10 @@ fn resolve(interface: &str) -> Import {
 /// The versions that there are of an interface.
 fn other_versions(interface: &str) -> Vec<String> {
     let same = |(name, _, _): &&(&str, &str, Dialect)| *name == without_version(interface);
-    dialect::INTERFACES.iter().filter(same).map(|(_, version, _)| format!("version {version}")).collect()
+    let version = |version: &str| {
+        if version.is_empty() { "one without a version".to_owned() } else { format!("version {version}") }
+    };
+    dialect::INTERFACES.iter().filter(same).map(|(_, known, _)| version(known)).collect()
 }
 
 /// Whether a name is of this interface, in a version that is compatible with this one: as semver has it, and
@@ -154,6 +157,7 @@ fn version_of(name: &str) -> Option<&str> {
 
 /// Packages that are known from elsewhere, by their beginning, with whose they are.
 const OWNERS: &[(&str, &str)] = &[
+    ("wasi:config/", "an older draft of wasi:config, of which `wasi:config/store@0.2.0-rc.1` is here"),
     ("wasi:keyvalue/", "wasi:keyvalue, a store that Spin and wasmCloud have"),
     ("wasi:blobstore/", "wasi:blobstore, a store that wasmCloud has"),
     ("wasi:messaging/", "wasi:messaging, which wasmCloud has"),
@@ -196,6 +200,8 @@ pub(crate) fn linker(engine: &wasmtime::Engine, kind: Kind) -> wasmtime::Result<
     dialect::wasi::add_02(&mut linker)?;
     dialect::wasi_sockets::add_02(&mut linker)?;
     dialect::wasi_http::add_02(&mut linker)?;
+    dialect::wasi_config::add(&mut linker)?;
+    dialect::wasi_logging::add(&mut linker)?;
     if kind == Kind::Concurrent {
         dialect::wasi::add_03(&mut linker)?;
         dialect::wasi_sockets::add_03(&mut linker)?;

@@ -159,28 +159,35 @@ impl Engine {
 
     /// Machine code, ready to be run.
     pub(crate) fn load(&self, compiled: &Compiled) -> wasmtime::Result<Loaded> {
-        // SAFETY (all three): who made the `Compiled` vouches for it; wasmtime checks that it is for this engine and
-        // version.
-        match (self.kind, compiled) {
-            (Kind::Modules, Compiled::File(file)) => {
-                unsafe { Module::deserialize_open_file(&self.wasmtime, file.try_clone()?) }.map(Loaded::Module)
+        match self.kind {
+            Kind::Modules => self.load_module(compiled).map(Loaded::Module),
+            Kind::Sequential | Kind::Concurrent => self.load_component(compiled).map(Loaded::Component),
+        }
+    }
+
+    fn load_module(&self, compiled: &Compiled) -> wasmtime::Result<Module> {
+        match compiled {
+            Compiled::File(file) => {
+                let file = file.try_clone()?;
+                // SAFETY: who made the `Compiled` vouches for it; wasmtime checks that it is for this engine and version.
+                unsafe { Module::deserialize_open_file(&self.wasmtime, file) }
             }
-            (Kind::Modules, Compiled::Bytes(bytes)) => {
-                unsafe { Module::deserialize(&self.wasmtime, bytes) }.map(Loaded::Module)
-            }
-            (_, Compiled::Bytes(bytes)) => {
-                unsafe { Component::deserialize(&self.wasmtime, bytes) }.map(Loaded::Component)
-            }
-            (_, Compiled::File(file)) => self.load_component(file).map(Loaded::Component),
+            // SAFETY: as above.
+            Compiled::Bytes(bytes) => unsafe { Module::deserialize(&self.wasmtime, bytes) },
         }
     }
 
     /// Maps a component; reads it where `/proc` is not there.
-    fn load_component(&self, file: &File) -> wasmtime::Result<Component> {
+    fn load_component(&self, compiled: &Compiled) -> wasmtime::Result<Component> {
+        let file = match compiled {
+            // SAFETY: who made the `Compiled` vouches for it; wasmtime checks that it is for this engine and version.
+            Compiled::Bytes(bytes) => return unsafe { Component::deserialize(&self.wasmtime, bytes) },
+            Compiled::File(file) => file,
+        };
         match path_of(file) {
-            // SAFETY: as in `load`: it is the same file.
+            // SAFETY: as above: it is the same file.
             Some(path) => unsafe { Component::deserialize_file(&self.wasmtime, path) },
-            // SAFETY: as in `load`: its bytes are those of the file.
+            // SAFETY: as above: its bytes are those of the file.
             None => unsafe { Component::deserialize(&self.wasmtime, read(file)?) },
         }
     }

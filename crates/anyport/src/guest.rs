@@ -11,12 +11,14 @@ use std::time::Instant;
 
 use wasmtime_wasi::WasiView;
 use wasmtime_wasi::p1::WasiP1Ctx;
+use wasmtime_wasi_config::WasiConfigVariables;
 use wasmtime_wasi_http::WasiHttpCtx;
 
 use crate::address::{Family, Transport};
 use crate::busy::Busy;
 use crate::descriptor::{Descriptor, Descriptors, Opened, Socket, SocketKind};
 use crate::errno::Errno;
+use crate::journal::{Journal, Level};
 use crate::limits::{Grown, Growth, Limits, RESOURCES, RESOURCES_EACH};
 use crate::memory::{Buffers, Memory};
 use crate::net::connections::Connections;
@@ -26,7 +28,7 @@ use crate::net::resolve::{Names, Resolver};
 use crate::net::tcp::{Awaited, Tcp};
 use crate::net::udp::Udp;
 use crate::net::{Datagram, Endpoint, Interest, Network, ReceiveFlags, Shutdown};
-use crate::outgoing::Outgoing;
+use crate::outgoing::{Outgoing, Way};
 use crate::policy::{Admission, Denial, Gate};
 use crate::readiness::{self, Pacing, Source};
 use crate::sending::Sending;
@@ -42,6 +44,9 @@ pub(crate) struct Guest {
     pub(crate) files: WasiP1Ctx,
     pub(crate) http: WasiHttpCtx,
     pub(crate) outgoing: Outgoing,
+    /// What it was given by name.
+    pub(crate) config: Arc<WasiConfigVariables>,
+    journal: Arc<Journal>,
     pub(crate) limits: Arc<Limits>,
     pub(crate) growth: Growth,
     /// The turn in which memory was refused last.
@@ -119,6 +124,10 @@ pub(crate) struct Setup {
     pub(crate) published: Arc<Published>,
     pub(crate) worker: usize,
     pub(crate) gate: Arc<Gate>,
+    /// Where its HTTP requests go out.
+    pub(crate) way: Arc<Way>,
+    pub(crate) config: Arc<WasiConfigVariables>,
+    pub(crate) journal: Arc<Journal>,
 }
 
 /// The first directory in wasmtime-wasi's own table, after its standard streams.
@@ -149,7 +158,9 @@ impl Guest {
             descriptors: Arc::new(descriptors),
             files,
             http: WasiHttpCtx::new(),
-            outgoing: Outgoing::default(),
+            outgoing: Outgoing::new(setup.way),
+            config: setup.config,
+            journal: setup.journal,
             short_turn: 0,
             growth: Growth::new(&setup.limits, &setup.grown),
             limits: setup.limits,
@@ -170,6 +181,11 @@ impl Guest {
     /// What tells this guest's messages from those of its server's others.
     pub(crate) fn label(&self) -> String {
         if self.published.workers() == 1 { String::new() } else { format!("[{}] ", self.worker) }
+    }
+
+    /// Logs a line.
+    pub(crate) fn log(&self, level: Level, context: &str, message: &str) {
+        self.journal.write(level, &self.label(), context, message);
     }
 
     /// The buffers of a scatter-gather call.
@@ -601,6 +617,7 @@ impl Guest {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::outgoing::Trust;
     use crate::policy::Policy;
     use crate::stdio::StdioTarget;
 
@@ -609,19 +626,24 @@ pub(crate) mod tests {
         let stdio = || Arc::new(Stdio::new(&StdioTarget::Null, 0).expect("null is always there"));
         let published = Published::reserve(&Network::Os, Vec::new(), 0, 1, 1, false, None);
         let Ok(published) = published else { panic!("nothing to reserve") };
+        let (gate, limits) = (Arc::new(Gate::new(Policy::default())), Arc::default());
+        let (resolver, trust) = (Arc::default(), Arc::new(Trust::default()));
         let setup = Setup {
             stdio: [stdio(), stdio(), stdio()],
             files: wasmtime_wasi::WasiCtxBuilder::new().build_p1(),
             directories: 0,
             generation: Generation::NotWasmEdge,
             listeners: Vec::new(),
-            limits: Arc::default(),
+            way: Way::new(&gate, &Network::Os, &resolver, &trust, &limits),
+            config: Arc::default(),
+            journal: Arc::default(),
+            limits,
             grown: Arc::new(Grown::new(0)),
-            resolver: Arc::default(),
+            resolver,
             network: Network::Os,
             published: Arc::new(published),
             worker: 0,
-            gate: Arc::new(Gate::new(Policy::default())),
+            gate,
         };
         Guest::new(setup).expect("room for three")
     }

@@ -1,5 +1,8 @@
 //! What a file is, what it needs, who can run it, and how it is run here.
 
+use std::collections::BTreeSet;
+
+use wasmparser::component_types::ComponentEntityType;
 use wasmparser::types::{EntityType, Types, TypesRef};
 use wasmparser::{BinaryReaderError, Parser, Payload, ValType, ValidPayload, Validator, WasmFeatures};
 
@@ -163,8 +166,11 @@ fn parse(artifact: &Artifact) -> Result<Contents, Error> {
 
 fn parse_component(artifact: &Artifact) -> Result<Contents, Error> {
     let bytes = artifact.bytes();
-    let interfaces = types_of(bytes).and_then(|_| Interfaces::of_bytes(bytes));
-    interfaces.map(Contents::of_component).map_err(|error| damaged(artifact, &error, "component"))
+    let contents = types_of(bytes).and_then(|types| {
+        let interfaces = Interfaces::of_bytes(bytes)?;
+        Ok(Contents::of_component(types.as_ref(), interfaces))
+    });
+    contents.map_err(|error| damaged(artifact, &error, "component"))
 }
 
 fn damaged(artifact: &Artifact, error: &BinaryReaderError, what: &str) -> Error {
@@ -211,8 +217,11 @@ impl Contents {
         Self { imports: imports.collect(), exports: exports.collect(), ..Self::default() }
     }
 
-    fn of_component(interfaces: Interfaces) -> Self {
-        let export = |name: &String| Export { name: printable(name), signature: "instance".to_owned() };
+    fn of_component(types: TypesRef<'_>, interfaces: Interfaces) -> Self {
+        let export = |name: &String| {
+            let kind = types.component_item_for_export(name).map_or("?", |item| describe_item(&item.ty));
+            Export { name: printable(name), signature: kind.to_owned() }
+        };
         Self {
             imports: interfaces.resolved(),
             exports: interfaces.exports.iter().map(export).collect(),
@@ -377,14 +386,23 @@ impl Contents {
 
 fn component_verdicts(interfaces: &Interfaces, world: World, here: bool) -> Vec<Verdict> {
     let verdict = |runtime, runs, why: &str| Verdict { runtime, runs, why: why.to_owned() };
-    let how = if world.is_http() { "with `wasmtime serve -S cli`" } else { "with `wasmtime run -S inherit-network`" };
-    let foreign = interfaces.resolved().into_iter().find(|import| import.dialect().is_none());
+    let flag_of = |import: &Import| WASMTIME.iter().find(|(package, _)| import.module.starts_with(package));
+    let imports = interfaces.resolved();
+    let flags: BTreeSet<&str> = imports.iter().filter_map(flag_of).map(|(_, flag)| *flag).collect();
+    let how = if world.is_http() { "with `wasmtime serve -S cli" } else { "with `wasmtime run -S inherit-network" };
+    let how = flags.iter().fold(how.to_owned(), |how, flag| format!("{how},{flag}")) + "`";
+    let has = |import: &Import| match import.dialect() {
+        Some(Dialect::WasiLogging) => false,
+        Some(_) => true,
+        None => flag_of(import).is_some(),
+    };
+    let foreign = imports.iter().find(|import| !has(import));
     let wasmtime = |runtime, since: Kind| match &foreign {
         Some(import) => verdict(runtime, false, &format!("has no {import}")),
         None if since == Kind::Sequential && interfaces.kind() == Kind::Concurrent => {
             verdict(runtime, false, "has no WASI 0.3")
         }
-        None => verdict(runtime, true, how),
+        None => verdict(runtime, true, &how),
     };
     vec![
         if here { verdict("anyport", true, "has every import") } else { verdict("anyport", false, "see the problem") },
@@ -394,6 +412,9 @@ fn component_verdicts(interfaces: &Interfaces, world: World, here: bool) -> Vec<
         verdict("Wasmer 7", false, "runs no components"),
     ]
 }
+
+/// Drafts that Wasmtime has, by the word behind `-S`.
+const WASMTIME: &[(&str, &str)] = &[("wasi:config/", "config"), ("wasi:keyvalue/", "keyvalue"), ("wasi:tls/", "tls")];
 
 /// The module of WASI's first snapshot.
 const PREVIEW0: &str = "wasi_unstable";
@@ -417,6 +438,18 @@ fn describe(types: TypesRef<'_>, kind: &EntityType) -> String {
         EntityType::Table(_) => "table".to_owned(),
         EntityType::Global(_) => "global".to_owned(),
         EntityType::Tag(_) => "tag".to_owned(),
+    }
+}
+
+/// What an export of a component is.
+fn describe_item(kind: &ComponentEntityType) -> &'static str {
+    match kind {
+        ComponentEntityType::Module(_) => "module",
+        ComponentEntityType::Func(_) => "function",
+        ComponentEntityType::Value(_) => "value",
+        ComponentEntityType::Type { .. } => "type",
+        ComponentEntityType::Instance(_) => "instance",
+        ComponentEntityType::Component(_) => "component",
     }
 }
 

@@ -39,8 +39,8 @@
 //! The modules, from the top down; each may use those below it (`tests/tidy.rs` holds that):
 //! `runtime`, `inspect`; `server`, `settings`, `running`, `status`, `front`, `worker`, `serving`, `lane`,
 //! `connection_limits`; `ingress`; `instance`, `program`, `component`, `link`, `engine`, `ticker`, `cache`, `artifact`;
-//! `dialect`; `guest`; `outgoing`; `health`, `busy`, `readiness`, `sending`, `descriptor`, `stdio`; `net`, `memory`,
-//! `tls`, `access_log`; `policy`, `address`, `limits`, `stage`; `errno`, `error`, `spelling`.
+//! `dialect`; `guest`; `outgoing`; `health`, `busy`, `readiness`, `sending`, `descriptor`, `stdio`, `journal`; `net`,
+//! `memory`, `tls`, `access_log`; `policy`, `address`, `limits`, `stage`; `errno`, `error`, `spelling`.
 
 mod access_log;
 mod address;
@@ -60,6 +60,7 @@ mod health;
 mod ingress;
 pub mod inspect;
 mod instance;
+mod journal;
 mod lane;
 pub mod limits;
 mod link;

@@ -91,7 +91,32 @@ pub const QUEUE: usize = 1024;
 /// Bytes of a request's head: what nginx takes with its four large buffers of 8 KiB, and as much again.
 pub const HEADER_BYTES: usize = 64 << 10;
 
-/// Header lines of a request: half and more again than nginx and Apache take (100).
+/// How long a guest's own HTTP request may take to find and reach its server, where the guest says nothing of it: as
+/// curl and Go's default transport with TLS have it, or more.
+pub(crate) const REQUEST_CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long its server may take to begin an answer, and then between bytes: as nginx waits for a server behind it.
+pub(crate) const REQUEST_SILENCE: Duration = Duration::from_secs(60);
+
+/// Fields in the head of an answer to a guest's own request. hyper takes 100 by default, and a page with many
+/// cookies has 150.
+pub(crate) const ANSWER_FIELDS: usize = 256;
+
+/// Connections that are kept for a guest's next requests, to one server and to all. Each is a descriptor and
+/// some 20 kB.
+pub(crate) const KEPT_PER_HOST: usize = 32;
+pub(crate) const KEPT: usize = 256;
+
+/// How long they are kept: shorter than the 60 s after which proxies end them, who may do so just as the
+/// next request is sent.
+pub(crate) const KEPT_FOR: Duration = Duration::from_secs(30);
+
+/// Characters of one line that a guest logs, and lines in a second: a page of text, and no more than a disk has room
+/// for in an hour.
+pub(crate) const LOG_CHARS: usize = 4096;
+pub(crate) const LOG_LINES: u32 = 1000;
+
+/// Header lines of a request, as hyper and Apache have it.
 pub const HEADER_LINES: usize = 100;
 
 /// Bytes of a request's body: 100 MiB. nginx has 1 MiB, which every upload of a photograph meets; Cloudflare and

@@ -233,6 +233,15 @@ fn hint_for(import: &Import) -> String {
         (module, _) if module == "wbg" || module.starts_with("__wbindgen") => {
             "rebuild it for `wasm32-wasip1`".to_owned()
         }
+        // Of a component: it has no name within an instance.
+        (_, status) if import.name.is_empty() => match status {
+            ImportStatus::OtherShape { .. } => "build it again with a toolchain for one of these".to_owned(),
+            ImportStatus::Missing { owner: Some(_) } => {
+                "run it with what it was built for, or build it for interfaces of WASI 0.2 or 0.3 alone".to_owned()
+            }
+            _ => "build it for interfaces of WASI 0.2 or 0.3 alone: no runtime that is known here has that import"
+                .to_owned(),
+        },
         (_, ImportStatus::OtherShape { .. }) => {
             format!("rebuild it with a toolchain or library whose `{}` is one of these", import.name)
         }

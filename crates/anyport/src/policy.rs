@@ -167,6 +167,15 @@ impl Denial {
         };
         Self { what: format!("look up `{name}`"), flag }
     }
+
+    /// Of an HTTP request to a host, by name or number, with what is to say of it.
+    fn request(host: &str, port: u16, more: &str) -> Self {
+        let to = match host.parse::<IpAddr>() {
+            Ok(address) => SocketAddr::new(address, port).to_string(),
+            Err(_) => format!("{}:{port}", printable(host)),
+        };
+        Self { what: format!("send requests to {to}{more}"), flag: option("allow-net", to) }
+    }
 }
 
 impl Gate {
@@ -251,6 +260,37 @@ impl Gate {
             return Ok(());
         }
         Err(self.deny(Denial::lookup(name)))
+    }
+
+    /// Whether the guest may send HTTP requests to this host and port: for a name, whether some rule could allow it
+    /// once its addresses are known.
+    pub(crate) fn request(&self, host: &str, port: u16) -> Result<(), Denial> {
+        let is_its = |only: &Option<u16>| only.is_none_or(|only| only == port);
+        let could = match host.parse() {
+            Ok(address) => self.reaches(SocketAddr::new(address, port)),
+            Err(_) => self.policy.outbound.iter().any(|rule| match rule {
+                Outbound::Host { name, port } => *name == normalised(host) && is_its(port),
+                Outbound::Any | Outbound::Public | Outbound::Private => true,
+                Outbound::Network { port, .. } => self.policy.name_lookup && is_its(port),
+            }),
+        };
+        if could { Ok(()) } else { Err(self.deny(Denial::request(host, port, ""))) }
+    }
+
+    /// Where HTTP requests to a name may be sent, of the addresses that its lookup gave; nowhere is a refusal.
+    pub(crate) fn destinations(&self, name: &str, port: u16, addresses: &[IpAddr]) -> Result<Vec<SocketAddr>, Denial> {
+        self.filter(&normalised(name), addresses);
+        let all = addresses.iter().map(|address| SocketAddr::new(*address, port));
+        let reached: Vec<SocketAddr> = all.filter(|to| self.reaches(*to)).collect();
+        let refused = match addresses.first().filter(|_| reached.is_empty()) {
+            None => return Ok(reached),
+            // No rule for its name could be about it.
+            Some(address) if is_metadata(*address) => {
+                Denial::request(&address.to_string(), port, &format!(", which is `{}`", printable(name)))
+            }
+            Some(address) => Denial::request(name, port, &format!(", which is {address}")),
+        };
+        Err(self.deny(refused))
     }
 
     /// Keeps of a lookup's answer what the guest may connect to on some port, and remembers it for
@@ -496,6 +536,57 @@ mod tests {
                 assert_eq!(gate.admit("other.example", vec![public]), Ok(vec![public]));
                 assert!(!connects(&gate, "8.8.8.8:53"), "{rules:?}");
             }
+        }
+    }
+
+    #[test]
+    fn requests_go_where_sockets_may_connect() {
+        let public: IpAddr = "8.8.8.8".parse().expect("ip");
+        for (rules, name_lookup, asked, sent) in [
+            (&[][..], false, false, false),
+            (&["api.example:443"], false, true, true),
+            (&["api.example"], false, true, true),
+            (&["api.example:80"], false, false, false),
+            (&["private"], false, true, false),
+            (&["public"], false, true, true),
+            (&["8.8.8.0/24"], false, false, true),
+            (&["8.8.8.0/24"], true, true, true),
+            (&["8.8.8.0/24:80"], true, false, false),
+        ] {
+            let outbound = rules.iter().map(|rule| rule.parse().expect("a rule")).collect();
+            let gate = Gate::new(Policy { outbound, name_lookup, ..Policy::default() });
+            assert_eq!(gate.request("API.example.", 443).is_ok(), asked, "{rules:?}");
+            let found = gate.destinations("API.example.", 443, &[public]).ok();
+            assert_eq!(found, sent.then(|| vec![SocketAddr::new(public, 443)]), "{rules:?}");
+        }
+    }
+
+    #[test]
+    fn a_refused_request_names_the_rule_for_it() {
+        let to = |gate: &Gate, host, address: &str| {
+            let address = address.parse().expect("ip");
+            let denial = gate.request(host, 80).and_then(|()| gate.destinations(host, 80, &[address]));
+            denial.expect_err("refused").to_string()
+        };
+        let what = |what: &str, rule: &str| format!("the guest may not {what}; to allow it, add `--allow-net {rule}`");
+        for (rules, host, address, told, rule) in [
+            (&[][..], "a.example", "10.0.0.1", "send requests to a.example:80", "a.example:80"),
+            (&[], "10.0.0.1", "10.0.0.1", "send requests to 10.0.0.1:80", "10.0.0.1:80"),
+            (&[], "::1", "::1", "send requests to [::1]:80", "[::1]:80"),
+            (&["public"], "a.example", "10.0.0.1", "send requests to a.example:80, which is 10.0.0.1", "a.example:80"),
+            (
+                &["a.example"],
+                "a.example",
+                "169.254.169.254",
+                "send requests to 169.254.169.254:80, which is `a.example`",
+                "169.254.169.254:80",
+            ),
+        ] {
+            assert_eq!(to(&gate(rules), host, address), what(told, rule));
+            // And it is that rule which allows it.
+            let allowed = gate(&[rule]);
+            assert!(allowed.request(host, 80).is_ok() || rule.starts_with("169"), "{rule}");
+            assert!(allowed.destinations(host, 80, &[address.parse().expect("ip")]).is_ok(), "{rule}");
         }
     }
 

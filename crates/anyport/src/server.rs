@@ -1,8 +1,9 @@
 //! A program with all it will run with, up to its start.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::access_log::Log;
@@ -17,6 +18,7 @@ use crate::limits::Limits;
 use crate::net::published::{self, OnListen, Origin, Published};
 use crate::net::simulated::Simulated;
 use crate::net::{self, Network};
+use crate::outgoing::Trust;
 use crate::policy::{Gate, Policy};
 use crate::port_holder;
 use crate::program::Program;
@@ -53,6 +55,8 @@ pub struct Server {
     workers: Option<usize>,
     restart: Restart,
     resolver: Resolver,
+    config: BTreeMap<String, String>,
+    ca_files: Vec<PathBuf>,
     front: Front,
 }
 
@@ -101,6 +105,8 @@ impl Server {
             workers: None,
             restart: Restart::default(),
             resolver: Resolver::Host,
+            config: BTreeMap::new(),
+            ca_files: Vec::new(),
             front: Front::default(),
         }
     }
@@ -180,6 +186,20 @@ impl Server {
         self
     }
 
+    /// Gives the guest a value by `wasi:config`; the last one of a name counts.
+    #[must_use]
+    pub fn config(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.config.insert(name.into(), value.into());
+        self
+    }
+
+    /// Lets the guest's HTTP requests trust the certificates of this PEM file, beside those of the system.
+    #[must_use]
+    pub fn ca_file(mut self, file: impl Into<PathBuf>) -> Self {
+        self.ca_files.push(file.into());
+        self
+    }
+
     /// What stands between the network and the guest: TLS, the PROXY protocol, and what is told of requests.
     #[must_use]
     pub fn front(mut self, front: Front) -> Self {
@@ -226,6 +246,7 @@ impl Server {
             return Err(self.serves_nowhere());
         }
         self.check_environment()?;
+        let trust = Trust::new(self.ca_files.iter().map(PathBuf::as_path))?;
         let is_service = self.is_service();
         self.check_front(is_service)?;
         let ingress = Ingress::new(&self.front, &self.limits, is_service)?;
@@ -253,6 +274,9 @@ impl Server {
             gate: Arc::new(Gate::new(self.policy)),
             restart: self.restart,
             resolver: Arc::new(self.resolver),
+            trust: Arc::new(trust),
+            config: Arc::new(self.config.into_iter().collect()),
+            journal: Arc::default(),
             ingress,
             access_log,
             x_forwarded: self.front.x_forwarded,
@@ -360,7 +384,8 @@ impl Server {
 
     fn check_environment(&self) -> Result<(), Error> {
         let args: usize = self.args.iter().map(|arg| arg.len() + 1).sum();
-        let env: usize = self.env.iter().map(|(name, value)| name.len() + value.len() + 2).sum();
+        let values = self.env.iter().map(|(name, value)| (name, value)).chain(&self.config);
+        let env: usize = values.map(|(name, value)| name.len() + value.len() + 2).sum();
         if args + env <= self.limits.environment_bytes {
             return Ok(());
         }

@@ -1,5 +1,6 @@
 //! Options by their names and as text: `--workers 2` on a command line, `io.anyport.workers=2` of a container.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
@@ -25,6 +26,8 @@ pub struct Settings {
     pub outbound: Vec<Outbound>,
     /// `allow-dns`: whether the guest may look up any name.
     pub name_lookup: bool,
+    /// `config`: what the guest is given by name, by `wasi:config`.
+    pub config: BTreeMap<String, String>,
     /// `workers`: how many guests serve; by default as [`crate::Server::workers`] has it.
     pub workers: Option<usize>,
     /// `restart`: when a guest is started again.
@@ -39,6 +42,7 @@ impl Default for Settings {
             limits: Limits::default(),
             outbound: Vec::new(),
             name_lookup: false,
+            config: BTreeMap::new(),
             workers: None,
             restart: Restart::default(),
             drain_timeout: DRAIN_TIMEOUT,
@@ -71,6 +75,7 @@ impl Settings {
         "allow-dns",
         "allow-net",
         "body-timeout",
+        "config",
         "cpu-time",
         "drain-timeout",
         "header-timeout",
@@ -88,7 +93,7 @@ impl Settings {
         "workers",
     ];
 
-    /// Sets an option. Those that may be given several times add up: `allow-net`, `limit`.
+    /// Sets an option. Those that may be given several times add up: `allow-net`, `config`, `limit`.
     ///
     /// # Errors
     /// There is none of this name, or it does not take this value.
@@ -101,6 +106,12 @@ impl Settings {
                 }
             }
             "body-timeout" => self.limits.body_timeout = time(value)?,
+            "config" => match value.split_once('=') {
+                Some((name, value)) if !name.is_empty() => {
+                    self.config.insert(name.to_owned(), value.to_owned());
+                }
+                _ => return Err(wrong("it is NAME=VALUE")),
+            },
             "header-timeout" => self.limits.header_timeout = time(value)?,
             "cpu-time" => self.limits.cpu_time = Some(time(value)?),
             "drain-timeout" => {

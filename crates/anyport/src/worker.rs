@@ -12,6 +12,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::{FsPerms, WasiCtxBuilder};
+use wasmtime_wasi_config::WasiConfigVariables;
 
 use crate::access_log::Log;
 use crate::connection_limits::Watchman;
@@ -22,11 +23,13 @@ use crate::guest::{Generation, Guest, Setup};
 use crate::health::Health;
 use crate::ingress::Ingress;
 use crate::instance::{self, Outcome};
+use crate::journal::Journal;
 use crate::lane::Lanes;
 use crate::limits::Limits;
 use crate::net::published::Published;
 use crate::net::resolve::Resolver;
 use crate::net::{Endpoint, Network};
+use crate::outgoing::{Trust, Way};
 use crate::policy::Gate;
 use crate::program::Program;
 use crate::serving::{Inbound, Requests, Site};
@@ -91,6 +94,9 @@ pub(crate) struct Template {
     pub(crate) gate: Arc<Gate>,
     pub(crate) restart: Restart,
     pub(crate) resolver: Arc<Resolver>,
+    pub(crate) trust: Arc<Trust>,
+    pub(crate) config: Arc<WasiConfigVariables>,
+    pub(crate) journal: Arc<Journal>,
     pub(crate) ingress: Option<Arc<Ingress>>,
     pub(crate) access_log: Option<Arc<Log>>,
     pub(crate) x_forwarded: bool,
@@ -117,7 +123,7 @@ impl Template {
             // Last: should the others fail, the ports stay as they are.
             listeners: Vec::new(),
             generation: program.generation(),
-            ..self.setup(&self.open_stdio()?, worker)?
+            ..self.setup(&self.open_stdio()?, &self.way(), worker)?
         };
         self.make(Setup { listeners: self.hand_over(worker)?, ..setup })
     }
@@ -128,9 +134,10 @@ impl Template {
     ) -> Result<Arc<Site>, Error> {
         let stdio = self.open_stdio()?;
         // The first shows what is wrong with all.
-        self.setup(&stdio, worker)?;
+        let way = self.way();
+        self.setup(&stdio, &way, worker)?;
         let template = Arc::clone(self);
-        let make = Box::new(move || template.make(template.setup(&stdio, worker)?));
+        let make = Box::new(move || template.make(template.setup(&stdio, &way, worker)?));
         let name = thread_name(&self.name);
         let inbound = Inbound {
             published: Arc::clone(&self.published),
@@ -142,7 +149,12 @@ impl Template {
         Ok(Site::new(&self.engine, requests, &self.limits, name, stage.clone(), inbound, make))
     }
 
-    fn setup(&self, stdio: &[Arc<Stdio>; 3], worker: usize) -> Result<Setup, Error> {
+    /// The way out of guests on one event loop, which keeps their connections.
+    fn way(&self) -> Arc<Way> {
+        Way::new(&self.gate, &self.network, &self.resolver, &self.trust, &self.limits)
+    }
+
+    fn setup(&self, stdio: &[Arc<Stdio>; 3], way: &Arc<Way>, worker: usize) -> Result<Setup, Error> {
         Ok(Setup {
             stdio: stdio.clone(),
             files: self.files(stdio)?,
@@ -156,6 +168,9 @@ impl Template {
             published: Arc::clone(&self.published),
             worker,
             gate: Arc::clone(&self.gate),
+            way: Arc::clone(way),
+            config: Arc::clone(&self.config),
+            journal: Arc::clone(&self.journal),
         })
     }
 

@@ -43,7 +43,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "outgoing",
             "health busy readiness",
             "sending descriptor",
-            "stdio",
+            "stdio journal",
             "net",
             "memory tls access_log",
             "policy",

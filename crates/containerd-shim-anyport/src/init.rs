@@ -138,6 +138,9 @@ pub(crate) fn configure(
     }
     let args = process.args().iter().flatten().skip(1).cloned();
     let settings = &options.settings;
+    for (name, value) in &settings.config {
+        server = server.config(name, value);
+    }
     let policy = Policy {
         outbound: settings.outbound.clone(),
         name_lookup: settings.name_lookup,

@@ -115,7 +115,12 @@ fn set(settings: &mut Settings, name: &str, value: &str, bundle: &Bundle) -> Res
         ("allow-net", "" | "none", _) => return Ok(()),
         _ => value,
     };
-    let values = if name == "limit" { value.split(',').collect() } else { vec![value] };
+    let values = match name {
+        "limit" => value.split(',').collect(),
+        // An option is there once; a value may have any other character.
+        "config" => value.lines().collect(),
+        _ => vec![value],
+    };
     for value in values {
         settings.set(name, value).map_err(|refusal| wrong(name, value, &refusal))?;
     }

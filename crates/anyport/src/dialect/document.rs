@@ -1,13 +1,22 @@
 //! The tables as a page for people: DIALECTS.md, which `tests/dialects.rs` keeps true.
 
-use super::TABLES;
 use super::hostcall::{Row, Table};
+use super::{INTERFACES, TABLES};
 
 /// The text of DIALECTS.md.
 pub fn dialects_markdown() -> String {
     let mut page = OPENING.to_owned();
     for table in TABLES {
         page.push_str(&section(table));
+    }
+    page.push_str(INTERFACES_OPENING);
+    for (interface, version, dialect) in INTERFACES {
+        let version = match *version {
+            "" => "none".to_owned(),
+            "0.2" | "0.3" => format!("each {version}.x"),
+            exact => exact.to_owned(),
+        };
+        page.push_str(&format!("| `{interface}` | {version} | {dialect} |\n"));
     }
     page
 }
@@ -27,6 +36,15 @@ fn line(row: &Row) -> String {
     let params = if params.is_empty() { String::new() } else { format!("`{}`", params.join(", ")) };
     format!("| `{}` | `{}` | {params} |\n", row.name, row.signature())
 }
+
+const INTERFACES_OPENING: &str = "
+## Interfaces of components
+
+What a component can import.
+
+| interface | version | of |
+|---|---|---|
+";
 
 const OPENING: &str = "\
 # Dialects

@@ -6,7 +6,9 @@ pub(crate) mod hostcall;
 pub(crate) mod preview1;
 mod trace;
 pub(crate) mod wasi;
+pub(crate) mod wasi_config;
 pub(crate) mod wasi_http;
+pub(crate) mod wasi_logging;
 pub(crate) mod wasi_sockets;
 pub(crate) mod wasmedge;
 
@@ -43,6 +45,12 @@ pub enum Dialect {
     /// `wasi:http` 0.3.
     #[serde(rename = "wasi:http@0.3")]
     WasiHttp03,
+    /// `wasi:config`, a draft.
+    #[serde(rename = "wasi:config")]
+    WasiConfig,
+    /// `wasi:logging`, a draft.
+    #[serde(rename = "wasi:logging")]
+    WasiLogging,
 }
 
 impl fmt::Display for Dialect {
@@ -56,6 +64,8 @@ impl fmt::Display for Dialect {
             Self::Wasi03 => "WASI 0.3",
             Self::WasiSockets03 => "wasi:sockets 0.3",
             Self::WasiHttp03 => "wasi:http 0.3",
+            Self::WasiConfig => "wasi:config",
+            Self::WasiLogging => "wasi:logging",
         })
     }
 }
@@ -130,4 +140,7 @@ pub(crate) const INTERFACES: &[(&str, &str, Dialect)] = &[
     ("wasi:sockets/types", "0.3", Dialect::WasiSockets03),
     ("wasi:http/client", "0.3", Dialect::WasiHttp03),
     ("wasi:http/types", "0.3", Dialect::WasiHttp03),
+    ("wasi:config/store", "0.2.0-rc.1", Dialect::WasiConfig),
+    ("wasi:logging/logging", "", Dialect::WasiLogging),
+    ("wasi:logging/logging", "0.1.0-draft", Dialect::WasiLogging),
 ];

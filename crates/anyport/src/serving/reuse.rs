@@ -57,7 +57,7 @@ struct Inbox {
 
 #[derive(Default)]
 struct State {
-    waiting: VecDeque<Job>,
+    waiting: VecDeque<Box<Job>>,
     /// Requests that it has not answered yet.
     working: Vec<RequestId>,
     /// All that it was given.
@@ -81,11 +81,11 @@ pub(super) async fn hand(
 ) -> Option<Reply> {
     let (tell, answer) = oneshot::channel();
     let (waits, gone) = oneshot::channel();
-    place(site, handler, Job { id, request, answer: tell, gone }).await.then_some(Reply { answer, waits })
+    place(site, handler, Box::new(Job { id, request, answer: tell, gone })).await.then_some(Reply { answer, waits })
 }
 
 /// Finds a place for a request; false if too many wait for one already.
-async fn place(site: &Arc<Site>, handler: &ServicePre<Guest>, mut job: Job) -> bool {
+async fn place(site: &Arc<Site>, handler: &ServicePre<Guest>, mut job: Box<Job>) -> bool {
     loop {
         let mut room = pin!(site.instances.room.notified());
         room.as_mut().enable();
@@ -223,8 +223,8 @@ fn rest(site: &Site, inbox: &Inbox, alarm: &Alarm, accessor: &Accessor<Guest>, c
 }
 
 /// Work on one request.
-async fn answer(accessor: &Accessor<Guest>, proxy: &Proxy, inbox: &Inbox, job: Job) -> wasmtime::Result<()> {
-    let Job { id, request, answer, gone } = job;
+async fn answer(accessor: &Accessor<Guest>, proxy: &Proxy, inbox: &Inbox, job: Box<Job>) -> wasmtime::Result<()> {
+    let Job { id, request, answer, gone } = *job;
     let prepared =
         accessor.with(|mut store| Prepared::new(store.as_context_mut(), proxy, request, Guest::http, answer))?;
     let gone = async { gone.await.unwrap_or_default() };
@@ -239,7 +239,7 @@ async fn answer(accessor: &Accessor<Guest>, proxy: &Proxy, inbox: &Inbox, job: J
 
 impl Instances {
     /// Gives a request to the first instance that has room; back if there is none.
-    fn give(&self, site: &Site, job: Job) -> Result<(), Job> {
+    fn give(&self, site: &Site, job: Box<Job>) -> Result<(), Box<Job>> {
         let open = self.lock();
         let (most, together) = (site.limits.instance_reuse.unwrap_or(REUSE), site.limits.instance_concurrency);
         let mut job = job;
@@ -253,7 +253,7 @@ impl Instances {
     }
 
     /// An instance has ended; gives back the requests that it had not begun.
-    fn end(&self, inbox: &Arc<Inbox>, outcome: &Outcome) -> VecDeque<Job> {
+    fn end(&self, inbox: &Arc<Inbox>, outcome: &Outcome) -> VecDeque<Box<Job>> {
         self.lock().retain(|other| !Arc::ptr_eq(other, inbox));
         let mut state = inbox.lock();
         state.closed = true;
@@ -278,7 +278,7 @@ impl Instances {
 
 impl Inbox {
     /// Takes a request if there is room for it.
-    fn push(&self, job: Job, most: u32, together: u32) -> Result<(), Job> {
+    fn push(&self, job: Box<Job>, most: u32, together: u32) -> Result<(), Box<Job>> {
         let mut state = self.lock();
         let now = state.working.len() + state.waiting.len();
         if state.closed || now >= together as usize {
@@ -293,7 +293,7 @@ impl Inbox {
     }
 
     /// The next request, if the instance is ready for it; else it is told when there is one.
-    fn next(&self, is_ready: bool, context: &mut Context<'_>) -> Option<Job> {
+    fn next(&self, is_ready: bool, context: &mut Context<'_>) -> Option<Box<Job>> {
         self.waker.register(context.waker());
         let mut state = self.lock();
         let job = if is_ready { state.waiting.pop_front()? } else { return None };

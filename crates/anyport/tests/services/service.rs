@@ -46,7 +46,6 @@ impl Version {
 
 /// A service with one worker, whose port is of loopback.
 pub(crate) struct Service {
-    pub(crate) version: Version,
     pub(crate) running: Running,
     /// What the guest writes to its stderr.
     stderr: io::PipeReader,
@@ -68,7 +67,7 @@ impl Service {
             StdioTarget::Fd(writer.into()),
         );
         let running = more(server).start().unwrap_or_else(|error| panic!("{error}"));
-        Self { version, running, stderr }
+        Self { running, stderr }
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
