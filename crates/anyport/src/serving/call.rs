@@ -1,6 +1,7 @@
 //! A guest at work on one request: polled where its connection is, and on a thread that gives way while it
 //! computes for long.
 
+use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -16,6 +17,8 @@ pub(super) struct Call {
     place: Place,
     pace: Arc<Pace>,
     computes: bool,
+    /// It was on a thread that gives way, and may go there as it is.
+    travels: bool,
     site: Arc<Site>,
 }
 
@@ -29,7 +32,7 @@ enum Place {
 
 impl Call {
     pub(super) fn new(life: Life, pace: Arc<Pace>, site: &Arc<Site>) -> Self {
-        Self { place: Place::Here(life), pace, computes: false, site: Arc::clone(site) }
+        Self { place: Place::Here(life), pace, computes: false, travels: false, site: Arc::clone(site) }
     }
 
     /// Whether it was interrupted while it computed, and would go on.
@@ -69,6 +72,7 @@ impl Call {
     /// To a thread that gives way; false if there is none.
     fn leave(&mut self) -> bool {
         let Place::Here(life) = std::mem::replace(&mut self.place, Place::Nowhere) else { return false };
+        let life = if std::mem::replace(&mut self.travels, true) { life } else { ticking(life, &self.site) };
         let lanes = Lanes { name: &self.site.name, pace: Arc::clone(&self.pace), stage: self.site.stage.clone() };
         self.place = match lanes.start_aside(life) {
             Ok(aside) => Place::Aside(aside),
@@ -76,6 +80,15 @@ impl Call {
         };
         matches!(self.place, Place::Aside(_))
     }
+}
+
+/// The same life, which is interrupted wherever it computes: the ticker rests while it knows of nobody who does.
+fn ticking(mut life: Life, site: &Arc<Site>) -> Life {
+    let engine = Arc::clone(&site.engine);
+    Box::pin(poll_fn(move |context| {
+        let _running = engine.ticker.run();
+        life.as_mut().poll(context)
+    }))
 }
 
 /// Polls once; a hostcall that panics ends this guest alone.
