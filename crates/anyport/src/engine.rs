@@ -169,7 +169,7 @@ impl Engine {
         match compiled {
             Compiled::File(file) => {
                 let file = file.try_clone()?;
-                // SAFETY: who made the `Compiled` vouches for it; wasmtime checks that it is for this engine and version.
+                // SAFETY: who made the `Compiled` vouches for it; wasmtime checks that it is for this engine.
                 unsafe { Module::deserialize_open_file(&self.wasmtime, file) }
             }
             // SAFETY: as above.
@@ -180,7 +180,7 @@ impl Engine {
     /// Maps a component; reads it where `/proc` is not there.
     fn load_component(&self, compiled: &Compiled) -> wasmtime::Result<Component> {
         let file = match compiled {
-            // SAFETY: who made the `Compiled` vouches for it; wasmtime checks that it is for this engine and version.
+            // SAFETY: who made the `Compiled` vouches for it; wasmtime checks that it is for this engine.
             Compiled::Bytes(bytes) => return unsafe { Component::deserialize(&self.wasmtime, bytes) },
             Compiled::File(file) => file,
         };

@@ -20,6 +20,7 @@ use crate::descriptor::{Descriptor, Descriptors, Opened, Socket, SocketKind};
 use crate::errno::Errno;
 use crate::journal::{Journal, Level};
 use crate::limits::{Grown, Growth, Limits, RESOURCES, RESOURCES_EACH};
+pub(crate) use crate::memory::Failure;
 use crate::memory::{Buffers, Memory};
 use crate::net::connections::Connections;
 use crate::net::port::Claim;
@@ -75,30 +76,6 @@ pub(crate) enum Generation {
     /// It imports nothing that came with 0.10: its first `sock_open` tells.
     Untold,
     Before0_10,
-}
-
-/// Why a verb did not do what was asked: an errno for the guest, or memory it does not have.
-pub(crate) enum Failure {
-    Errno(Errno),
-    Memory(wiggle::GuestError),
-}
-
-impl From<Errno> for Failure {
-    fn from(errno: Errno) -> Self {
-        Self::Errno(errno)
-    }
-}
-
-impl From<wiggle::GuestError> for Failure {
-    fn from(error: wiggle::GuestError) -> Self {
-        Self::Memory(error)
-    }
-}
-
-impl From<io::Error> for Failure {
-    fn from(error: io::Error) -> Self {
-        Self::Errno(error.into())
-    }
 }
 
 impl From<Denial> for Errno {

@@ -4,12 +4,37 @@
 //! which know shared memories too; there is no `unsafe` of ours.
 
 use std::borrow::Cow;
-use std::io::{IoSlice, IoSliceMut};
+use std::io::{self, IoSlice, IoSliceMut};
 
 use smallvec::SmallVec;
 use wiggle::{GuestError, GuestMemory, GuestPtr, GuestType, Pointee, Region};
 
+use crate::errno::Errno;
 use crate::limits::Limits;
+
+/// Why a verb did not do what was asked: an errno for the guest, or memory it does not have.
+pub(crate) enum Failure {
+    Errno(Errno),
+    Memory(GuestError),
+}
+
+impl From<Errno> for Failure {
+    fn from(errno: Errno) -> Self {
+        Self::Errno(errno)
+    }
+}
+
+impl From<GuestError> for Failure {
+    fn from(error: GuestError) -> Self {
+        Self::Memory(error)
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::Errno(error.into())
+    }
+}
 
 /// A guest's linear memory for the time of one hostcall.
 pub(crate) struct Memory<'a> {
