@@ -19,6 +19,13 @@ use super::{Cgroup, failed, metrics, write};
 const KILL_LAG: Duration = Duration::from_millis(500);
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
+/// How often an empty v2 group is looked at: nobody tells that it is removed.
+const LOOK_WHETHER_GONE: Duration = Duration::from_millis(100);
+
+/// How often one with processes is: the kernel tells of a file once in 10 ms, and what it had still to tell is
+/// lost with the group.
+const LOOK_ANYWAY: Duration = Duration::from_secs(30);
+
 /// Kills from when this was made. Needs a runtime of tokio with I/O and time.
 #[derive(Debug)]
 pub(crate) struct OomEvents {
@@ -26,6 +33,8 @@ pub(crate) struct OomEvents {
     watch: Option<Receiver>,
     /// The file with the count.
     file: PathBuf,
+    /// v2's file that tells, and is watched for, whether the group is empty.
+    populated: Option<PathBuf>,
     told: u64,
     lag: Duration,
     /// Until when something may still follow what was told.
@@ -35,17 +44,21 @@ pub(crate) struct OomEvents {
 impl OomEvents {
     pub(super) fn new(cgroup: &Cgroup) -> Result<Self, Error> {
         let Some(file) = file(cgroup).filter(|file| file.exists()) else {
-            return Ok(Self { watch: None, file: PathBuf::new(), told: 0, lag: Duration::ZERO, looks_until: None });
+            let file = PathBuf::new();
+            return Ok(Self { watch: None, file, populated: None, told: 0, lag: Duration::ZERO, looks_until: None });
         };
-        let (watch, lag) = match &cgroup.hierarchies {
-            Hierarchies::V1(_) => (watch_v1(&file), KILL_LAG),
-            Hierarchies::V2(_) => (watch_v2(&file), Duration::ZERO),
+        let (watch, lag, populated) = match &cgroup.hierarchies {
+            Hierarchies::V1(_) => (watch_v1(&file), KILL_LAG, None),
+            Hierarchies::V2(_) => {
+                let populated = file.with_file_name("cgroup.events");
+                (watch_v2(&file, &populated), Duration::ZERO, Some(populated))
+            }
         };
         let watch = watch.and_then(Receiver::from_owned_fd_unchecked);
         let unable = |error: &io::Error| failed(format!("cannot watch `{}`", file.display()), error);
         let watch = Some(watch.map_err(|error| unable(&error))?);
         let told = kills(cgroup).unwrap_or(0);
-        Ok(Self { watch, file, told, lag, looks_until: None })
+        Ok(Self { watch, file, populated, told, lag, looks_until: None })
     }
 
     /// How many processes were killed since the last answer; `None` once the cgroup is removed, and where
@@ -57,7 +70,15 @@ impl OomEvents {
             let until = match self.looks_until {
                 Some(until) => until,
                 None => {
-                    drain(watch).await.ok()?;
+                    let pause = match &self.populated {
+                        None => Duration::MAX,
+                        Some(populated) if is_empty(populated) => LOOK_WHETHER_GONE,
+                        Some(_) => LOOK_ANYWAY,
+                    };
+                    // The end of this time is a reason to look, too.
+                    if let Ok(told) = tokio::time::timeout(pause, drain(watch)).await {
+                        told.ok()?;
+                    }
                     *self.looks_until.insert(Instant::now() + self.lag)
                 }
             };
@@ -74,6 +95,11 @@ impl OomEvents {
             }
         }
     }
+}
+
+/// Whether a v2 group has no processes, or is gone. It is told of when this changes.
+fn is_empty(populated: &Path) -> bool {
+    fs::read_to_string(populated).map_or(true, |text| text.lines().any(|line| line == "populated 0"))
 }
 
 /// Waits until something is told. Whatever it is, it is only a reason to look at the count.
@@ -112,11 +138,11 @@ fn watch_v1(file: &Path) -> io::Result<OwnedFd> {
 }
 
 /// The kernel says that the file was modified whenever one of its counts has changed.
-fn watch_v2(file: &Path) -> io::Result<OwnedFd> {
+fn watch_v2(file: &Path, populated: &Path) -> io::Result<OwnedFd> {
     let watch = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
     let events = inotify::WatchFlags::MODIFY | inotify::WatchFlags::DELETE_SELF;
     inotify::add_watch(&watch, file, events)?;
     // Nobody tells that a file of the kernel's is gone, but the cgroup tells that it is empty.
-    let _ = inotify::add_watch(&watch, file.with_file_name("cgroup.events"), inotify::WatchFlags::MODIFY);
+    let _ = inotify::add_watch(&watch, populated, inotify::WatchFlags::MODIFY);
     Ok(watch)
 }

@@ -2,6 +2,7 @@
 
 use std::io::Write as _;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Once;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use containerd_shim_protos::cgroups::metrics as v1;
@@ -114,21 +115,29 @@ async fn a_process_that_takes_too_much_memory_is_killed_and_told_of() {
     assert!(killed >= Some(1), "{killed:?}");
     assert!(group.0.oom_kills() >= 1);
     let _ = ended.await.expect("the child ends");
-    let any = group.0.metrics().expect("there are figures");
     if let Hierarchies::V1(_) = group.0.hierarchies {
+        let any = group.0.metrics().expect("there are figures");
         let metrics = v1::Metrics::parse_from_bytes(&any.value).expect("figures can be decoded");
         assert!(metrics.memory_oom_control.oom_kill >= 1, "{metrics}");
         assert!(metrics.memory.usage.max > 15 << 20, "{metrics}");
+    } else {
+        let metrics = figures_v2(&group.0);
+        assert!(metrics.memory_events.oom_kill >= 1 && metrics.memory_events.oom >= 1, "{metrics}");
+        assert_eq!(metrics.memory.usage_limit, 16 << 20);
     }
 }
 
 #[tokio::test(flavor = "current_thread")]
 async fn the_end_of_a_cgroup_is_told_and_no_kill() {
     let Some(group) = Real::new(Some(&memory(16 * MIB))) else { return };
-    if !group.is_v1() {
-        return;
-    }
+    let mut child = group.shell("exit 0");
     let mut events = group.0.oom_events().expect("memory can be watched");
+    let none = tokio::time::timeout(PAUSE_MAX, events.next()).await;
+    assert!(none.is_err(), "nothing has happened yet: {none:?}");
+    let _ = end(&mut child);
+    // Empty, and still there.
+    let none = tokio::time::timeout(Duration::from_millis(300), events.next()).await;
+    assert!(none.is_err(), "nothing has happened yet: {none:?}");
     drop(group);
     let end = tokio::time::timeout(Duration::from_secs(30), events.next()).await;
     assert_eq!(end.expect("it is told in time"), None);
@@ -220,9 +229,10 @@ fn a_frozen_process_does_nothing_until_it_is_thawed_and_can_be_killed() {
 #[test]
 fn processes_of_nested_groups_are_found_killed_and_removed() {
     let Some(group) = Real::new(None) else { return };
-    for (_, folder) in group.0.folders() {
+    for (mount, folder) in group.0.folders() {
         fs::create_dir_all(folder.join("a/b")).expect("a group can be made in it");
-        if folder.join("cpuset.cpus").exists() {
+        // In v2 they are inherited.
+        if mount.is_some_and(|mount| mount.has("cpuset")) {
             for file in ["cpuset.cpus", "cpuset.mems"] {
                 inherit(&folder, &folder.join("a"), file).expect("it can be set");
                 inherit(&folder.join("a"), &folder.join("a/b"), file).expect("it can be set");
@@ -259,17 +269,13 @@ fn figures_are_of_its_own_processes() {
     }
     let mut child = group.shell(BUSY);
     go(&mut child);
-    let deadline = Instant::now() + Duration::from_secs(30);
-    let metrics = loop {
+    let metrics = once_busy(|| {
         let any = group.0.metrics().expect("there are figures");
         assert_eq!(any.type_url, "io.containerd.cgroups.v1.Metrics");
         let metrics = v1::Metrics::parse_from_bytes(&any.value).expect("figures can be decoded");
-        if metrics.cpu.usage.total > 20_000_000 && metrics.memory.usage.usage > 4 << 20 {
-            break metrics;
-        }
-        assert!(Instant::now() < deadline, "{metrics}");
-        thread::sleep(PAUSE_MAX);
-    };
+        let busy = metrics.cpu.usage.total > 20_000_000 && metrics.memory.usage.usage > 4 << 20;
+        (metrics, busy)
+    });
     assert!(metrics.pids.current >= 1, "{metrics}");
     assert_eq!(metrics.pids.limit, 0);
     assert!(metrics.cpu.throttling.is_some());
@@ -280,13 +286,46 @@ fn figures_are_of_its_own_processes() {
 }
 
 #[test]
+fn figures_of_v2_are_of_its_own_processes() {
+    let cpu = LinuxCpuBuilder::default().quota(50_000).period(100_000u64).build().unwrap();
+    let Some(group) = real_v2(Some(&LinuxResourcesBuilder::default().cpu(cpu).build().unwrap())) else { return };
+    let mut child = group.shell(BUSY);
+    go(&mut child);
+    let metrics = once_busy(|| {
+        let metrics = figures_v2(&group.0);
+        let busy = metrics.cpu.usage_usec > 20_000 && metrics.cpu.nr_throttled > 0;
+        let busy = busy && metrics.memory.anon > 4 << 20;
+        (metrics, busy)
+    });
+    assert!(metrics.pids.current >= 1, "{metrics}");
+    assert_eq!([metrics.pids.limit, metrics.memory.usage_limit, metrics.memory.swap_limit], [u64::MAX; 3]);
+    assert!(metrics.cpu.nr_periods > 0 && metrics.cpu.throttled_usec > 0, "{metrics}");
+    assert!(metrics.cpu.user_usec + metrics.cpu.system_usec <= metrics.cpu.usage_usec + 1, "{metrics}");
+    assert!((metrics.memory.anon..1 << 30).contains(&metrics.memory.usage), "{metrics}");
+    assert!(metrics.memory.max_usage >= metrics.memory.anon && metrics.memory.pgfault > 0, "{metrics}");
+    assert_eq!(metrics.memory_events.oom_kill, 0);
+    child.kill().expect("it can be killed");
+    let _ = end(&mut child);
+}
+
+/// The figures once they show what [`BUSY`] does.
+fn once_busy<M: std::fmt::Display>(read: impl Fn() -> (M, bool)) -> M {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        let (metrics, busy) = read();
+        if busy {
+            return metrics;
+        }
+        assert!(Instant::now() < deadline, "{metrics}");
+        thread::sleep(PAUSE_MAX);
+    }
+}
+
+#[test]
 fn a_limit_that_cannot_be_had_leaves_nothing_behind() {
     let cpu = LinuxCpuBuilder::default().cpus("4000").build().unwrap();
     let resources = LinuxResourcesBuilder::default().cpu(cpu).build().unwrap();
     let Some(group) = Real::new(None) else { return };
-    if !group.is_v1() {
-        return;
-    }
     let error = group.0.clone().made(Some(&resources)).expect_err("there are not so many CPUs");
     assert!(error.to_string().contains("cpuset.cpus"), "{error}");
     assert!(group.0.folders().iter().all(|(_, folder)| !folder.exists()));
@@ -314,6 +353,114 @@ fn the_core_of_v2_works_on_a_machine_of_both() {
     assert_eq!(any.type_url, "io.containerd.cgroups.v2.Metrics");
     let metrics = v2::Metrics::parse_from_bytes(&any.value).expect("figures can be decoded");
     assert!(metrics.cpu.usage_usec > 0, "{metrics}");
+}
+
+/// A cgroup where v2 has the controllers. Elsewhere `None`, and a line that says so past the harness, once;
+/// with `ANYPORT_CGROUP2` set (`.ci/cgroup2`), that is a failure.
+fn real_v2(resources: Option<&LinuxResources>) -> Option<Real> {
+    static SAID: Once = Once::new();
+    let why = match Hierarchies::find() {
+        Ok(Hierarchies::V2(point)) => {
+            let offered = fs::read_to_string(point.join("cgroup.controllers")).unwrap_or_default();
+            let offered: Vec<&str> = offered.split_whitespace().collect();
+            let missing = ["cpu", "cpuset", "io", "memory", "pids"].into_iter().filter(|name| !offered.contains(name));
+            let missing: Vec<&str> = missing.collect();
+            (!missing.is_empty()).then(|| format!("it has no controller {}", missing.join(", ")))
+        }
+        Ok(Hierarchies::V1(_)) => Some("this machine's controllers are in v1".to_owned()),
+        Err(error) => Some(error.to_string()),
+    };
+    let group = if why.is_none() { Real::new(resources) } else { None };
+    if group.is_none() {
+        let why = why.as_deref().unwrap_or("no cgroup can be made");
+        assert!(std::env::var_os("ANYPORT_CGROUP2").is_none(), "no tests of cgroup v2: {why}");
+        SAID.call_once(|| {
+            let _ = writeln!(io::stderr(), "SKIPPED: tests of cgroup v2 with its controllers: {why}");
+        });
+    }
+    group
+}
+
+#[test]
+fn limits_of_v2_are_what_the_kernel_shows() {
+    let resources = LinuxResourcesBuilder::default()
+        .memory(LinuxMemoryBuilder::default().limit(64 * MIB).swap(96 * MIB).reservation(32 * MIB).build().unwrap())
+        .cpu(LinuxCpuBuilder::default().shares(512u64).quota(50_000).period(100_000u64).cpus("0").build().unwrap())
+        .pids(LinuxPidsBuilder::default().limit(12).build().unwrap())
+        .block_io(LinuxBlockIoBuilder::default().weight(300u16).build().unwrap())
+        .devices(vec![LinuxDeviceCgroupBuilder::default().allow(false).access("rwm").build().unwrap()])
+        .build()
+        .unwrap();
+    let Some(group) = real_v2(Some(&resources)) else { return };
+    let files = ["memory.max", "memory.swap.max", "memory.low", "cpu.weight", "cpu.max", "cpuset.cpus", "pids.max"];
+    let shown = || files.map(|file| group.read("", file));
+    let expected = ["67108864", "33554432", "33554432", "59", "50000 100000", "0", "12"];
+    assert_eq!(shown(), expected);
+    assert_eq!(group.read("", "cpuset.cpus.effective"), "0");
+    assert_eq!(group.0.memory_limit(), Some(64 << 20));
+
+    // What is not said stays.
+    let cpu = LinuxCpuBuilder::default().shares(1024u64).period(10_000u64).build().unwrap();
+    let update = LinuxResourcesBuilder::default().cpu(cpu).build().unwrap();
+    group.0.update(&update).expect("limits can be changed");
+    let expected = ["67108864", "33554432", "33554432", "100", "50000 10000", "0", "12"];
+    assert_eq!(shown(), expected);
+    for (limit, swap, shows) in [(256, 512, [256, 256]), (16, 16, [16, 0]), (32, 40, [32, 8])] {
+        let memory = LinuxMemoryBuilder::default().limit(limit * MIB).swap(swap * MIB).build().unwrap();
+        let update = LinuxResourcesBuilder::default().memory(memory).build().unwrap();
+        group.0.update(&update).expect("limits can be changed");
+        let shown = ["memory.max", "memory.swap.max"].map(|file| group.read("", file));
+        assert_eq!(shown, shows.map(|mib: i64| (mib * MIB).to_string()));
+    }
+
+    let all = LinuxResourcesBuilder::default()
+        .memory(LinuxMemoryBuilder::default().limit(-1).swap(-1).build().unwrap())
+        .cpu(LinuxCpuBuilder::default().quota(-1).build().unwrap())
+        .pids(LinuxPidsBuilder::default().limit(-1).build().unwrap())
+        .build()
+        .unwrap();
+    group.0.update(&all).expect("limits can be taken away");
+    assert_eq!(shown(), ["max", "max", "33554432", "100", "max 10000", "0", "max"]);
+    assert_eq!(group.0.memory_limit(), None);
+}
+
+#[test]
+fn each_level_of_v2_passes_controllers_on() {
+    let Some(outer) = real_v2(None) else { return };
+    let relative = outer.0.relative.join("pod.slice/c1.scope");
+    let inner = Cgroup { hierarchies: outer.0.hierarchies.clone(), relative };
+    let inner = inner.made(Some(&memory(16 * MIB))).expect("a cgroup can be made below another");
+    assert_eq!(inner.memory_limit(), Some(16 << 20));
+    outer.0.update(&memory(8 * MIB)).expect("the outer one can be limited");
+    assert_eq!(inner.memory_limit(), Some(8 << 20), "a limit around it is its limit too");
+    inner.remove().expect("it can be removed");
+}
+
+#[test]
+fn a_disk_of_v2_is_limited() {
+    // A disk of no use to anyone but this test: a loop device with something behind it.
+    let behind = |disk: &PathBuf| disk.join("loop/backing_file").exists();
+    let disks = fs::read_dir("/sys/block").into_iter().flatten().flatten().map(|entry| entry.path());
+    let disk = disks.filter(behind).find_map(|disk| fs::read_to_string(disk.join("dev")).ok());
+    let Some(group) = real_v2(None) else { return };
+    let Some(disk) = disk else { return skipped("there is no loop device in use") };
+    let (major, minor) = disk.trim().split_once(':').expect("a device has two numbers");
+    let (major, minor) = (major.parse::<i64>().unwrap(), minor.parse::<i64>().unwrap());
+    let throttle = |rate: u64| {
+        let limit = LinuxThrottleDeviceBuilder::default().major(major).minor(minor).rate(rate).build().unwrap();
+        let io = LinuxBlockIoBuilder::default().throttle_read_bps_device(vec![limit]).build().unwrap();
+        LinuxResourcesBuilder::default().block_io(io).build().unwrap()
+    };
+    group.0.update(&throttle(1 << 20)).expect("a disk can be limited");
+    assert_eq!(group.read("io", "io.max"), format!("{major}:{minor} rbps=1048576 wbps=max riops=max wiops=max"));
+    group.0.update(&throttle(0)).expect("a limit can be taken away");
+    assert_eq!(group.read("io", "io.max"), "");
+}
+
+fn figures_v2(cgroup: &Cgroup) -> v2::Metrics {
+    let any = cgroup.metrics().expect("there are figures");
+    assert_eq!(any.type_url, "io.containerd.cgroups.v2.Metrics");
+    v2::Metrics::parse_from_bytes(&any.value).expect("figures can be decoded")
 }
 
 /// A folder that looks like a v2 cgroup with these files.
@@ -428,7 +575,7 @@ fn a_limit_around_the_container_is_its_limit_too() {
 
 #[tokio::test(flavor = "current_thread")]
 async fn kills_of_v2_are_told_once_each() {
-    let (root, group) = fixture(&[("memory.events", "oom 1\noom_kill 2\n")]);
+    let (root, group) = fixture(&[("memory.events", "oom 1\noom_kill 2\n"), ("cgroup.events", "populated 1\n")]);
     let mut events = group.oom_events().expect("it can be watched");
     let file = root.path().join("pod/c1/memory.events");
     let set = |text: &str| fs::File::options().write(true).open(&file).expect("it is there").write_all(text.as_bytes());
