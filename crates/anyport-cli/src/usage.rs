@@ -170,7 +170,6 @@ const BY_DEFAULT: &str = "leave it out: what anyport supports is on";
 const BY_SERVICE_MANAGER: &str =
     "leave it out; a service manager or a container does that for anyport as for any process";
 
-const ONE_GUEST: &str = "leave it out: a guest serves until it ends, and `--workers N` is how many there are";
 const DRAIN_TIMEOUT: &str = "`--drain-timeout TIME` is how long a guest may take to finish what it owes";
 
 /// Options of the peers that are not ours: the option, whose it is, what to do.
@@ -203,11 +202,11 @@ const OPTIONS_ELSEWHERE: &[(&str, &str, &str)] = &[
     ),
     ("--cwd", "Wasmer", "`--dir HOST:GUEST` gives the guest a directory"),
     ("--shutdown-addr", "Wasmtime", "leave it out: SIGTERM ends anyport, once what was begun is answered"),
-    ("--max-instance-reuse-count", "Wasmtime", ONE_GUEST),
-    ("--max-instance-concurrent-reuse-count", "Wasmtime", ONE_GUEST),
-    ("--idle-instance-timeout", "Wasmtime", ONE_GUEST),
-    ("--tls-cert", "Spin and wash", "anyport does not speak TLS yet: put a proxy in front of it"),
-    ("--tls-key", "Spin and wash", "anyport does not speak TLS yet: put a proxy in front of it"),
+    (
+        "--idle-instance-timeout",
+        "Wasmtime",
+        "leave it out: an instance without a request is dropped after a second, unless `--max-instance-reuse N` keeps it",
+    ),
     ("--from", "Spin", "name the .wasm file: `anyport run FILE`"),
     ("--name", "Docker", BY_SERVICE_MANAGER),
     ("--cpus", "Docker", "`--workers N` is how many cores serve; less than one is up to a service manager"),
