@@ -202,11 +202,7 @@ const OPTIONS_ELSEWHERE: &[(&str, &str, &str)] = &[
     ),
     ("--cwd", "Wasmer", "`--dir HOST:GUEST` gives the guest a directory"),
     ("--shutdown-addr", "Wasmtime", "leave it out: SIGTERM ends anyport, once what was begun is answered"),
-    (
-        "--idle-instance-timeout",
-        "Wasmtime",
-        "leave it out: an instance without a request is dropped after a second, unless `--max-instance-reuse N` keeps it",
-    ),
+    ("--idle-instance-timeout", "Wasmtime", "leave it out: an instance that has no request is dropped after a second"),
     ("--from", "Spin", "name the .wasm file: `anyport run FILE`"),
     ("--name", "Docker", BY_SERVICE_MANAGER),
     ("--cpus", "Docker", "`--workers N` is how many cores serve; less than one is up to a service manager"),
