@@ -20,7 +20,7 @@ async fn a_guest_that_does_not_answer_in_time_gives_a_504() {
 #[tokio::test]
 async fn a_guest_that_computes_for_ever_is_ended_and_others_answer_meanwhile() {
     for version in Version::BOTH {
-        let limits = |limits: &mut Limits| limits.cpu_time = Some(Duration::from_secs(2));
+        let limits = |limits: &mut Limits| limits.cpu_time = Some(Duration::from_millis(500));
         let service = Service::with(version, limits, |server| server);
         let (mut one, mut two) = (service.client().await, service.client().await);
         let looping = tokio::spawn(async move { tokio::join!(one.get("/loop"), two.get("/loop")) });
@@ -32,7 +32,8 @@ async fn a_guest_that_computes_for_ever_is_ended_and_others_answer_meanwhile() {
         }
         let (one, two) = looping.await.expect("they do not panic");
         assert_eq!((one.status.as_u16(), two.status.as_u16()), (500, 500), "{version:?}");
-        assert!(answered > 20, "{version:?}: {answered} answers in two seconds");
+        // They give way, so others have most of the time that they take.
+        assert!(answered > 5, "{version:?}: {answered} answers meanwhile");
     }
 }
 
