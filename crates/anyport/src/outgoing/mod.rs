@@ -13,14 +13,14 @@ use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use http::{Method, Request, Response, Uri};
+use http::{HeaderName, Method, Request, Response, Uri};
 use http_body_util::BodyExt;
 use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::capture_connection;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use wasmtime_wasi_http::p2::bindings::http::types::ErrorCode as ErrorCode02;
 use wasmtime_wasi_http::p3::bindings::http::types::ErrorCode as ErrorCode03;
-use wasmtime_wasi_http::{Error, RequestOptions, Result, WasiBody, WasiHttpHooks};
+use wasmtime_wasi_http::{DEFAULT_FORBIDDEN_HEADERS, Error, RequestOptions, Result, WasiBody, WasiHttpHooks};
 
 use self::answer::Answer;
 use self::connect::{Connector, Reach};
@@ -86,6 +86,11 @@ impl WasiHttpHooks for Outgoing {
             // What there is to tell of the transfer, the bodies tell.
             Ok((answer, Box::new(async { Ok(()) }) as Transfer))
         })
+    }
+
+    /// Asked of each field of each request that comes in: the default makes a list and a closure for it.
+    fn is_forbidden_header(&mut self, name: &HeaderName) -> bool {
+        FORBIDDEN.contains(name)
     }
 
     /// It is the connection's matter: HTTP/2 has none.
@@ -204,6 +209,9 @@ impl Way {
         }
     }
 }
+
+/// What wasmtime-wasi-http forbids a guest, made once.
+static FORBIDDEN: [HeaderName; 9] = DEFAULT_FORBIDDEN_HEADERS;
 
 /// The least that hyper takes for its buffer.
 const HEAD_LEAST: usize = 8192;
