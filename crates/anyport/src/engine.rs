@@ -120,13 +120,22 @@ impl Engine {
         Ok(Self { kind, wasmtime: engine, ticker })
     }
 
-    /// The machine code of an artifact, made now or taken from the cache.
-    pub(crate) fn compile(&self, artifact: &Artifact, cache: Option<&Cache>) -> Result<Compiled, Error> {
-        let Some(cache) = cache else { return Ok(Compiled::Bytes(self.precompile(artifact)?)) };
+    /// The machine code of an artifact, made now or taken from the cache, and the same loaded.
+    pub(crate) fn compile(&self, artifact: &Artifact, cache: Option<&Cache>) -> Result<(Compiled, Loaded), Error> {
+        let Some(cache) = cache else { return self.ready(artifact, Compiled::Bytes(self.precompile(artifact)?)) };
         let key = self.key(artifact);
         let found = || {
-            let kept = cache.find(&key).map(Compiled::File).filter(|kept| self.takes(kept));
-            kept.inspect(|_| tracing::debug!("`{artifact}` is taken from the cache"))
+            let kept = Compiled::File(cache.find(&key)?);
+            match self.load(&kept) {
+                Ok(loaded) => {
+                    tracing::debug!("`{artifact}` is taken from the cache");
+                    Some((kept, loaded))
+                }
+                Err(error) => {
+                    tracing::debug!("a cache entry is not used: {error:#}");
+                    None
+                }
+            }
         };
         if let Some(kept) = found() {
             return Ok(kept);
@@ -137,14 +146,21 @@ impl Engine {
             return Ok(kept);
         }
         let compiled = self.precompile(artifact)?;
-        match cache.store(&key, &compiled) {
+        let compiled = match cache.store(&key, &compiled) {
             // Mapped from the file as at every later start, so that the compiler's memory is given back.
-            Ok(file) => Ok(Compiled::File(file)),
+            Ok(file) => Compiled::File(file),
             Err(error) => {
                 tracing::warn!("the compiled module is not kept: {error}");
-                Ok(Compiled::Bytes(compiled))
+                Compiled::Bytes(compiled)
             }
-        }
+        };
+        self.ready(artifact, compiled)
+    }
+
+    /// What was compiled just now, loaded.
+    fn ready(&self, artifact: &Artifact, compiled: Compiled) -> Result<(Compiled, Loaded), Error> {
+        let loaded = self.load(&compiled).map_err(|error| artifact.damaged(&format!("does not load: {error}")))?;
+        Ok((compiled, loaded))
     }
 
     /// Machine code for this machine.
@@ -190,14 +206,6 @@ impl Engine {
             // SAFETY: as above: its bytes are those of the file.
             None => unsafe { Component::deserialize(&self.wasmtime, read(file)?) },
         }
-    }
-
-    fn takes(&self, compiled: &Compiled) -> bool {
-        let loaded = self.load(compiled);
-        if let Err(error) = &loaded {
-            tracing::debug!("a cache entry is not used: {error:#}");
-        }
-        loaded.is_ok()
     }
 
     fn key(&self, artifact: &Artifact) -> String {

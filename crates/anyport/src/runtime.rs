@@ -54,10 +54,9 @@ impl Runtime {
     /// It is neither a module nor a component, not a valid one, or needs what no dialect has; the message says which.
     pub fn load(&self, artifact: &Artifact) -> Result<Server, Error> {
         let engine = self.engine(inspect::must_run(artifact)?)?;
-        let compiled = engine.compile(artifact, self.cache.as_ref())?;
-        self.serve(artifact.name(), compiled, &[engine.kind], |error| {
-            artifact.damaged(&format!("does not load: {error}"))
-        })
+        let (compiled, loaded) = engine.compile(artifact, self.cache.as_ref())?;
+        let program = Program::new(&engine, artifact.name(), compiled, loaded)?;
+        Ok(Server::new(engine, program, artifact.name()))
     }
 
     /// A server from a file that [`Runtime::precompile`] made.
@@ -96,7 +95,7 @@ impl Runtime {
     /// # Errors
     /// As [`Runtime::load`].
     pub fn compile(&self, artifact: &Artifact) -> Result<File, Error> {
-        let compiled = self.engine(inspect::must_run(artifact)?)?.compile(artifact, self.cache.as_ref())?;
+        let (compiled, _) = self.engine(inspect::must_run(artifact)?)?.compile(artifact, self.cache.as_ref())?;
         compiled
             .into_file()
             .map_err(|error| Error::host(format!("the compiled `{artifact}` cannot be kept in memory: {error}")))
