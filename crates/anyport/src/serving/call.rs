@@ -40,7 +40,7 @@ impl Call {
         self.computes
     }
 
-    /// Lets the guest work; ready when it has ended, with how.
+    /// Lets the guest work; ready once, when it has ended, with how.
     pub(super) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Outcome> {
         loop {
             let next = match &mut self.place {
@@ -57,7 +57,10 @@ impl Call {
                     }
                 },
                 Place::Aside(aside) => ready!(Pin::new(aside).poll(context)),
-                Place::Nowhere => return Poll::Pending,
+                Place::Nowhere => {
+                    debug_assert!(false, "a guest's work on a request is polled after its end");
+                    return Poll::Pending;
+                }
             };
             self.place = Place::Nowhere;
             self.computes = false;

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, HOST};
@@ -150,23 +150,33 @@ async fn answer_02(
     let mut call = Call::new(life, pace, site);
     let alarm = site.alarms.alarm();
     alarm.set(site.limits.timeout);
+    let mut ended = None;
     let answered = poll_fn(|context| {
-        let ended = call.poll(context);
+        if ended.is_none()
+            && let Poll::Ready(outcome) = call.poll(context)
+        {
+            ended = Some(outcome);
+        }
         // A guest may drop it, and go on.
         if !head.is_terminated()
             && let Poll::Ready(Ok(head)) = Pin::new(&mut head).poll(context)
         {
             return Poll::Ready(head.map_err(|code| Refused::Error(blame!(code, ErrorCode), code.to_string())));
         }
-        match ended {
-            Poll::Ready(outcome) => Poll::Ready(Err(Refused::Ended(outcome))),
-            Poll::Pending => {
-                poll_late(&alarm, fate.as_deref(), site.limits.timeout, context).map(|()| Err(Refused::Late))
-            }
+        match ended.take() {
+            Some(outcome) => Poll::Ready(Err(Refused::Ended(outcome))),
+            None => poll_late(&alarm, fate.as_deref(), site.limits.timeout, context).map(|()| Err(Refused::Late)),
         }
     });
     let answered = answered.await?;
-    Ok(streamed(answered, Some(call), id, bodiless, asked, site))
+    let rest = match ended {
+        Some(outcome) => {
+            tell_failed(&outcome, id);
+            None
+        }
+        None => Some(call),
+    };
+    Ok(streamed(answered, rest, id, bodiless, asked, site))
 }
 
 /// Hands a request to an instance that answers others too.
@@ -276,6 +286,13 @@ pub(super) struct Streamed {
     _asked: Asked,
 }
 
+/// Tells the person of a guest that failed after it had answered.
+fn tell_failed(outcome: &Outcome, id: RequestId) {
+    if *outcome != Outcome::Exited(0) {
+        tell_end(outcome, &format!("request {id}"), "after its answer had begun");
+    }
+}
+
 /// What a guest does after it has answered.
 struct Rest {
     call: Call,
@@ -285,11 +302,7 @@ struct Rest {
 
 impl Rest {
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        let outcome = ready!(self.call.poll(context));
-        if outcome != Outcome::Exited(0) {
-            tell_end(&outcome, &format!("request {}", self.id), "after its answer had begun");
-        }
-        Poll::Ready(())
+        self.call.poll(context).map(|outcome| tell_failed(&outcome, self.id))
     }
 
     /// The guest may go on when its answer has been sent, within a time.
@@ -306,19 +319,29 @@ impl Rest {
 
 impl Streamed {
     pub(super) fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        if self.rest.as_mut().is_some_and(|rest| rest.poll(context).is_ready()) {
-            self.rest = None;
-        }
+        self.go_on(context);
         let polled = Pin::new(&mut self.body).poll_frame(context);
         match &polled {
             Poll::Ready(None) => self.left = Some(0),
             Poll::Ready(Some(Ok(frame))) => {
                 let sent = frame.data_ref().map_or(0, |data| data.len() as u64);
                 self.left = self.left.map(|left| left.saturating_sub(sent));
+                // A guest whose last bytes are taken mostly ends with that. If it does so here, and not in a task of
+                // its own later, the next request has the same place in the pool, which is in the caches.
+                if self.left == Some(0) {
+                    self.go_on(context);
+                }
             }
             _ => {}
         }
         polled
+    }
+
+    /// Lets the guest do more of the rest.
+    fn go_on(&mut self, context: &mut Context<'_>) {
+        if self.rest.as_mut().is_some_and(|rest| rest.poll(context).is_ready()) {
+            self.rest = None;
+        }
     }
 
     pub(super) fn is_end_stream(&self) -> bool {
