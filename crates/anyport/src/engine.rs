@@ -120,29 +120,13 @@ impl Engine {
         Ok(Self { kind, wasmtime: engine, ticker })
     }
 
-    /// The machine code of an artifact, made now or taken from the cache, and the same loaded.
+    /// The machine code of an artifact that was not in the cache, and the same loaded.
     pub(crate) fn compile(&self, artifact: &Artifact, cache: Option<&Cache>) -> Result<(Compiled, Loaded), Error> {
         let Some(cache) = cache else { return self.ready(artifact, Compiled::Bytes(self.precompile(artifact)?)) };
         let key = self.key(artifact);
-        let found = || {
-            let kept = Compiled::File(cache.find(&key)?);
-            match self.load(&kept) {
-                Ok(loaded) => {
-                    tracing::debug!("`{artifact}` is taken from the cache");
-                    Some((kept, loaded))
-                }
-                Err(error) => {
-                    tracing::debug!("a cache entry is not used: {error:#}");
-                    None
-                }
-            }
-        };
-        if let Some(kept) = found() {
-            return Ok(kept);
-        }
         // Who waited for another to compile it finds it.
         let lock = cache.lock(&key);
-        if let Some(kept) = lock.as_ref().and_then(|_| found()) {
+        if let Some(kept) = lock.as_ref().and_then(|_| self.find(artifact, cache)) {
             return Ok(kept);
         }
         let compiled = self.precompile(artifact)?;
@@ -155,6 +139,21 @@ impl Engine {
             }
         };
         self.ready(artifact, compiled)
+    }
+
+    /// The machine code of an artifact from the cache, and the same loaded.
+    pub(crate) fn find(&self, artifact: &Artifact, cache: &Cache) -> Option<(Compiled, Loaded)> {
+        let kept = Compiled::File(cache.find(&self.key(artifact))?);
+        match self.load(&kept) {
+            Ok(loaded) => {
+                tracing::debug!("`{artifact}` is taken from the cache");
+                Some((kept, loaded))
+            }
+            Err(error) => {
+                tracing::debug!("a cache entry is not used: {error:#}");
+                None
+            }
+        }
     }
 
     /// What was compiled just now, loaded.

@@ -134,6 +134,15 @@ pub(crate) fn must_run(artifact: &Artifact) -> Result<Kind, Error> {
     Ok(contents.kind())
 }
 
+/// For which engines an artifact is, if it can be run at all.
+pub(crate) fn kind_of(artifact: &Artifact) -> Option<Kind> {
+    match artifact.kind() {
+        ArtifactKind::Module => Some(Kind::Modules),
+        ArtifactKind::Component => Interfaces::of_bytes(artifact.bytes()).ok().map(|interfaces| interfaces.kind()),
+        ArtifactKind::NotWasm | ArtifactKind::Precompiled => None,
+    }
+}
+
 /// What the sections of a module or component say.
 #[derive(Default)]
 struct Contents {

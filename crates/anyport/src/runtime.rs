@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use crate::artifact::{Artifact, ArtifactKind};
 use crate::cache::Cache;
-use crate::engine::{Compiled, Engine, Kind};
+use crate::engine::{Compiled, Engine, Kind, Loaded};
 use crate::error::{Error, printable};
 use crate::inspect;
 use crate::program::Program;
@@ -53,8 +53,7 @@ impl Runtime {
     /// # Errors
     /// It is neither a module nor a component, not a valid one, or needs what no dialect has; the message says which.
     pub fn load(&self, artifact: &Artifact) -> Result<Server, Error> {
-        let engine = self.engine(inspect::must_run(artifact)?)?;
-        let (compiled, loaded) = engine.compile(artifact, self.cache.as_ref())?;
+        let (engine, compiled, loaded) = self.compiled(artifact)?;
         let program = Program::new(&engine, artifact.name(), compiled, loaded)?;
         Ok(Server::new(engine, program, artifact.name()))
     }
@@ -95,7 +94,7 @@ impl Runtime {
     /// # Errors
     /// As [`Runtime::load`].
     pub fn compile(&self, artifact: &Artifact) -> Result<File, Error> {
-        let (compiled, _) = self.engine(inspect::must_run(artifact)?)?.compile(artifact, self.cache.as_ref())?;
+        let (_, compiled, _) = self.compiled(artifact)?;
         compiled
             .into_file()
             .map_err(|error| Error::host(format!("the compiled `{artifact}` cannot be kept in memory: {error}")))
@@ -115,6 +114,19 @@ impl Runtime {
             let name = printable(name);
             Error::not_runnable(format!("`{name}` was compiled by another version, or is damaged: {error:#}"))
         })
+    }
+
+    /// The machine code of an artifact, which is checked unless it is in the cache: then it was before.
+    fn compiled(&self, artifact: &Artifact) -> Result<(Arc<Engine>, Compiled, Loaded), Error> {
+        if let (Some(cache), Some(kind)) = (&self.cache, inspect::kind_of(artifact)) {
+            let engine = self.engine(kind)?;
+            if let Some((compiled, loaded)) = engine.find(artifact, cache) {
+                return Ok((engine, compiled, loaded));
+            }
+        }
+        let engine = self.engine(inspect::must_run(artifact)?)?;
+        let (compiled, loaded) = engine.compile(artifact, self.cache.as_ref())?;
+        Ok((engine, compiled, loaded))
     }
 
     /// A server on the first of these engines that takes the machine code.
