@@ -46,7 +46,7 @@ rust_guests=(
   wasmedge/legacy-0.4.3
   wasmedge/mio
 )
-c_guests=(command preview1/dotnet-like preview1/probe probe)
+c_guests=(cgi command preview1/dotnet-like preview1/probe probe)
 go_guests=(preview1/go-nethttp wasmedge/go-net)
 # One source, compiled once for each dialect and way to wait: `<variant> <dialect file> <defines>`.
 behaviour_variants=(
@@ -76,7 +76,7 @@ build() {
 
 # Some are no servers.
 output() {
-  case $1 in *probe) echo "$1/probe.wasm" ;; */behaviour) echo "$1/behaviour.wasm" ;; command) echo "$1/command.wasm" ;; *) echo "$1/server.wasm" ;; esac
+  case $1 in *probe) echo "$1/probe.wasm" ;; */behaviour) echo "$1/behaviour.wasm" ;; cgi | command) echo "$1/$1.wasm" ;; *) echo "$1/server.wasm" ;; esac
 }
 
 # ---- one language each ------------------------------------------------------------------------

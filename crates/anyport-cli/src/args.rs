@@ -243,7 +243,7 @@ pub(crate) struct Run {
 
     /// How many instances of the guest serve, each on a core of its own: a number, or `cores`. Each has
     /// a memory of its own: a guest that keeps sessions or counters there must stay with one. By default 1, and
-    /// `cores` for wasi:http components
+    /// `cores` for wasi:http components and CGI
     #[arg(long, value_name = "N|cores", help_heading = "Workers", allow_negative_numbers = true)]
     pub(crate) workers: Option<String>,
 
@@ -273,6 +273,12 @@ pub(crate) struct Run {
     // An `=` is required, so that the file may stand behind it.
     #[arg(long, value_name = "WORDS", num_args = 0..=1, require_equals = true, default_missing_value = "")]
     pub(crate) trace: Option<String>,
+
+    /// Run the module anew for each HTTP request, as a CGI program: the request is in its environment and on its
+    /// stdin, the answer is what it writes to stdout. WAGI's `modules.toml` and a `wasmer.toml` with WCGI need no
+    /// --cgi: they are a FILE by themselves
+    #[arg(long)]
+    pub(crate) cgi: bool,
 
     /// Write a line for each request to a service: `json`, `common` or `combined`, to stderr, or to a file as
     /// `json:FILE`

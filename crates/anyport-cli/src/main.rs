@@ -6,6 +6,7 @@
 
 mod args;
 mod docker;
+mod manifest;
 mod plan;
 mod report;
 mod run;

@@ -237,6 +237,7 @@ fn describe_want(want: Want) -> &'static str {
         Want::Datagrams => "exchange datagrams",
         Want::Files => "open files",
         Want::AnswerRequests => "answer HTTP requests",
+        Want::AnswerByCgi => "answer HTTP requests by CGI",
         Want::SendRequests => "send HTTP requests",
         _ => "do something else",
     }

@@ -1,11 +1,12 @@
 //! `anyport run`: from a plan to an exit code.
 
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyport::cgi::Script;
 use anyport::error::ErrorKind;
 use anyport::inspect::ArtifactKind;
 use anyport::server::{Listener, StdioTarget};
@@ -14,6 +15,7 @@ use rustix::process::{Resource, Rlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::args::{Global, Run};
+use crate::manifest::{Manifest, is_manifest};
 use crate::plan::{Plan, open_cache};
 use crate::report;
 use crate::service::{Manager, inherited_listeners};
@@ -31,17 +33,26 @@ pub(crate) fn run(global: &Global, run: Run) -> Result<ExitCode, Error> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime =
         runtime.map_err(|error| Error::new(ErrorKind::Host, format!("signals cannot be waited for: {error}")))?;
-    let ended = runtime.block_on(serve(global, run.allow_precompiled, plan));
+    let how = How { is_cgi: run.cgi, allow_precompiled: run.allow_precompiled };
+    let ended = runtime.block_on(serve(global, how, plan));
     // Not waited for: a compilation that a signal cut short ends with the process.
     runtime.shutdown_background();
     ended
 }
 
-async fn serve(global: &Global, allow_precompiled: bool, plan: Plan) -> Result<ExitCode, Error> {
+/// How a file is taken.
+#[derive(Clone, Copy)]
+struct How {
+    is_cgi: bool,
+    allow_precompiled: bool,
+}
+
+async fn serve(global: &Global, how: How, mut plan: Plan) -> Result<ExitCode, Error> {
     let mut signals = Signals::listen()?;
+    let programs = programs(&mut plan, how)?;
     let loading = tokio::task::spawn_blocking({
         let (global, file) = (global.clone(), plan.file.clone());
-        move || load(&global, &file, allow_precompiled)
+        move || load(&global, &file, programs, how.allow_precompiled)
     });
     let server = tokio::select! {
         loaded = loading => loaded.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?,
@@ -52,6 +63,7 @@ async fn serve(global: &Global, allow_precompiled: bool, plan: Plan) -> Result<E
     };
     raise_descriptor_limit();
     let waits_in_vain = server.takes_listeners() && !plan.hands_over_listeners();
+    let socketless = (server.has_no_sockets() && !plan.publish.is_empty()).then(|| plan.file.clone());
     let drain_timeout = plan.settings.drain_timeout;
     let inherited = inherited_listeners()?;
     let manager = Arc::new(Manager::new(plan.publish.len() + plan.listeners.len() + inherited.len()));
@@ -74,11 +86,65 @@ async fn serve(global: &Global, allow_precompiled: bool, plan: Plan) -> Result<E
     if waits_in_vain && code != ExitCode::SUCCESS {
         report::warn("the guest takes connections of a listener, and none was handed to it; add `-p 8080:8080`");
     }
+    // It ran once, and answered nobody.
+    if let (Some(file), true, false) = (socketless, code == ExitCode::SUCCESS, global.quiet) {
+        let file = file.display();
+        report::warn(&format!(
+            "`{file}` has no sockets, so nobody could answer at the published port; if it is a CGI program (WAGI, \
+             WCGI), add `--cgi`"
+        ));
+    }
     Ok(code)
 }
 
-fn load(global: &Global, file: &Path, allow_precompiled: bool) -> Result<Server, Error> {
+/// The programs that are run for each request, if it is that.
+fn programs(plan: &mut Plan, how: How) -> Result<Option<Vec<(PathBuf, Script)>>, Error> {
+    if (how.is_cgi || is_manifest(&plan.file)) && plan.settings.limits.instance_reuse.is_some() {
+        report::warn("`--max-instance-reuse` has no meaning for CGI: a program ends with its request");
+    }
+    if !is_manifest(&plan.file) {
+        return Ok(how.is_cgi.then(|| vec![(plan.file.clone(), Script::default())]));
+    }
+    let Manifest { programs, args, is_wagi, ignored } = Manifest::read(&plan.file)?;
+    for what in ignored {
+        report::warn(&what);
+    }
+    if is_wagi && !plan.args.is_empty() {
+        report::warn("programs of WAGI have the arguments that each request has: those behind the file go to nobody");
+    }
+    plan.args.splice(..0, args);
+    Ok(Some(programs))
+}
+
+fn load(
+    global: &Global, file: &Path, programs: Option<Vec<(PathBuf, Script)>>, allow_precompiled: bool,
+) -> Result<Server, Error> {
+    if let Some(programs) = programs {
+        let runtime = runtime(global)?;
+        let programs = programs.into_iter().map(|(file, mut script)| {
+            let artifact = Artifact::from_file(file)?;
+            script.is_precompiled = allow_precompiled && is_compiled(&artifact);
+            Ok((artifact, script))
+        });
+        let programs: Vec<_> = programs.collect::<Result<_, Error>>()?;
+        let name = file.display().to_string();
+        let [(first, _), ..] = &programs[..] else { return runtime.load_cgi(&name, programs) };
+        return report::while_compiling(&first.clone(), || runtime.load_cgi(&name, programs));
+    }
     let artifact = Artifact::from_file(file)?;
+    let runtime = runtime(global)?;
+    if allow_precompiled && is_compiled(&artifact) {
+        return runtime.load_precompiled(&artifact);
+    }
+    report::while_compiling(&artifact, || runtime.load(&artifact))
+}
+
+/// Whether a file is what only `--allow-precompiled` lets run, or is nothing at all.
+fn is_compiled(artifact: &Artifact) -> bool {
+    !matches!(artifact.kind(), ArtifactKind::Module | ArtifactKind::Component)
+}
+
+fn runtime(global: &Global) -> Result<Runtime, Error> {
     let mut builder = Runtime::builder();
     if !global.no_cache {
         match open_cache(global) {
@@ -88,11 +154,7 @@ fn load(global: &Global, file: &Path, allow_precompiled: bool) -> Result<Server,
             Err(error) => tracing::warn!("{error}"),
         }
     }
-    let runtime = builder.build()?;
-    if allow_precompiled && !matches!(artifact.kind(), ArtifactKind::Module | ArtifactKind::Component) {
-        return runtime.load_precompiled(&artifact);
-    }
-    report::while_compiling(&artifact, || runtime.load(&artifact))
+    builder.build()
 }
 
 /// What a person is told of a port that is served from now on.
@@ -176,6 +238,7 @@ const BEFORE_THE_FILE: &[&str] = &[
     "--x-forwarded",
     "--health",
     "--access-log",
+    "--cgi",
     "--trace",
 ];
 

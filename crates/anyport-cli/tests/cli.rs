@@ -55,6 +55,11 @@ fn help_of_run() {
                                           name: `--trace=sock,poll`, `--trace='!clock'`. Groups are
                                           args, clock, environ, fd, path, poll, proc, random, sched,
                                           sock
+          --cgi                           Run the module anew for each HTTP request, as a CGI program:
+                                          the request is in its environment and on its stdin, the answer
+                                          is what it writes to stdout. WAGI's `modules.toml` and a
+                                          `wasmer.toml` with WCGI need no --cgi: they are a FILE by
+                                          themselves
           --access-log[=<FORMAT[:FILE]>]  Write a line for each request to a service: `json`, `common`
                                           or `combined`, to stderr, or to a file as `json:FILE`
           --allow-precompiled             The file was made by `anyport compile` and by nobody else: run
@@ -125,7 +130,8 @@ fn help_of_run() {
           --workers <N|cores>             How many instances of the guest serve, each on a core of its
                                           own: a number, or `cores`. Each has a memory of its own: a
                                           guest that keeps sessions or counters there must stay with
-                                          one. By default 1, and `cores` for wasi:http components
+                                          one. By default 1, and `cores` for wasi:http components and
+                                          CGI
           --max-instance-reuse <N>        Requests that one instance of a wasi:http component answers
                                           before it is dropped: 1 by default for 0.2, 128 for 0.3. With
                                           more, a request may find what another left in the guest's

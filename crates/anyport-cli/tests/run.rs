@@ -2,6 +2,10 @@
 
 mod support;
 
+mod run {
+    mod cgi;
+}
+
 use std::io::pipe;
 use std::process::Stdio;
 
@@ -155,7 +159,12 @@ fn a_guests_arguments_give_no_permissions() {
 fn a_published_port_that_is_never_bound_is_fine() {
     let folder = Folder::with("exit.wasm", guests::exits(0));
     let ended = folder.anyport(["run", "-p", "0:8080", "exit.wasm"]);
-    snapshot!(ended, @"code 0");
+    snapshot!(ended, @"
+    code 0
+    --- stderr
+    warning: `exit.wasm` has no sockets, so nobody could answer at the published port; if it is a CGI ↵
+    program (WAGI, WCGI), add `--cgi`
+    ");
     let quiet = folder.anyport(["run", "-q", "-p", "0:8080", "exit.wasm"]);
     snapshot!(quiet, @"code 0");
 }

@@ -205,7 +205,12 @@ fn paths_that_cannot_be_had_are_explained() {
     ");
     let long = "x".repeat(108);
     let ended = run(&folder, "--listen", &format!("unix:{long}"));
-    snapshot!(ended.to_string().replace(&long, "LONG"), @"code 0");
+    snapshot!(ended.to_string().replace(&long, "LONG"), @"
+    code 0
+    --- stderr
+    warning: `x.wasm` has no sockets, so nobody could answer at the published port; if it is a CGI ↵
+    program (WAGI, WCGI), add `--cgi`
+    ");
     snapshot!(run(&folder, "--listen", "unix:"), @"
     code 125
     --- stderr

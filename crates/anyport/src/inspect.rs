@@ -10,7 +10,7 @@ use crate::artifact::Artifact;
 use crate::component::{self, Interfaces, World};
 use crate::dialect::Dialect;
 use crate::engine::{self, Kind};
-use crate::error::{Error, is_printable, printable};
+use crate::error::{Error, brief, is_printable, printable};
 use crate::link;
 
 pub use crate::artifact::ArtifactKind;
@@ -74,6 +74,8 @@ pub enum Want {
     Files,
     /// Answer HTTP requests that it is called with.
     AnswerRequests,
+    /// Answer HTTP requests that it is run for: CGI.
+    AnswerByCgi,
     /// Send HTTP requests.
     SendRequests,
 }
@@ -151,6 +153,8 @@ struct Contents {
     /// Of a component.
     interfaces: Option<Interfaces>,
     world: Option<World>,
+    /// It says of itself that it is a CGI program.
+    is_cgi: bool,
 }
 
 fn read(artifact: &Artifact) -> Result<Contents, Error> {
@@ -169,8 +173,46 @@ fn read(artifact: &Artifact) -> Result<Contents, Error> {
 
 fn parse(artifact: &Artifact) -> Result<Contents, Error> {
     types_of(artifact.bytes())
-        .map(|types| Contents::of(types.as_ref()))
+        .map(|types| {
+            let is_cgi = cgi_dialect(artifact.bytes()).as_deref() == Some("rfc-3875");
+            Contents { is_cgi, ..Contents::of(types.as_ref()) }
+        })
         .map_err(|error| damaged(artifact, &error, "module"))
+}
+
+/// Fails where a module would not be a CGI program of RFC 3875.
+pub(crate) fn must_run_as_cgi(artifact: &Artifact) -> Result<(), Error> {
+    if must_run(artifact)? != Kind::Modules {
+        return Err(not_for_cgi(artifact));
+    }
+    match cgi_dialect(artifact.bytes()).as_deref() {
+        None | Some("rfc-3875") => Ok(()),
+        Some(other) => {
+            let other = brief(&printable(other));
+            Err(Error::not_runnable(format!(
+                "`{artifact}` is a CGI program of the dialect `{other}`, and not of RFC 3875"
+            ))
+            .with_hint("build it for the dialect `rfc-3875`"))
+        }
+    }
+}
+
+/// CGI is for modules.
+pub(crate) fn not_for_cgi(artifact: &Artifact) -> Error {
+    Error::not_runnable(format!("`{artifact}` is a component, and CGI is for modules"))
+        .with_hint("leave out `--cgi`: `anyport inspect` says how it is run")
+}
+
+/// What a module says of itself, as those for Wasmer's first WCGI did. `wcgi` passes requests as JSON in a variable,
+/// which no server has done for long.
+fn cgi_dialect(bytes: &[u8]) -> Option<String> {
+    let mut sections = Parser::new(0).parse_all(bytes).map_while(Result::ok);
+    sections.find_map(|payload| match payload {
+        Payload::CustomSection(section) if section.name() == "cgi-dialect" => {
+            Some(String::from_utf8_lossy(section.data()).into_owned())
+        }
+        _ => None,
+    })
 }
 
 fn parse_component(artifact: &Artifact) -> Result<Contents, Error> {
@@ -236,6 +278,7 @@ impl Contents {
             exports: interfaces.exports.iter().map(export).collect(),
             world: interfaces.world(),
             interfaces: Some(interfaces),
+            is_cgi: false,
         }
     }
 
@@ -311,6 +354,7 @@ impl Contents {
                 wants.push(want)
             }
         };
+        want(self.is_cgi, Want::AnswerByCgi);
         want(self.imports("sock_listen"), Want::Listen);
         want(link::takes_listeners(&self.imports), Want::AcceptPreopened);
         want(self.imports("sock_connect"), Want::Connect);
@@ -478,6 +522,8 @@ fn run_line(artifact: &Artifact, wants: &[Want]) -> String {
     let mut line = "anyport run".to_owned();
     if wants.contains(&Want::AnswerRequests) {
         line.push_str(" -p 8080");
+    } else if wants.contains(&Want::AnswerByCgi) {
+        line.push_str(" --cgi -p 8080");
     } else if wants.contains(&Want::Listen) || wants.contains(&Want::AcceptPreopened) {
         line.push_str(" -p 8080:8080 -e PORT=8080");
     }

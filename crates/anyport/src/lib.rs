@@ -40,17 +40,20 @@
 //! `runtime`, `inspect`; `server`, `settings`, `running`, `status`, `front`, `worker`, `serving`, `lane`,
 //! `connection_limits`; `ingress`; `instance`, `program`, `component`, `link`, `engine`, `ticker`, `cache`, `artifact`;
 //! `dialect`; `guest`; `outgoing`; `health`, `busy`, `readiness`, `sending`, `descriptor`, `stdio`, `journal`; `net`,
-//! `memory`, `tls`, `access_log`; `policy`, `address`, `limits`, `stage`; `errno`, `error`, `spelling`.
+//! `memory`, `tls`, `access_log`; `cgi`, `policy`; `address`, `limits`, `stage`, `directory`; `errno`, `error`,
+//! `spelling`.
 
 mod access_log;
 mod address;
 mod artifact;
 mod busy;
 pub mod cache;
+pub mod cgi;
 mod component;
 mod connection_limits;
 mod descriptor;
 mod dialect;
+mod directory;
 mod engine;
 mod errno;
 pub mod error;

@@ -160,7 +160,8 @@ pub struct Limits {
     /// How long a client may take for the head of a request, where the front reads it; default [`HEADER_TIMEOUT`],
     /// [`Duration::MAX`] for ever.
     pub header_timeout: Duration,
-    /// Bytes of a request's head, where the front reads it; default [`HEADER_BYTES`].
+    /// Bytes of a request's head, where the front reads it, and of the head that a CGI program writes; default
+    /// [`HEADER_BYTES`].
     pub header_bytes: usize,
     /// Header lines of a request, where the front reads it; default [`HEADER_LINES`].
     pub header_lines: usize,

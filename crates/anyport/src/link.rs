@@ -179,6 +179,17 @@ pub(crate) fn takes_listeners(imports: &[Import]) -> bool {
     has("sock_accept") && !has("sock_listen") && !has("sock_open")
 }
 
+/// Whether a module can take connections, by a listener that it is handed or opens.
+pub(crate) fn serves_by_itself(imports: &[Import]) -> bool {
+    let accepts = ["sock_accept", "sock_accept_v2", "sock_listen"];
+    imports.iter().any(|import| accepts.contains(&import.name.as_str()))
+}
+
+/// Whether a module can neither accept connections nor exchange datagrams.
+pub(crate) fn has_no_sockets(imports: &[Import]) -> bool {
+    !imports.iter().any(|import| import.name.starts_with("sock_"))
+}
+
 /// One error for all imports that cannot be had.
 pub(crate) fn check(name: &str, imports: &[Import]) -> Result<(), Error> {
     let missing: Vec<&Import> = imports.iter().filter(|import| import.dialect().is_none()).collect();

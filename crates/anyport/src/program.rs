@@ -4,14 +4,16 @@ use std::sync::Arc;
 
 use wasmtime::ResourcesRequired;
 use wasmtime::component::Component;
-use wasmtime::{Linker, Module, Store};
+use wasmtime::{ExternType, Linker, Module, Store};
 use wasmtime_wasi::{p2, p3};
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
 use wasmtime_wasi_http::p3::bindings::ServicePre;
 
+use crate::cgi::Script;
 use crate::component::{self, Interfaces, World};
 use crate::dialect::hostcall;
 use crate::dialect::preview1::process::Exit;
+use crate::directory::Directory;
 use crate::engine::{Compiled, Engine, Loaded, Room};
 use crate::error::{Error, printable};
 use crate::guest::{Generation, Guest};
@@ -20,13 +22,21 @@ use crate::link::{self, Import};
 /// A program that can be started.
 pub(crate) enum Program {
     /// A core module.
-    Module { module: Module, linker: Box<Linker<Guest>>, generation: Generation, takes_listeners: bool },
+    Module {
+        module: Module,
+        linker: Box<Linker<Guest>>,
+        generation: Generation,
+        takes_listeners: bool,
+        has_no_sockets: bool,
+    },
     /// A component that runs by itself, of WASI 0.2.
     Command02(p2::bindings::CommandPre<Guest>),
     /// The same of WASI 0.3.
     Command03(p3::bindings::CommandPre<Guest>),
     /// A component that is called with each request.
     Service(Service),
+    /// Modules that are run for each request.
+    Scripts(Scripts),
 }
 
 /// A component that serves requests, up to its pool of instances, whose size is not known before it starts.
@@ -36,12 +46,44 @@ pub(crate) struct Service {
     pub(crate) world: World,
 }
 
-/// A component that can be instantiated for requests.
+/// Modules that answer requests by CGI, up to their pool of instances.
+pub(crate) struct Scripts {
+    all: Vec<Loose>,
+    needs: ResourcesRequired,
+}
+
+/// One of them.
+struct Loose {
+    name: String,
+    script: Script,
+    compiled: Compiled,
+}
+
+/// What answers requests.
 pub(crate) enum Handler {
     /// Of `wasi:http` 0.2.
     Of02(ProxyPre<Guest>),
     /// Of 0.3.
     Of03(ServicePre<Guest>),
+    /// CGI.
+    Cgi(Arc<Commands>),
+}
+
+/// Modules that can be instantiated for requests.
+pub(crate) struct Commands {
+    linker: Linker<Guest>,
+    pub(crate) list: Vec<Command>,
+    /// Arguments behind a program's name.
+    pub(crate) args: Vec<String>,
+}
+
+/// One of them, with all that its guests are given.
+pub(crate) struct Command {
+    pub(crate) name: String,
+    pub(crate) script: Script,
+    pub(crate) env: Vec<(String, String)>,
+    pub(crate) directories: Vec<Directory>,
+    module: Module,
 }
 
 impl Program {
@@ -58,13 +100,12 @@ impl Program {
     }
 
     fn of_module(engine: &Engine, module: Module, imports: &[Import]) -> Result<Self, Error> {
-        let linker = hostcall::linker(&engine.wasmtime)
-            .map_err(|error| Error::host(format!("the hostcalls cannot be defined: {error:#}")))?;
         Ok(Self::Module {
             module,
-            linker: Box::new(linker),
+            linker: Box::new(linker(engine)?),
             generation: link::generation_of(imports),
             takes_listeners: link::takes_listeners(imports),
+            has_no_sockets: link::has_no_sockets(imports),
         })
     }
 
@@ -92,10 +133,7 @@ impl Program {
     pub(crate) async fn run(&self, store: &mut Store<Guest>) -> wasmtime::Result<()> {
         let ended = match self {
             Self::Module { module, linker, .. } => {
-                let instance = link::instantiate(linker, store, module).await?;
-                store.data_mut().memory = instance.get_memory(&mut *store, "memory");
-                let start = instance.get_typed_func::<(), ()>(&mut *store, "_start")?;
-                return start.call_async(store, ()).await;
+                return call(linker, store, module, "_start").await;
             }
             Self::Command02(command) => {
                 let command = command.instantiate_async(&mut *store).await?;
@@ -105,7 +143,9 @@ impl Program {
                 let command = command.instantiate_async(&mut *store).await?;
                 store.run_concurrent(async |store| command.wasi_cli_run().call_run(store).await).await??
             }
-            Self::Service(_) => return Err(wasmtime::Error::msg("a service does not run by itself")),
+            Self::Service(_) | Self::Scripts(_) => {
+                return Err(wasmtime::Error::msg("a service does not run by itself"));
+            }
         };
         // `wasi:cli/run`: a failure, without a number.
         ended.map_err(|()| Exit(1).into())
@@ -123,25 +163,135 @@ impl Program {
     pub(crate) fn takes_listeners(&self) -> bool {
         match self {
             Self::Module { takes_listeners, .. } => *takes_listeners,
-            Self::Service(_) => true,
+            Self::Service(_) | Self::Scripts(_) => true,
             Self::Command02(_) | Self::Command03(_) => false,
         }
     }
 
     /// Whether it is called with each request.
     pub(crate) fn is_service(&self) -> bool {
-        matches!(self, Self::Service(_))
+        matches!(self, Self::Service(_) | Self::Scripts(_))
     }
+
+    /// Whether it can have no clients: it has no hostcall for it.
+    pub(crate) fn has_no_sockets(&self) -> bool {
+        matches!(self, Self::Module { has_no_sockets: true, .. })
+    }
+
+    /// Whether it is run for each request.
+    pub(crate) fn is_cgi(&self) -> bool {
+        matches!(self, Self::Scripts(_))
+    }
+}
+
+/// Instantiates a module and calls a function of it.
+async fn call(
+    linker: &Linker<Guest>, store: &mut Store<Guest>, module: &Module, entrypoint: &str,
+) -> wasmtime::Result<()> {
+    let instance = link::instantiate(linker, store, module).await?;
+    store.data_mut().memory = instance.get_memory(&mut *store, "memory");
+    let start = instance.get_typed_func::<(), ()>(&mut *store, entrypoint)?;
+    start.call_async(store, ()).await
+}
+
+impl Scripts {
+    /// None yet.
+    pub(crate) fn new() -> Self {
+        let needs = ResourcesRequired {
+            num_memories: 0,
+            max_initial_memory_size: None,
+            num_tables: 0,
+            max_initial_table_size: None,
+        };
+        Self { all: Vec::new(), needs }
+    }
+
+    /// Adds a module whose imports are all there.
+    pub(crate) fn add(&mut self, name: &str, script: Script, compiled: Compiled, module: &Module) -> Result<(), Error> {
+        let shown = printable(name);
+        if let Some(twin) = self.all.iter().find(|other| other.script.route == script.route) {
+            let what = format!("`{}` and `{shown}` are both for `{}`", printable(&twin.name), script.route);
+            return Err(Error::host(what).with_hint("give one of them another route"));
+        }
+        let imports = link::imports_of(module);
+        link::check(name, &imports)?;
+        if link::serves_by_itself(&imports) {
+            tracing::warn!("`{shown}` serves a port by itself: if it is no CGI program, leave out `--cgi`");
+        }
+        let is_callable = matches!(module.get_export(&script.entrypoint), Some(ExternType::Func(kind))
+            if kind.params().len() == 0 && kind.results().len() == 0);
+        if !is_callable {
+            let entrypoint = printable(&script.entrypoint);
+            return Err(Error::not_runnable(format!(
+                "`{shown}` exports no function `{entrypoint}` without parameters"
+            ))
+            .with_hint("build it as a command (a program with `main`) for `wasm32-wasip1`"));
+        }
+        let needs = module.resources_required();
+        self.needs.num_memories = self.needs.num_memories.max(needs.num_memories);
+        self.needs.num_tables = self.needs.num_tables.max(needs.num_tables);
+        self.needs.max_initial_memory_size = self.needs.max_initial_memory_size.max(needs.max_initial_memory_size);
+        self.needs.max_initial_table_size = self.needs.max_initial_table_size.max(needs.max_initial_table_size);
+        self.all.push(Loose { name: name.to_owned(), script, compiled });
+        Ok(())
+    }
+
+    /// Makes their pool: an engine, and what is instantiated there, with what the server gives all of them.
+    pub(crate) fn pool(
+        self, plain: &Engine, room: Room, args: &[String], env: &[(String, String)], directories: &[Directory],
+    ) -> Result<(Arc<Engine>, Handler), Error> {
+        let engine = pooled(plain, &self.needs, room)?;
+        let linker = linker(&engine)?;
+        let mut list = Vec::with_capacity(self.all.len());
+        for Loose { name, script, compiled } in self.all {
+            let module = match engine.load(&compiled) {
+                Ok(Loaded::Module(module)) => module,
+                Ok(Loaded::Component(_)) => return Err(mismatched(&name, "it is no module")),
+                Err(error) => return Err(mismatched(&name, format!("{error:#}"))),
+            };
+            // What is set for all, unless it is set for this one.
+            let is_other = |(name, _): &&(String, String)| !script.env.iter().any(|(own, _)| own == name);
+            let env = env.iter().filter(is_other).chain(&script.env).cloned().collect();
+            let directories = directories.iter().chain(&script.directories).cloned().collect();
+            list.push(Command { name, script, env, directories, module });
+        }
+        let args = args.iter().skip(1).cloned().collect();
+        Ok((Arc::new(engine), Handler::Cgi(Arc::new(Commands { linker, list, args }))))
+    }
+}
+
+impl Commands {
+    /// The one for this path, of those that could be it the one that says the most of it.
+    pub(crate) fn find(&self, path: &str) -> Option<usize> {
+        let fitting = self.list.iter().enumerate().filter(|(_, command)| command.script.route.has(path));
+        fitting.max_by_key(|(_, command)| command.script.route.weight()).map(|(place, _)| place)
+    }
+
+    /// Runs one to its end.
+    pub(crate) async fn run(&self, place: usize, store: &mut Store<Guest>) -> wasmtime::Result<()> {
+        let Command { module, script, .. } = &self.list[place];
+        call(&self.linker, store, module, &script.entrypoint).await
+    }
+}
+
+/// An engine with a pool, where there is room for one.
+fn pooled(plain: &Engine, needs: &ResourcesRequired, room: Room) -> Result<Engine, Error> {
+    Engine::pooled(plain.kind, needs, room).or_else(|error| {
+        // A pool reserves 4 GiB of addresses for each memory, which is more than some processes may.
+        tracing::warn!("instances are made one by one, which is slower: {error}");
+        Engine::new(plain.kind)
+    })
+}
+
+fn linker(engine: &Engine) -> Result<Linker<Guest>, Error> {
+    hostcall::linker(&engine.wasmtime)
+        .map_err(|error| Error::host(format!("the hostcalls cannot be defined: {error:#}")))
 }
 
 impl Service {
     /// Makes its pool: an engine, and what is instantiated there.
     pub(crate) fn pool(&self, plain: &Engine, name: &str, room: Room) -> Result<(Arc<Engine>, Handler), Error> {
-        let engine = Engine::pooled(plain.kind, &self.needs, room).or_else(|error| {
-            // A pool reserves 4 GiB of addresses for each memory, which is more than some processes may.
-            tracing::warn!("instances are made one by one, which is slower: {error}");
-            Engine::new(plain.kind)
-        })?;
+        let engine = pooled(plain, &self.needs, room)?;
         let handler = || {
             let Loaded::Component(component) = engine.load(&self.compiled)? else {
                 return Err(wasmtime::Error::msg("it is no component"));

@@ -3,12 +3,15 @@
 use std::fs::File;
 use std::sync::{Arc, Mutex};
 
+use wasmtime::Module;
+
 use crate::artifact::{Artifact, ArtifactKind};
 use crate::cache::Cache;
+use crate::cgi::Script;
 use crate::engine::{Compiled, Engine, Kind, Loaded};
 use crate::error::{Error, printable};
 use crate::inspect;
-use crate::program::Program;
+use crate::program::{Program, Scripts};
 use crate::server::Server;
 
 /// Compiles and runs modules and components. Cheap to clone; one for a process is enough.
@@ -58,6 +61,40 @@ impl Runtime {
         Ok(Server::new(engine, program, artifact.name()))
     }
 
+    /// A server that answers each HTTP request by running a module: CGI (RFC 3875). Of several modules each has a route
+    /// of its own. `name` is the server's in messages.
+    ///
+    /// # Errors
+    /// There is none, one is no module that [`Runtime::load`] would take for a command, or two have one route.
+    pub fn load_cgi(&self, name: &str, programs: Vec<(Artifact, Script)>) -> Result<Server, Error> {
+        let engine = self.engine(Kind::Modules)?;
+        let mut scripts = Scripts::new();
+        if programs.is_empty() {
+            return Err(Error::host(format!("`{}` names no program", printable(name))));
+        }
+        for (artifact, script) in programs {
+            let (compiled, module) = self.module(&engine, &artifact, script.is_precompiled)?;
+            scripts.add(artifact.name(), script, compiled, &module)?;
+        }
+        Ok(Server::new(engine, Program::Scripts(scripts), name))
+    }
+
+    /// The module of an artifact; nothing else will do.
+    fn module(&self, engine: &Engine, artifact: &Artifact, is_precompiled: bool) -> Result<(Compiled, Module), Error> {
+        let (compiled, loaded) = if is_precompiled {
+            let compiled = Compiled::trusted(artifact)?;
+            let loaded = engine.load(&compiled).map_err(|error| compiled_elsewhere(artifact, &error))?;
+            (compiled, loaded)
+        } else {
+            inspect::must_run_as_cgi(artifact)?;
+            engine.compile(artifact, self.cache.as_ref())?
+        };
+        match loaded {
+            Loaded::Module(module) => Ok((compiled, module)),
+            Loaded::Component(_) => Err(inspect::not_for_cgi(artifact)),
+        }
+    }
+
     /// A server from a file that [`Runtime::precompile`] made.
     ///
     /// Its machine code is run as it is: only for files that nobody else could have written.
@@ -67,10 +104,7 @@ impl Runtime {
     pub fn load_precompiled(&self, artifact: &Artifact) -> Result<Server, Error> {
         let compiled = Compiled::trusted(artifact)?;
         let kinds = compiled.kinds();
-        self.serve(artifact.name(), compiled, kinds, |error| {
-            Error::not_runnable(format!("`{artifact}` was compiled for another engine or machine: {error:#}"))
-                .with_hint("compile it here, with `anyport compile`")
-        })
+        self.serve(artifact.name(), compiled, kinds, |error| compiled_elsewhere(artifact, error))
     }
 
     /// Machine code for [`Runtime::load_precompiled`] on this kind of machine.
@@ -157,4 +191,9 @@ impl Runtime {
         engines.push(Arc::clone(&engine));
         Ok(engine)
     }
+}
+
+fn compiled_elsewhere(artifact: &Artifact, error: &wasmtime::Error) -> Error {
+    Error::not_runnable(format!("`{artifact}` was compiled for another engine or machine: {error:#}"))
+        .with_hint("compile it here, with `anyport compile`")
 }

@@ -21,7 +21,7 @@ use crate::net::{self, Network};
 use crate::outgoing::Trust;
 use crate::policy::{Gate, Policy};
 use crate::port_holder;
-use crate::program::Program;
+use crate::program::{Handler, Program};
 use crate::serving::Requests;
 use crate::spelling::option;
 use crate::stage::Stage;
@@ -30,13 +30,14 @@ use crate::worker::{self, Template, Work, Worker};
 use tokio::sync::watch;
 
 pub use crate::access_log::{AccessFormat, AccessLog};
+pub use crate::directory::Directory;
 pub use crate::ingress::{CertificateFiles, Front};
 pub use crate::instance::Outcome;
 pub use crate::net::resolve::Resolver;
 pub use crate::running::Running;
 pub use crate::status::{PortStatus, Status, WorkerStatus};
 pub use crate::stdio::StdioTarget;
-pub use crate::worker::{Directory, Restart};
+pub use crate::worker::Restart;
 
 /// A module or component with all it will run with. Denies by default: no files, no network, no environment.
 pub struct Server {
@@ -227,7 +228,13 @@ impl Server {
         self.program.takes_listeners()
     }
 
-    /// Whether it is a component that is called with each HTTP request, and does not run by itself.
+    /// Whether it can have no clients: it is a module that imports nothing of sockets.
+    pub fn has_no_sockets(&self) -> bool {
+        self.program.has_no_sockets()
+    }
+
+    /// Whether it is a component that is called with each HTTP request, and does not run by itself; or a program that
+    /// is run for each.
     pub fn is_service(&self) -> bool {
         self.program.is_service()
     }
@@ -252,7 +259,18 @@ impl Server {
         let ingress = Ingress::new(&self.front, &self.limits, is_service)?;
         let access_log = self.front.access_log.as_ref().map(Log::open).transpose()?;
         let (workers, most) = (self.worker_count(), self.limits.connections);
-        let (engine, work) = work(&self.engine, self.program, &self.name, &self.limits)?;
+        let (engine, work) = match self.program {
+            Program::Service(service) => {
+                let (engine, handler) = service.pool(&self.engine, &self.name, room(&self.limits))?;
+                (engine, requests(handler, &self.limits))
+            }
+            Program::Scripts(scripts) => {
+                let room = room(&self.limits);
+                let (engine, handler) = scripts.pool(&self.engine, room, &self.args, &self.env, &self.directories)?;
+                (engine, requests(handler, &self.limits))
+            }
+            program => (self.engine, Work::Guest(program)),
+        };
         // A service lets its connections in by itself.
         let fed = workers > 1 || (ingress.is_some() && !is_service);
         let tell = self.on_listen.as_ref();
@@ -305,8 +323,9 @@ impl Server {
 
     fn serves_nowhere(&self) -> Error {
         let name = printable(&self.name);
+        let cgi = if self.program.is_cgi() && !name.ends_with(".toml") { " --cgi" } else { "" };
         Error::host(format!("`{name}` serves HTTP requests, and no port is published for them"))
-            .with_hint(format!("`anyport run -p 8080 {name}` serves them on http://localhost:8080"))
+            .with_hint(format!("`anyport run{cgi} -p 8080 {name}` serves them on http://localhost:8080"))
     }
 
     /// The public ports. Ports that are published for a guest that cannot listen by itself are handed over.
@@ -398,13 +417,13 @@ impl Server {
     }
 }
 
-/// What the workers do, and the engine for it.
-fn work(engine: &Arc<Engine>, program: Program, name: &str, limits: &Limits) -> Result<(Arc<Engine>, Work), Error> {
-    let Program::Service(service) = program else { return Ok((Arc::clone(engine), Work::Guest(program))) };
-    let room =
-        Room { instances: limits.instances, memory_bytes: limits.memory_bytes, table_elements: limits.table_elements };
-    let (engine, handler) = service.pool(engine, name, room)?;
-    Ok((engine, Work::Requests(Arc::new(Requests::new(handler, limits)))))
+/// What a pool of instances has room for.
+fn room(limits: &Limits) -> Room {
+    Room { instances: limits.instances, memory_bytes: limits.memory_bytes, table_elements: limits.table_elements }
+}
+
+fn requests(handler: Handler, limits: &Limits) -> Work {
+    Work::Requests(Arc::new(Requests::new(handler, limits)))
 }
 
 /// The public ports of a server.

@@ -1,8 +1,9 @@
-//! The guest's stdin, stdout and stderr: whatever the host process has there, or a file.
+//! The guest's stdin, stdout and stderr: whatever the host process has there, a file, or something within this process.
 //!
 //! The descriptors may be shared with other processes (a shell's terminal), so they are not made
 //! non-blocking: they are asked whether a read or a short write will block before each.
 
+use std::fmt;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,6 +12,7 @@ use std::task::{Context, Poll, ready};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::FileType;
+use rustix::io::Errno;
 use smallvec::SmallVec;
 use tokio::io::unix::AsyncFd;
 
@@ -32,9 +34,27 @@ pub enum StdioTarget {
     Fd(OwnedFd),
 }
 
+/// Something within this process that a guest reads or writes as a standard stream.
+pub(crate) trait Channel: fmt::Debug + Send + Sync {
+    /// As [`Stdio::try_read`].
+    fn try_read(&self, _buffer: &mut [u8]) -> io::Result<usize> {
+        Err(Errno::BADF.into())
+    }
+
+    /// As [`Stdio::try_write`].
+    fn try_write(&self, _buffers: &[IoSlice<'_>]) -> io::Result<usize> {
+        Err(Errno::BADF.into())
+    }
+
+    /// Ready when reading, or writing, does not wait.
+    fn poll_ready(&self, context: &mut Context<'_>) -> Poll<()>;
+}
+
 /// One standard stream.
 #[derive(Debug)]
 pub(crate) struct Stdio {
+    /// What it is, where that is no descriptor.
+    channel: Option<Box<dyn Channel>>,
     /// `None` is the null device.
     fd: Option<Arc<OwnedFd>>,
     file_type: FileType,
@@ -64,13 +84,23 @@ impl Stdio {
             None => FileType::Unknown,
         };
         let terminal = fd.as_ref().is_some_and(rustix::termios::isatty);
-        Ok(Self {
-            fd: fd.map(Arc::new),
-            file_type,
-            terminal,
+        Ok(Self { fd: fd.map(Arc::new), file_type, terminal, ..Self::null() })
+    }
+
+    /// A stream within this process.
+    pub(crate) fn within(channel: impl Channel + 'static) -> Self {
+        Self { channel: Some(Box::new(channel)), ..Self::null() }
+    }
+
+    fn null() -> Self {
+        Self {
+            channel: None,
+            fd: None,
+            file_type: FileType::Unknown,
+            terminal: false,
             poller: OnceLock::new(),
             nonblocking: AtomicBool::new(false),
-        })
+        }
     }
 
     /// The preview1 file type. Only a terminal is a character device: wasi-libc's `isatty` asks
@@ -91,6 +121,9 @@ impl Stdio {
 
     /// Reads without waiting; [`io::ErrorKind::WouldBlock`] says wait.
     pub(crate) fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        if let Some(channel) = &self.channel {
+            return channel.try_read(buffer);
+        }
         let Some(fd) = &self.fd else { return Ok(0) };
         if !self.is_ready_now(Interest::Read)? {
             return Err(io::ErrorKind::WouldBlock.into());
@@ -101,6 +134,9 @@ impl Stdio {
     /// Writes as much as goes without waiting; [`io::ErrorKind::WouldBlock`] says wait. What goes, goes in one
     /// piece: the guests of other workers write there too, and libc hands over a line in two buffers.
     pub(crate) fn try_write(&self, buffers: &[IoSlice<'_>]) -> io::Result<usize> {
+        if let Some(channel) = &self.channel {
+            return channel.try_write(buffers);
+        }
         let Some(fd) = &self.fd else { return Ok(buffers.iter().map(|buffer| buffer.len()).sum()) };
         if self.file_type == FileType::RegularFile {
             return Ok(rustix::io::retry_on_intr(|| rustix::io::writev(fd, buffers))?);
@@ -120,6 +156,9 @@ impl Stdio {
 
     /// As [`crate::net::Endpoint::poll_ready`].
     pub(crate) fn poll_ready(&self, context: &mut Context<'_>, interest: Interest) -> Poll<io::Result<Ready>> {
+        if let Some(channel) = &self.channel {
+            return channel.poll_ready(context).map(|()| Ok(Ready::default()));
+        }
         let Some(poller) = self.poller()? else { return Poll::Ready(Ok(Ready::default())) };
         loop {
             // Taken before the kernel is asked: news that come in between are not cleared.

@@ -1,7 +1,6 @@
 //! A worker: a thread on which one guest lives after the other.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -17,6 +16,7 @@ use wasmtime_wasi_config::WasiConfigVariables;
 use crate::access_log::Log;
 use crate::connection_limits::Watchman;
 use crate::dialect::wasi;
+use crate::directory::Directory;
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::guest::{Generation, Guest, Setup};
@@ -32,21 +32,10 @@ use crate::net::{Endpoint, Network};
 use crate::outgoing::{Trust, Way};
 use crate::policy::Gate;
 use crate::program::Program;
-use crate::serving::{Inbound, Requests, Site};
+use crate::serving::{Inbound, Requests, Site, Start};
 use crate::spelling::option;
 use crate::stage::Stage;
 use crate::stdio::{Stdio, StdioTarget};
-
-/// A directory of the host that a guest may use.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Directory {
-    /// Where it is on the host.
-    pub host: PathBuf,
-    /// Its name for the guest.
-    pub guest: String,
-    /// Whether the guest may only read.
-    pub read_only: bool,
-}
 
 /// When a guest that has ended is started again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -123,7 +112,7 @@ impl Template {
             // Last: should the others fail, the ports stay as they are.
             listeners: Vec::new(),
             generation: program.generation(),
-            ..self.setup(&self.open_stdio()?, &self.way(), worker)?
+            ..self.setup(self.start(&self.open_stdio()?), &self.way(), worker)?
         };
         self.make(Setup { listeners: self.hand_over(worker)?, ..setup })
     }
@@ -135,9 +124,15 @@ impl Template {
         let stdio = self.open_stdio()?;
         // The first shows what is wrong with all.
         let way = self.way();
-        self.setup(&stdio, &way, worker)?;
+        self.setup(self.start(&stdio), &way, worker)?;
+        for directories in requests.directories() {
+            self.setup(Start { directories, ..self.start(&stdio) }, &way, worker)?;
+        }
         let template = Arc::clone(self);
-        let make = Box::new(move || template.make(template.setup(&stdio, &way, worker)?));
+        let make = Box::new(move |start: Option<Start<'_>>| {
+            let start = start.unwrap_or_else(|| template.start(&stdio));
+            template.make(template.setup(start, &way, worker)?)
+        });
         let name = thread_name(&self.name);
         let inbound = Inbound {
             published: Arc::clone(&self.published),
@@ -145,6 +140,7 @@ impl Template {
             ingress: self.ingress.clone(),
             log: self.access_log.clone(),
             x_forwarded: self.x_forwarded,
+            journal: Arc::clone(&self.journal),
         };
         Ok(Site::new(&self.engine, requests, &self.limits, name, stage.clone(), inbound, make))
     }
@@ -154,11 +150,16 @@ impl Template {
         Way::new(&self.gate, &self.network, &self.resolver, &self.trust, &self.limits)
     }
 
-    fn setup(&self, stdio: &[Arc<Stdio>; 3], way: &Arc<Way>, worker: usize) -> Result<Setup, Error> {
+    /// How most guests start.
+    fn start<'s>(&'s self, stdio: &'s [Arc<Stdio>; 3]) -> Start<'s> {
+        Start { args: &self.args, env: &self.env, directories: &self.directories, stdio }
+    }
+
+    fn setup(&self, start: Start<'_>, way: &Arc<Way>, worker: usize) -> Result<Setup, Error> {
         Ok(Setup {
-            stdio: stdio.clone(),
-            files: self.files(stdio)?,
-            directories: u32::try_from(self.directories.len()).map_err(|_| Error::host("too many directories"))?,
+            stdio: start.stdio.clone(),
+            files: files(start)?,
+            directories: u32::try_from(start.directories.len()).map_err(|_| Error::host("too many directories"))?,
             generation: Generation::NotWasmEdge,
             listeners: Vec::new(),
             limits: Arc::clone(&self.limits),
@@ -195,26 +196,27 @@ impl Template {
         };
         Ok([open(stdin, 0)?, open(stdout, 1)?, open(stderr, 2)?])
     }
+}
 
-    /// What wasmtime-wasi has for a guest. Core modules have their standard streams from elsewhere.
-    fn files(&self, [stdin, stdout, stderr]: &[Arc<Stdio>; 3]) -> Result<WasiP1Ctx, Error> {
-        let mut wasi = WasiCtxBuilder::new();
-        wasi.args(&self.args).envs(&self.env);
-        wasi.stdin(wasi::input(Arc::clone(stdin)));
-        wasi.stdout(wasi::output(Arc::clone(stdout))).stderr(wasi::output(Arc::clone(stderr)));
-        for directory in &self.directories {
-            let permissions = if directory.read_only { FsPerms::ReadOnly } else { FsPerms::ReadWrite };
-            wasi.preopened_dir(&directory.host, &directory.guest, permissions).map_err(|error| {
-                Error::host(format!(
-                    "the directory `{}` cannot be opened: {}",
-                    directory.host.display(),
-                    error.root_cause()
-                ))
-                .with_hint("it is the part before the colon: `--dir HOST:GUEST`")
-            })?;
-        }
-        Ok(wasi.build_p1())
+/// What wasmtime-wasi has for a guest. Core modules have their standard streams from elsewhere.
+fn files(start: Start<'_>) -> Result<WasiP1Ctx, Error> {
+    let Start { args, env, directories, stdio: [stdin, stdout, stderr] } = start;
+    let mut wasi = WasiCtxBuilder::new();
+    wasi.args(args).envs(env);
+    wasi.stdin(wasi::input(Arc::clone(stdin)));
+    wasi.stdout(wasi::output(Arc::clone(stdout))).stderr(wasi::output(Arc::clone(stderr)));
+    for directory in directories {
+        let permissions = if directory.read_only { FsPerms::ReadOnly } else { FsPerms::ReadWrite };
+        wasi.preopened_dir(&directory.host, &directory.guest, permissions).map_err(|error| {
+            Error::host(format!(
+                "the directory `{}` cannot be opened: {}",
+                directory.host.display(),
+                error.root_cause()
+            ))
+            .with_hint("it is the part before the colon: `--dir HOST:GUEST`")
+        })?;
     }
+    Ok(wasi.build_p1())
 }
 
 /// The event loop of a worker's guest.

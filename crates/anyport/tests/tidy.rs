@@ -46,8 +46,8 @@ const LAYERS: &[(&str, &[&str])] = &[
             "stdio journal",
             "net",
             "memory tls access_log",
-            "policy",
-            "address limits stage",
+            "cgi policy",
+            "address limits stage directory",
             "errno",
             "error rounds spelling",
         ],
@@ -71,7 +71,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "log memory probe status",
         ],
     ),
-    ("crates/anyport-cli/src/", &["main", "run docker", "plan", "usage", "report", "service trace args"]),
+    ("crates/anyport-cli/src/", &["main", "run docker", "plan manifest", "usage", "report", "service trace args"]),
 ];
 
 /// Names that say nothing of what a module owns.

@@ -7,6 +7,7 @@ mod admission;
 mod alarm;
 mod answer;
 mod call;
+mod cgi;
 mod connection;
 mod kept;
 mod request;
@@ -26,16 +27,19 @@ use self::alarm::Alarms;
 use self::kept::Kept;
 use self::reuse::Instances;
 use crate::access_log::Log;
+use crate::directory::Directory;
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::guest::Guest;
 use crate::ingress::Ingress;
 use crate::instance::Outcome;
+use crate::journal::Journal;
 use crate::limits::Limits;
 use crate::net::published::Published;
 use crate::net::{Endpoint, Interest};
 use crate::program::Handler;
 use crate::stage::Stage;
+use crate::stdio::Stdio;
 
 /// What all workers of a service share.
 pub(crate) struct Requests {
@@ -47,8 +51,17 @@ pub(crate) struct Requests {
     queue: usize,
 }
 
-/// Makes a guest for an instance.
-pub(crate) type MakeGuest = Box<dyn Fn() -> Result<Guest, Error> + Send + Sync>;
+/// Makes a guest for an instance, which may start otherwise than its server's others.
+pub(crate) type MakeGuest = Box<dyn for<'s> Fn(Option<Start<'s>>) -> Result<Guest, Error> + Send + Sync>;
+
+/// What a guest is given at its start.
+#[derive(Clone, Copy)]
+pub(crate) struct Start<'s> {
+    pub(crate) args: &'s [String],
+    pub(crate) env: &'s [(String, String)],
+    pub(crate) directories: &'s [Directory],
+    pub(crate) stdio: &'s [Arc<Stdio>; 3],
+}
 
 /// How connections come to a worker.
 pub(crate) struct Inbound {
@@ -58,6 +71,8 @@ pub(crate) struct Inbound {
     pub(crate) log: Option<Arc<Log>>,
     /// Guests are told of their clients.
     pub(crate) x_forwarded: bool,
+    /// Of what guests write to their stderr, where that is a request's.
+    pub(crate) journal: Arc<Journal>,
 }
 
 /// One worker.
@@ -98,6 +113,15 @@ impl Requests {
             waiting: AtomicUsize::new(0),
             queue: limits.queue,
         }
+    }
+
+    /// The directories of programs that have their own.
+    pub(crate) fn directories(&self) -> impl Iterator<Item = &[Directory]> {
+        let commands = match &self.handler {
+            Handler::Cgi(commands) => &commands.list[..],
+            _ => &[],
+        };
+        commands.iter().map(|command| &command.directories[..])
     }
 
     /// Leave to make an instance; waits for its turn. None if too many wait already.
@@ -198,8 +222,8 @@ impl Site {
         RequestId(self.seed.wrapping_add(self.counted.fetch_add(1, Ordering::Relaxed)))
     }
 
-    fn guest(&self) -> Result<Guest, Error> {
-        let mut guest = (self.make)()?;
+    fn guest(&self, start: Option<Start<'_>>) -> Result<Guest, Error> {
+        let mut guest = (self.make)(start)?;
         guest.serves_requests();
         Ok(guest)
     }

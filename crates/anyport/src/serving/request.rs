@@ -22,6 +22,7 @@ use wasmtime_wasi_http::{Error, WasiBody, WasiHttpView};
 
 use super::answer::{Answer, answer as say};
 use super::call::Call;
+use super::cgi;
 use super::connection::Asked;
 use super::kept::Instance;
 use super::reuse::{self, Reply};
@@ -42,12 +43,13 @@ pub(super) async fn answer(
     let outcome = match &site.requests.handler {
         Handler::Of02(handler) => answer_02(&site, handler, id, asked, request).await,
         Handler::Of03(handler) => answer_03(&site, handler, id, asked, request).await,
+        Handler::Cgi(commands) => cgi::answer(&site, commands, id, asked, request).await,
     };
     Ok(outcome.unwrap_or_else(|refused| refused.tell(&site, id)))
 }
 
 /// Why a request has no answer of a guest.
-enum Refused {
+pub(super) enum Refused {
     /// Too many wait.
     Crowded,
     /// There is no instance for it.
@@ -60,6 +62,14 @@ enum Refused {
     Error(Blame, String),
     /// It took too long.
     Late,
+    /// What it wrote is no head of an answer.
+    Head(String),
+    /// No program is for the path.
+    Unrouted,
+    /// The path is nothing that a program can be told.
+    Path,
+    /// The head is more than a program may be told.
+    Fields,
 }
 
 impl Refused {
@@ -95,13 +105,23 @@ impl Refused {
                 );
                 say(StatusCode::GATEWAY_TIMEOUT, "the server took too long\n", id)
             }
+            Self::Head(why) => {
+                tracing::warn!("request {id}: the head of the guest's answer is not right: {why}");
+                say(StatusCode::BAD_GATEWAY, "the server's answer is not right\n", id)
+            }
+            Self::Unrouted => say(StatusCode::NOT_FOUND, "there is nothing at this path\n", id),
+            Self::Path => say(StatusCode::BAD_REQUEST, "the target's path is no text\n", id),
+            Self::Fields => {
+                let text = "the request's head is too large\n";
+                say(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, text, id)
+            }
         }
     }
 }
 
 /// Whose fault an error is that a guest answers with.
 #[derive(Clone, Copy)]
-enum Blame {
+pub(super) enum Blame {
     /// A server that it asked.
     Upstream,
     /// The same, which took too long.
@@ -139,7 +159,7 @@ async fn answer_02(
         Some(instance) => Source::Kept(Box::new(instance)),
         None => {
             let permit = site.requests.permit().await.ok_or(Refused::Crowded)?;
-            let guest = site.guest().map_err(|error| Refused::Instance(error.to_string()))?;
+            let guest = site.guest(None).map_err(|error| Refused::Instance(error.to_string()))?;
             Source::New(instance::store(&site.engine, guest, Neighbours::Always), permit)
         }
     };
@@ -263,7 +283,7 @@ async fn handle(
 }
 
 /// A guest's answer as the connection takes it.
-fn streamed(
+pub(super) fn streamed(
     head: Response<WasiBody>, call: Option<Call>, id: RequestId, bodiless: bool, asked: Asked, site: &Arc<Site>,
 ) -> Response<Answer> {
     let bodiless = bodiless || matches!(head.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);

@@ -126,7 +126,7 @@ fn start(site: &Arc<Site>, handler: &ServicePre<Guest>, permit: OwnedSemaphorePe
 
 /// An instance's life.
 async fn live(site: &Arc<Site>, handler: ServicePre<Guest>, inbox: &Arc<Inbox>) -> Outcome {
-    let guest = match site.guest() {
+    let guest = match site.guest(None) {
         Ok(guest) => guest,
         Err(error) => return Outcome::Trapped { reason: error.to_string(), backtrace: String::new() },
     };

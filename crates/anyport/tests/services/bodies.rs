@@ -12,10 +12,10 @@ use tokio::sync::mpsc;
 
 use super::service::{Service, Version, within};
 
-type Sender = mpsc::Sender<Result<Frame<Bytes>, std::convert::Infallible>>;
+pub(super) type Sender = mpsc::Sender<Result<Frame<Bytes>, std::convert::Infallible>>;
 
 /// Begins a request to `/echo`, whose body is what is sent.
-async fn echo(service: &Service, h2: bool) -> (Sender, Incoming) {
+pub(super) async fn echo(service: &Service, h2: bool) -> (Sender, Incoming) {
     let (sender, mut receiver) = mpsc::channel(1);
     let frames = futures_util::stream::poll_fn(move |context| receiver.poll_recv(context));
     let uri = format!("http://{}/echo", service.address());

@@ -57,11 +57,16 @@ impl Service {
     }
 
     pub(crate) fn with(version: Version, limit: impl FnOnce(&mut Limits), more: impl FnOnce(Server) -> Server) -> Self {
+        Self::of(version.server(), limit, more)
+    }
+
+    /// Of this server, whatever it is.
+    pub(crate) fn of(server: Server, limit: impl FnOnce(&mut Limits), more: impl FnOnce(Server) -> Server) -> Self {
         let mut limits = Limits::default();
         limit(&mut limits);
         let (stderr, writer) = io::pipe().expect("a test may open descriptors");
         let policy = Policy { publish: vec!["127.0.0.1:0:8080".parse().expect("a port")], ..Policy::default() };
-        let server = version.server().policy(policy).limits(limits).workers(1).stdio(
+        let server = server.policy(policy).limits(limits).workers(1).stdio(
             StdioTarget::Null,
             StdioTarget::Null,
             StdioTarget::Fd(writer.into()),
