@@ -258,6 +258,11 @@ pub(crate) struct Run {
     #[arg(allow_negative_numbers = true)]
     pub(crate) max_instance_concurrency: Option<String>,
 
+    /// Make so many instances of a wasi:http component for each worker before its port is open: the first requests
+    /// find them ready
+    #[arg(long, value_name = "N", help_heading = "Workers", allow_negative_numbers = true)]
+    pub(crate) prewarm: Option<String>,
+
     /// When a guest is started again: `no`, `on-failure` (it failed after it had begun to serve) or `always`
     #[arg(long, value_name = "WHEN", default_value = "on-failure", hide_possible_values = true)]
     #[arg(help_heading = "Workers")]
@@ -328,8 +333,14 @@ pub(crate) struct Compile {
     pub(crate) output: Option<PathBuf>,
 }
 
-#[derive(Clone, Copy, Debug, Subcommand)]
+#[derive(Clone, Debug, Subcommand)]
 pub(crate) enum CacheCommand {
+    /// Compile files into it, so that their first start compiles nothing: in the build of an image
+    Add {
+        /// The .wasm files
+        #[arg(value_name = "FILE", required = true, value_hint = ValueHint::FilePath)]
+        files: Vec<PathBuf>,
+    },
     /// Print where it is
     Path,
     /// Print how large it is

@@ -15,6 +15,8 @@ mod trace;
 mod usage;
 
 use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyport::error::ErrorKind;
@@ -105,6 +107,7 @@ fn manage_cache(global: &Global, command: CacheCommand) -> Result<ExitCode, Erro
     let unreadable =
         |error: io::Error| Error::new(ErrorKind::Host, format!("the compile cache cannot be read: {error}"));
     match command {
+        CacheCommand::Add { files } => add_to_cache(global, &files),
         CacheCommand::Path => print(format!("{}\n", cache_folder(global)?.display()).as_bytes()),
         CacheCommand::Clear => {
             let entries = open_cache(global)?.clear().map_err(unreadable)?;
@@ -123,6 +126,23 @@ fn manage_cache(global: &Global, command: CacheCommand) -> Result<ExitCode, Erro
             print(format!("{text}\n").as_bytes())
         }
     }
+}
+
+/// Compiles what is not there yet.
+fn add_to_cache(global: &Global, files: &[PathBuf]) -> Result<ExitCode, Error> {
+    let runtime = Runtime::builder().cache(open_cache(global)?).build()?;
+    for file in files {
+        let artifact = Artifact::from_file(file)?;
+        let compiled = report::while_compiling(&artifact, || runtime.compile(&artifact))?;
+        // A file without a name is in memory: the cache did not take it, which was told.
+        if compiled.metadata().is_ok_and(|metadata| metadata.nlink() == 0) {
+            return Err(Error::new(ErrorKind::Host, format!("the compiled `{artifact}` is not in the cache")));
+        }
+        if !global.quiet {
+            report::note(&format!("{artifact} is in the cache"));
+        }
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn modules(count: usize) -> String {

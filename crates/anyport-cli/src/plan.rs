@@ -130,6 +130,7 @@ impl Plan {
             ("max-queue", run.max_queue.as_ref()),
             ("max-connections", run.max_connections.as_ref()),
             ("memory", run.memory.as_ref()),
+            ("prewarm", run.prewarm.as_ref()),
         ];
         let given = given.into_iter().filter_map(|(name, text)| Some((name, text?)));
         for (name, text) in given.chain(run.limit.iter().map(|text| ("limit", text))) {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyport::cgi::Script;
 use anyport::error::ErrorKind;
 use anyport::inspect::ArtifactKind;
+use anyport::policy::HostAddress;
 use anyport::server::{Listener, StdioTarget};
 use anyport::{Artifact, Error, Outcome, Policy, Publish, Running, Runtime, Server};
 use rustix::process::{Resource, Rlimit};
@@ -67,12 +68,14 @@ async fn serve(global: &Global, how: How, mut plan: Plan) -> Result<ExitCode, Er
     let drain_timeout = plan.settings.drain_timeout;
     let inherited = inherited_listeners()?;
     let manager = Arc::new(Manager::new(plan.publish.len() + plan.listeners.len() + inherited.len()));
+    let scheme = if plan.front.certificates.is_empty() { "http" } else { "https" };
+    let scheme = server.is_service().then_some(scheme);
     let mut server = configure(server, plan, inherited);
     server = server.on_listen({
         let (manager, quiet) = (Arc::clone(&manager), global.quiet);
         move |publish| {
             if !quiet {
-                report::note(&listening(publish));
+                report::note(&listening(publish, scheme));
             }
             manager.one_listens();
         }
@@ -157,12 +160,14 @@ fn runtime(global: &Global) -> Result<Runtime, Error> {
     builder.build()
 }
 
-/// What a person is told of a port that is served from now on.
-fn listening(publish: &Publish) -> String {
+/// What a person is told of a port that is served from now on; of requests, where they go.
+fn listening(publish: &Publish, scheme: Option<&str>) -> String {
     let Publish { host, transport, .. } = publish;
-    match publish.guest_port {
-        Some(port) => format!("listening on {host} for port {port}/{transport} of the guest"),
-        None => format!("listening on {host} for the guest"),
+    match (publish.guest_port, scheme, host) {
+        (_, Some(scheme), HostAddress::Ip(address)) => format!("listening on {scheme}://{address}"),
+        (_, Some(_), _) => format!("listening on {host}"),
+        (Some(port), ..) => format!("listening on {host} for port {port}/{transport} of the guest"),
+        (None, ..) => format!("listening on {host} for the guest"),
     }
 }
 
@@ -232,6 +237,7 @@ const BEFORE_THE_FILE: &[&str] = &[
     "--max-connections",
     "--max-instances",
     "--max-queue",
+    "--prewarm",
     "--tls-cert",
     "--tls-key",
     "--proxy-protocol",

@@ -180,7 +180,7 @@ const OPTIONS_ELSEWHERE: &[(&str, &str, &str)] = &[
         "Wasmtime and Wasmer",
         "anyport runs a program's start; leave it out, and build a program with `main`",
     ),
-    ("--argv0", "Wasmtime", "leave it out: the guest is told the file's name as it is given"),
+    ("--argv0", "Wasmtime", "leave it out: the guest is told the file's name"),
     (
         "--time-limit",
         "WasmEdge",

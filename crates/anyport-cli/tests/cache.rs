@@ -61,6 +61,18 @@ fn the_second_run_compiles_nothing() {
 }
 
 #[test]
+fn what_was_added_is_not_compiled_at_its_first_run() {
+    let cached = Cached::new();
+    assert_eq!(cached.anyport(&["cache", "add", "x.wasm", "missing.wasm"]).code(), 127);
+    snapshot!(cached.anyport(&["cache", "add", "x.wasm"]), @r"
+    code 0
+    --- stderr
+    anyport: x.wasm is in the cache
+    ");
+    assert!(!cached.compiles(&[]));
+}
+
+#[test]
 fn no_cache_keeps_nothing() {
     let cached = Cached::new();
     assert!(cached.compiles(&["--no-cache"]));

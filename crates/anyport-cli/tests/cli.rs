@@ -138,6 +138,9 @@ fn help_of_run() {
                                           memory
           --max-instance-concurrency <N>  Requests that one instance of a wasi:http 0.3 component
                                           answers at the same time: 16 by default
+          --prewarm <N>                   Make so many instances of a wasi:http component for each
+                                          worker before its port is open: the first requests find them
+                                          ready
           --restart <WHEN>                When a guest is started again: `no`, `on-failure` (it failed
                                           after it had begun to serve) or `always` [default: on-failure]
           --drain-timeout <TIME>          After SIGTERM or SIGINT, how long the guest may take to finish
@@ -206,6 +209,7 @@ fn help_of_cache() {
     Usage: anyport cache [OPTIONS] <COMMAND>
 
     Commands:
+      add    Compile files into it, so that their first start compiles nothing: in the build of an image
       path   Print where it is
       size   Print how large it is
       clear  Remove every entry

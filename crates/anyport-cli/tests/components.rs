@@ -102,6 +102,62 @@ fn values_are_given_by_flags_and_by_a_file_and_not_otherwise() {
     ");
 }
 
+/// A service of 0.2 that logs when it is instantiated, and then does this; it never answers.
+fn service(then: &str) -> Vec<u8> {
+    component(&format!(
+        r#"
+        (import "wasi:http/types@0.2.0" (instance $types
+          (export "incoming-request" (type (sub resource)))
+          (export "response-outparam" (type (sub resource)))))
+        (alias export $types "incoming-request" (type $request))
+        (alias export $types "response-outparam" (type $out))
+        (import "{LOGGING}" (instance $logging
+          (type $levels (enum "trace" "debug" "info" "warn" "error" "critical"))
+          (export "level" (type $level (eq $levels)))
+          (export "log" (func (param "level" $level) (param "context" string) (param "message" string)))))
+        (core module $Memory (memory (export "memory") 1))
+        (core instance $memory (instantiate $Memory))
+        (core func $log (canon lower (func $logging "log") (memory (core memory $memory "memory"))))
+        (core module $Main
+          (import "memory" "memory" (memory 1))
+          (import "host" "log" (func $log (param i32 i32 i32 i32 i32)))
+          (data (i32.const 0) "made")
+          (func $start (call $log (i32.const 3) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 4)) {then})
+          (start $start)
+          (func (export "handle") (param i32 i32)))
+        (core instance $main (instantiate $Main
+          (with "memory" (instance $memory))
+          (with "host" (instance (export "log" (func $log))))))
+        (func $handle (param "request" (own $request)) (param "response-out" (own $out))
+          (canon lift (core func $main "handle")))
+        (instance $handler (export "handle" (func $handle)))
+        (export "wasi:http/incoming-handler@0.2.0" (instance $handler))"#
+    ))
+}
+
+#[test]
+fn instances_that_were_made_before_answer_the_first_requests() {
+    let folder = Folder::with("x.wasm", service(""));
+    let words = ["run", "--no-cache", "-p", "0:8080", "--workers", "1", "--prewarm", "2", "x.wasm"];
+    let mut server = folder.spawn(words);
+    let address = server.address();
+    for _ in 0..3 {
+        assert!(http(address, "GET", "/", None).starts_with("HTTP/1.1 500"));
+    }
+    let told = server.end_by(Signal::TERM, PATIENCE).stderr;
+    let seen = told.lines().map(|line| ["made", "listening"].into_iter().find(|word| line.contains(word)));
+    let seen: Vec<&str> = seen.map(|word| word.unwrap_or("request")).collect();
+    assert_eq!(seen, ["made", "made", "listening", "request", "request", "made", "request"], "{told}");
+}
+
+#[test]
+fn a_guest_that_fails_as_it_is_prewarmed_serves_no_port() {
+    let folder = Folder::with("x.wasm", service("unreachable"));
+    let ended = folder.anyport(["run", "--no-cache", "-p", "0:8080", "--workers", "2", "--prewarm", "1", "x.wasm"]);
+    assert_eq!(ended.code(), 134, "{ended}");
+    assert!(ended.stderr.contains("guest: made") && !ended.stderr.contains("listening"), "{ended}");
+}
+
 #[test]
 fn a_guests_lines_are_in_the_log_by_level() {
     let logged = |name, level, filter| {

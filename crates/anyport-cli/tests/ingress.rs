@@ -47,11 +47,22 @@ fn a_certificate_makes_the_port_take_tls() {
     for file in [SERVICE, SOCKETS] {
         let mut server = serve(&["-p", "0:8080", "--tls-cert", &cert, "--tls-key", &key, file]);
         let address = server.address();
+        // It is known of a service alone that it speaks HTTP.
+        let listens = if file == SERVICE { format!("on https://{address}") } else { format!("on {address} for port") };
+        server.line(&listens);
         let answer = exchange(TcpStream::connect(address).expect("it listens"), ASK);
         // An alert of TLS, if anything.
         assert!(answer.is_empty() || answer[0] == 0x15, "{file}: {answer:?}");
         assert_eq!(server.end_by(Signal::TERM, PATIENCE).code(), 0);
     }
+}
+
+#[test]
+fn a_service_says_the_url_that_it_serves() {
+    let mut server = serve(&["-p", "0:8080", SERVICE]);
+    let address = server.address();
+    server.line(&format!("anyport: listening on http://{address}"));
+    assert_eq!(server.end_by(Signal::TERM, PATIENCE).code(), 0);
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod run {
     mod cgi;
 }
 
+use std::ffi::OsStr;
 use std::io::pipe;
 use std::process::Stdio;
 
@@ -128,6 +129,10 @@ fn arguments_after_the_file_are_the_guests() {
     let plain = folder.anyport(["run", "args.wasm", "one", "--two", "-3", ""]);
     assert_eq!(plain.data(), "args.wasm\0one\0--two\0-3\0\0");
     assert_eq!(plain.stderr, "");
+    // No folder of the host, as in other runtimes.
+    let path = folder.path().join("args.wasm");
+    assert_eq!(folder.anyport([OsStr::new("run"), path.as_os_str()]).data(), "args.wasm\0");
+
     let meant = folder.anyport(["run", "args.wasm", "--", "-p", "80"]);
     assert_eq!(meant.data(), "args.wasm\0-p\080\0");
     assert_eq!(meant.stderr, "");

@@ -41,6 +41,13 @@ pub enum Outcome {
     Stopped,
 }
 
+impl Outcome {
+    /// A fault while none of the guest's functions was running.
+    pub(crate) fn failed(reason: String) -> Self {
+        Self::Trapped { reason, backtrace: String::new() }
+    }
+}
+
 /// Runs a program to its end; calls `before_end` while the guest still holds what it held.
 pub(crate) async fn run(engine: &Engine, program: &Program, guest: Guest, before_end: impl FnOnce()) -> Outcome {
     let _alive = engine.ticker.live();

@@ -179,6 +179,9 @@ pub struct Limits {
     pub instance_reuse: Option<u32>,
     /// Requests that one instance of WASI 0.3 answers at the same time; default [`INSTANCE_CONCURRENCY`].
     pub instance_concurrency: u32,
+    /// Instances that each worker makes ready before its port is open, for the first requests; none by default. All
+    /// workers together get half of `instances` at most.
+    pub instances_ready: u32,
     /// CPU time that the guest may use without waiting for its sockets or moving their bytes, before it is
     /// ended; by default 30 seconds from when it serves a port, and no limit before.
     pub cpu_time: Option<Duration>,
@@ -208,6 +211,7 @@ impl Default for Limits {
             queue: QUEUE,
             instance_reuse: None,
             instance_concurrency: INSTANCE_CONCURRENCY,
+            instances_ready: 0,
             cpu_time: None,
         }
     }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::access_log::Log;
@@ -94,7 +94,7 @@ impl Server {
             engine,
             program,
             name: name.to_owned(),
-            args: vec![name.to_owned()],
+            args: vec![file_name(name)],
             env: Vec::new(),
             directories: Vec::new(),
             listeners: Vec::new(),
@@ -112,7 +112,7 @@ impl Server {
         }
     }
 
-    /// The guest's arguments after its name.
+    /// The guest's arguments after its name, which is that of its file.
     #[must_use]
     pub fn args(mut self, args: impl IntoIterator<Item = String>) -> Self {
         self.args.extend(args);
@@ -305,7 +305,11 @@ impl Server {
 
     /// What only a service has is no wish of a guest that reads its requests itself.
     fn check_front(&self, is_service: bool) -> Result<(), Error> {
-        let wishes = [("x-forwarded", self.front.x_forwarded), ("access-log", self.front.access_log.is_some())];
+        let wishes = [
+            ("x-forwarded", self.front.x_forwarded),
+            ("access-log", self.front.access_log.is_some()),
+            ("prewarm", self.limits.instances_ready > 0),
+        ];
         match wishes.iter().find(|(_, wished)| *wished && !is_service) {
             None => Ok(()),
             Some((name, _)) => {
@@ -415,6 +419,11 @@ impl Server {
         ))
         .with_hint(format!("pass less, or raise `{}`", option("limit", "environment-bytes=N"))))
     }
+}
+
+/// What a guest is told of its own name: as by other runtimes, no folder of the host.
+fn file_name(name: &str) -> String {
+    Path::new(name).file_name().map_or_else(|| name.to_owned(), |name| name.to_string_lossy().into_owned())
 }
 
 /// What a pool of instances has room for.

@@ -20,7 +20,7 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(8);
 #[non_exhaustive]
 pub struct Settings {
     /// `timeout`, `idle-timeout`, `header-timeout`, `body-timeout`, `cpu-time`, `max-body`, `max-connections`,
-    /// `max-instances`, `max-instance-reuse`, `max-instance-concurrency`, `max-queue`, `memory`, `limit`.
+    /// `max-instances`, `max-instance-reuse`, `max-instance-concurrency`, `max-queue`, `memory`, `limit`, `prewarm`.
     pub limits: Limits,
     /// `allow-net`: what the guest may connect or send to.
     pub outbound: Vec<Outbound>,
@@ -88,6 +88,7 @@ impl Settings {
         "max-instances",
         "max-queue",
         "memory",
+        "prewarm",
         "restart",
         "timeout",
         "workers",
@@ -133,6 +134,7 @@ impl Settings {
                 Err(_) => return Err(wrong("it is a number")),
             },
             "memory" => self.limits.memory_bytes = size(value)?,
+            "prewarm" => self.limits.instances_ready = count(value)?,
             "restart" => {
                 self.restart = match value {
                     "no" => Restart::No,

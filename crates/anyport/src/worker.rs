@@ -65,7 +65,11 @@ pub(crate) enum Work {
 /// What a worker does first.
 pub(crate) enum Task {
     Guest(Box<Guest>),
-    Requests { site: Arc<Site>, listeners: Vec<Endpoint> },
+    /// Without listeners where instances are to be ready before clients are let in.
+    Requests {
+        site: Arc<Site>,
+        listeners: Option<Vec<Endpoint>>,
+    },
 }
 
 /// All that a guest is made of, as often as one is made.
@@ -100,7 +104,7 @@ impl Template {
             Work::Guest(program) => Ok(Task::Guest(Box::new(self.guest(program, worker)?))),
             Work::Requests(requests) => {
                 let site = self.site(requests, worker, stage)?;
-                let listeners = self.hand_over(worker)?.into_iter().map(|(listener, _)| listener).collect();
+                let listeners = (self.limits.instances_ready == 0).then(|| self.listeners(worker)).transpose()?;
                 Ok(Task::Requests { site, listeners })
             }
         }
@@ -180,6 +184,11 @@ impl Template {
         handed.map_err(|error| Error::host(format!("the listeners cannot be handed over: {error}")))
     }
 
+    /// What a service takes its connections from.
+    fn listeners(&self, worker: usize) -> Result<Vec<Endpoint>, Error> {
+        Ok(self.hand_over(worker)?.into_iter().map(|(listener, _)| listener).collect())
+    }
+
     fn make(&self, setup: Setup) -> Result<Guest, Error> {
         Guest::new(setup).map_err(|_| {
             Error::host("the guest may not open even its first descriptors")
@@ -254,14 +263,40 @@ impl Worker {
     }
 
     /// Answers requests until the server is stopped.
-    fn answer(&self, runtime: Runtime, site: Arc<Site>, listeners: Vec<Endpoint>) -> Outcome {
+    fn answer(&self, runtime: Runtime, site: Arc<Site>, listeners: Option<Vec<Endpoint>>) -> Outcome {
         let health = &self.template.health[self.number];
         health.runs.store(true, Ordering::Relaxed);
-        self.template.published.has_served.store(true, Ordering::Release);
-        runtime.block_on(site.serve(listeners));
-        health.end(None);
+        let listeners = match listeners {
+            Some(listeners) => Ok(listeners),
+            None => self.prepare(&runtime, &site),
+        };
+        let outcome = match listeners {
+            Ok(listeners) => {
+                self.template.published.has_served.store(true, Ordering::Release);
+                runtime.block_on(site.serve(listeners));
+                Outcome::Stopped
+            }
+            Err(outcome) => outcome,
+        };
+        health.end(failure(&outcome));
         runtime.shutdown_background();
-        Outcome::Stopped
+        outcome
+    }
+
+    /// Makes instances, and then opens the port; or how one of them has ended.
+    fn prepare(&self, runtime: &Runtime, site: &Arc<Site>) -> Result<Vec<Endpoint>, Outcome> {
+        let template = &self.template;
+        let workers = u32::try_from(template.published.workers()).unwrap_or(u32::MAX);
+        // The rest is for whichever worker has requests.
+        let count = template.limits.instances_ready.min((template.limits.instances / 2 / workers).max(1));
+        let mut stage = self.stage.clone();
+        runtime.block_on(async {
+            tokio::select! {
+                ended = site.prepare(count) => ended,
+                () = Stage::Draining.reached(&mut stage) => Err(Outcome::Stopped),
+            }
+        })?;
+        template.listeners(self.number).map_err(|error| Outcome::failed(error.to_string()))
     }
 
     /// One guest after the other, until one ends for good.

@@ -84,6 +84,8 @@ impl Process {
     pub fn address(&mut self) -> SocketAddr {
         let line = self.line("listening on ");
         let address = line.split("listening on ").nth(1).and_then(|rest| rest.split(' ').next());
+        // Of a service it is a URL.
+        let address = address.map(|address| address.split_once("://").map_or(address, |(_, address)| address));
         address.and_then(|address| address.parse().ok()).unwrap_or_else(|| panic!("no address in `{line}`"))
     }
 

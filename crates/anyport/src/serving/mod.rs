@@ -10,6 +10,7 @@ mod call;
 mod cgi;
 mod connection;
 mod kept;
+mod prewarm;
 mod request;
 mod reuse;
 mod sanity;
@@ -49,6 +50,8 @@ pub(crate) struct Requests {
     waiting: AtomicUsize,
     /// The most that may wait for an instance.
     queue: usize,
+    /// Told when one begins to wait: the workers then give up the instances that nobody uses.
+    crowded: watch::Sender<()>,
 }
 
 /// Makes a guest for an instance, which may start otherwise than its server's others.
@@ -112,6 +115,7 @@ impl Requests {
             permits: Arc::new(Semaphore::new(limits.instances as usize)),
             waiting: AtomicUsize::new(0),
             queue: limits.queue,
+            crowded: watch::Sender::default(),
         }
     }
 
@@ -124,12 +128,18 @@ impl Requests {
         commands.iter().map(|command| &command.directories[..])
     }
 
+    /// Whether a request waits for an instance.
+    fn are_waiting(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) > 0
+    }
+
     /// Leave to make an instance; waits for its turn. None if too many wait already.
     async fn permit(&self) -> Option<OwnedSemaphorePermit> {
         if let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() {
             return Some(permit);
         }
         let _waits = Waits::begin(self)?;
+        self.crowded.send_replace(());
         Arc::clone(&self.permits).acquire_owned().await.ok()
     }
 }
@@ -169,7 +179,7 @@ impl Site {
             seed: fastrand::u64(..),
             counted: AtomicU64::new(0),
             instances: Instances::default(),
-            kept: Kept::default(),
+            kept: Kept::new(requests),
         })
     }
 
@@ -181,6 +191,7 @@ impl Site {
             let alarms = Arc::clone(&self.alarms);
             async move { alarms.look().await }
         });
+        tokio::spawn(Arc::clone(&self).make_room());
         for listener in listeners {
             tokio::spawn(Arc::clone(&self).accept(listener));
         }
@@ -211,6 +222,32 @@ impl Site {
                     tokio::task::yield_now().await;
                 }
             }
+        }
+    }
+
+    /// Makes so many instances ready for the first requests; or how one of them has ended.
+    pub(crate) async fn prepare(self: &Arc<Self>, count: u32) -> Result<(), Outcome> {
+        let _alive = self.engine.ticker.live();
+        for _ in 0..count {
+            // Other workers may have taken the last.
+            let Ok(permit) = Arc::clone(&self.requests.permits).try_acquire_owned() else { break };
+            prewarm::make(self, permit).await?;
+        }
+        Ok(())
+    }
+
+    /// Gives up the instances that wait for a request whenever a request waits for an instance, which another
+    /// worker's may be.
+    async fn make_room(self: Arc<Self>) {
+        let mut crowded = self.requests.crowded.subscribe();
+        // Of those that began to wait before it listened, nothing is told.
+        let mut wanted = self.requests.are_waiting();
+        loop {
+            if wanted {
+                self.kept.clear();
+                self.instances.give_up_unused();
+            }
+            wanted = crowded.changed().await.is_ok();
         }
     }
 

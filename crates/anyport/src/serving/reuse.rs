@@ -51,6 +51,8 @@ struct Inbox {
     waker: AtomicWaker,
     /// It was interrupted while it computed: others would wait for that.
     computes: AtomicBool,
+    /// A request waits for its place in the pool.
+    unwanted: AtomicBool,
     /// All that it has begun waits for something, so that it may begin another request.
     waits: AtomicBool,
 }
@@ -66,6 +68,8 @@ struct State {
     closed: bool,
     /// It works on a request whose client is gone.
     abandoned: bool,
+    /// It was made before there was a request, and waits for the first however long that takes.
+    is_ready: bool,
 }
 
 /// A request's way back from an instance.
@@ -96,7 +100,7 @@ async fn place(site: &Arc<Site>, handler: &ServicePre<Guest>, mut job: Box<Job>)
         tokio::select! {
             biased;
             permit = site.requests.permit() => match permit {
-                Some(permit) => start(site, handler, permit),
+                Some(permit) => start(site, handler, permit, None),
                 None => return false,
             },
             () = room => {}
@@ -104,18 +108,32 @@ async fn place(site: &Arc<Site>, handler: &ServicePre<Guest>, mut job: Box<Job>)
     }
 }
 
-/// Starts an instance, which is open for requests from now on.
-fn start(site: &Arc<Site>, handler: &ServicePre<Guest>, permit: OwnedSemaphorePermit) {
+/// Makes an instance that waits for its first request; or says that none can be made.
+pub(super) async fn make(
+    site: &Arc<Site>, handler: &ServicePre<Guest>, permit: OwnedSemaphorePermit,
+) -> Result<(), Outcome> {
+    let (tell, made) = oneshot::channel();
+    start(site, handler, permit, Some(tell));
+    // Why, its task has told.
+    made.await.map_err(|_| Outcome::failed("no instance of it can be made".to_owned()))
+}
+
+/// Starts an instance, which is open for requests from now on; `made` is told when it has been instantiated before
+/// there is a request.
+fn start(
+    site: &Arc<Site>, handler: &ServicePre<Guest>, permit: OwnedSemaphorePermit, made: Option<oneshot::Sender<()>>,
+) {
     let inbox = Arc::new(Inbox {
-        state: Mutex::default(),
+        state: Mutex::new(State { is_ready: made.is_some(), ..State::default() }),
         waker: AtomicWaker::new(),
         computes: AtomicBool::new(false),
+        unwanted: AtomicBool::new(false),
         waits: AtomicBool::new(true),
     });
     site.instances.lock().push(Arc::clone(&inbox));
     let (site, handler) = (Arc::clone(site), handler.clone());
     tokio::spawn(async move {
-        let outcome = live(&site, handler.clone(), &inbox).await;
+        let outcome = live(&site, handler.clone(), &inbox, made).await;
         drop(permit);
         for job in site.instances.end(&inbox, &outcome) {
             // Should too many wait, it is dropped, and its client told.
@@ -125,10 +143,12 @@ fn start(site: &Arc<Site>, handler: &ServicePre<Guest>, permit: OwnedSemaphorePe
 }
 
 /// An instance's life.
-async fn live(site: &Arc<Site>, handler: ServicePre<Guest>, inbox: &Arc<Inbox>) -> Outcome {
+async fn live(
+    site: &Arc<Site>, handler: ServicePre<Guest>, inbox: &Arc<Inbox>, made: Option<oneshot::Sender<()>>,
+) -> Outcome {
     let guest = match site.guest(None) {
         Ok(guest) => guest,
-        Err(error) => return Outcome::Trapped { reason: error.to_string(), backtrace: String::new() },
+        Err(error) => return Outcome::failed(error.to_string()),
     };
     let pace = guest.busy.pace();
     let mut store = instance::store(&site.engine, guest, Neighbours::Always);
@@ -136,7 +156,7 @@ async fn live(site: &Arc<Site>, handler: ServicePre<Guest>, inbox: &Arc<Inbox>) 
         let (site, inbox) = (Arc::clone(site), Arc::clone(inbox));
         let handler = handler.clone();
         async move {
-            let ended = work(&site, &handler, &inbox, &mut store).await;
+            let ended = work(&site, &handler, &inbox, &mut store, made).await;
             instance::outcome(&store, ended)
         }
     });
@@ -145,7 +165,10 @@ async fn live(site: &Arc<Site>, handler: ServicePre<Guest>, inbox: &Arc<Inbox>) 
         loop {
             let polled = call.poll(context);
             let computes = polled.is_pending() && call.computes();
-            inbox.computes.store(computes, Ordering::Relaxed);
+            if inbox.computes.swap(computes, Ordering::Relaxed) && !computes {
+                // A request that came meanwhile passed it over, and waits.
+                site.instances.room.notify_waiters();
+            }
             if computes {
                 for job in std::mem::take(&mut inbox.lock().waiting) {
                     let (site, handler) = (Arc::clone(site), handler.clone());
@@ -164,8 +187,12 @@ async fn live(site: &Arc<Site>, handler: ServicePre<Guest>, inbox: &Arc<Inbox>) 
 /// Answers requests until the instance is used up, or idle for long.
 async fn work(
     site: &Site, handler: &ServicePre<Guest>, inbox: &Inbox, store: &mut Store<Guest>,
+    made: Option<oneshot::Sender<()>>,
 ) -> wasmtime::Result<()> {
     let service = handler.instantiate_async(&mut *store).await?;
+    if let Some(made) = made {
+        let _ = made.send(());
+    }
     let function = *service.wasi_http_handler().func_handle().func();
     let proxy = Proxy::P3(service);
     let alarm = site.alarms.alarm();
@@ -210,10 +237,15 @@ fn rest(site: &Site, inbox: &Inbox, alarm: &Alarm, accessor: &Accessor<Guest>, c
         }
         return alarm.poll_rung(context);
     }
-    if !alarm.is_set() {
-        alarm.set(IDLE);
+    if !inbox.unwanted.swap(false, Ordering::Relaxed) {
+        if inbox.is_ready() {
+            return Poll::Pending;
+        }
+        if !alarm.is_set() {
+            alarm.set(IDLE);
+        }
+        ready!(alarm.poll_rung(context));
     }
-    ready!(alarm.poll_rung(context));
     if accessor.poll_no_interesting_tasks(context).is_pending() || !inbox.close_if_unused() {
         alarm.set(IDLE);
         // So that it is heard.
@@ -259,6 +291,7 @@ impl Instances {
         state.closed = true;
         if *outcome != Outcome::Exited(0) {
             match state.working.as_slice() {
+                [] if state.given == 0 => tell_end(outcome, "an instance", "before its first request"),
                 [] => tell_end(outcome, "an instance", "between two requests"),
                 [id] => tell_end(outcome, &format!("request {id}"), "before it answered"),
                 several => {
@@ -269,6 +302,14 @@ impl Instances {
         }
         self.room.notify_waiters();
         std::mem::take(&mut state.waiting)
+    }
+
+    /// Those without a request end, unless they are given one first.
+    pub(super) fn give_up_unused(&self) {
+        for inbox in self.lock().iter() {
+            inbox.unwanted.store(true, Ordering::Relaxed);
+            inbox.waker.wake();
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Arc<Inbox>>> {
@@ -284,7 +325,9 @@ impl Inbox {
         if state.closed || now >= together as usize {
             return Err(job);
         }
+        self.unwanted.store(false, Ordering::Relaxed);
         state.given += 1;
+        state.is_ready = false;
         state.closed = state.given >= most;
         state.waiting.push_back(job);
         drop(state);
@@ -316,6 +359,11 @@ impl Inbox {
         let mut state = self.lock();
         state.closed |= state.waiting.is_empty() && state.working.is_empty();
         state.closed
+    }
+
+    /// Whether it waits for its first request.
+    fn is_ready(&self) -> bool {
+        self.lock().is_ready
     }
 
     fn is_closed(&self) -> bool {

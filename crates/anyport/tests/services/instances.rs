@@ -125,3 +125,49 @@ async fn a_client_that_does_not_read_does_not_hold_an_instance_for_ever() {
         drop(stream);
     }
 }
+
+#[tokio::test]
+async fn instances_are_made_before_the_port_is_open_and_wait_for_their_requests() {
+    for version in Version::BOTH {
+        let cold = Service::start(version);
+        assert_eq!(cold.running.status().workers[0].memory_bytes, 0, "{version:?}");
+        let limits = |limits: &mut anyport::Limits| (limits.instances, limits.instances_ready) = (3, 1);
+        let warm = Service::with(version, limits, |server| server);
+        within("its start", async { while warm.running.status().stage != "serving" {} }).await;
+        assert!(warm.running.status().workers[0].memory_bytes > 0, "{version:?}");
+        // Longer than an instance of 0.3 lives that is not needed any more.
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        assert!(warm.running.status().workers[0].memory_bytes > 0, "{version:?}");
+        assert_eq!(count(&mut warm.client().await).await, 1, "{version:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_waits_has_its_turn_where_instances_are_kept() {
+    for version in Version::BOTH {
+        let limits = |limits: &mut anyport::Limits| {
+            (limits.instances, limits.instance_reuse, limits.instance_concurrency) = (1, Some(100), 1);
+        };
+        let service = Service::with(version, limits, |server| server);
+        let clients = (0..4).map(async |_| service.get("/sleep?ms=50").await.status);
+        for status in futures_util::future::join_all(clients).await {
+            assert_eq!(status, 200, "{version:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_instance_that_nobody_uses_is_given_up_for_a_request_of_another_worker() {
+    for version in Version::BOTH {
+        let limits = |limits: &mut anyport::Limits| {
+            (limits.instances, limits.instance_reuse, limits.instances_ready) = (1, Some(100), 1);
+        };
+        let service = Service::with(version, limits, |server| server.workers(2));
+        // One connection is each worker's.
+        let (mut first, mut second) = (service.client().await, service.client().await);
+        for _ in 0..3 {
+            assert_eq!(first.get("/hello").await.status, 200, "{version:?}");
+            assert_eq!(second.get("/hello").await.status, 200, "{version:?}");
+        }
+    }
+}
