@@ -1,4 +1,4 @@
-"""The adapter with which the runner of WebAssembly/wasi-testsuite runs its preview1 tests on anyport.
+"""The adapter with which the runner of WebAssembly/wasi-testsuite runs its tests of preview1 and of WASI 0.3 on anyport.
 
 conformance/testsuite.py uses it, and so does the suite's own `run-tests --runtime-adapter`. $ANYPORT is the
 command to start, with options of anyport's own if there are any; else the `anyport` on PATH is.
@@ -24,11 +24,11 @@ def get_version() -> str:
 
 
 def get_wasi_versions() -> list[str]:
-    return ["wasm32-wasip1"]
+    return ["wasm32-wasip1", "wasm32-wasip3"]
 
 
 def get_wasi_worlds() -> list[str]:
-    return ["wasi:cli/command"]
+    return ["wasi:cli/command", "wasi:http/service"]
 
 
 def get_timeout_seconds() -> float:
@@ -45,4 +45,8 @@ def compute_argv(
     arguments, environment, root = args_env_root
     variables = [word for name, value in environment.items() for word in ("-e", f"{name}={value}")]
     folder = ["--dir", f"{root}:/"] if root else []
-    return [*ANYPORT, "run", *variables, *folder, test_path, *arguments]
+    # The runner reads from stderr where a service listens.
+    network = ["-p", "0:8080"] if wasi_world == "wasi:http/service" else []
+    # What the tests connect to is on this machine.
+    network += ["--allow-net", "127.0.0.0/8", "--allow-net", "::1"] if proposals else []
+    return [*ANYPORT, "run", "--restart=no", *network, *variables, *folder, test_path, *arguments]
