@@ -39,6 +39,7 @@ rust_guests=(
   wasi-sockets-0.2/probe
   wasi-sockets-0.3/behaviour
   wasi-sockets-0.3/hello
+  wasi-sockets-0.3/probe
   wasmedge/hello
   wasmedge/hello-sync
   wasmedge/legacy-0.1.0

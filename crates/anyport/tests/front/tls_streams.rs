@@ -12,7 +12,14 @@ use tokio::net::unix::pipe;
 use super::service::{pair, shake, trusting};
 use crate::support::{Client, Count, Guest, Stream, Tested, pattern, sunk, within};
 
-const GUESTS: [Guest; 4] = [Guest::Preview1, Guest::Preview1Blocking, Guest::Wasmedge, Guest::WasmedgeBlocking];
+const GUESTS: [Guest; 6] = [
+    Guest::Preview1,
+    Guest::Preview1Blocking,
+    Guest::Wasmedge,
+    Guest::WasmedgeBlocking,
+    Guest::Sockets02,
+    Guest::Sockets03,
+];
 
 struct Secure {
     running: Running,
@@ -82,7 +89,14 @@ async fn the_last_bytes_come() -> Tested {
 
 #[tokio::test]
 async fn connections_are_counted_once_and_limited() -> Tested {
-    let secure = Secure::start(Guest::Preview1, 1, |limits, _| limits.connections = 2).await?;
+    for guest in [Guest::Preview1, Guest::Sockets02, Guest::Sockets03] {
+        connections_of(guest).await?;
+    }
+    Ok(())
+}
+
+async fn connections_of(guest: Guest) -> Tested {
+    let secure = Secure::start(guest, 1, |limits, _| limits.connections = 2).await?;
     let mut first = secure.connect().await?;
     assert_eq!(first.count().await?, Count { open: 1, accepted: 1 });
     let mut second = secure.connect().await?;
@@ -101,19 +115,21 @@ async fn connections_are_counted_once_and_limited() -> Tested {
 /// A server that drains waits for the client to have what the guest has said.
 #[tokio::test]
 async fn a_drain_ends_connections_and_loses_nothing() -> Tested {
-    let secure = Secure::start(Guest::Wasmedge, 1, |_, _| {}).await?;
-    let mut idle = secure.connect().await?;
-    assert_eq!(idle.ask("echo in").await?, "in");
-    let mut busy = secure.connect().await?;
-    busy.send("source 8000000\n").await?;
-    let (drained, read) = tokio::join!(secure.running.drain(Duration::from_secs(30)), async {
-        idle.end().await?;
-        // The guest is done with it long before.
-        tokio::time::sleep(Duration::from_millis(200)).await;
-        busy.rest().await
-    });
-    assert_eq!(read?.len(), 8_000_000);
-    assert!(drained);
+    for guest in [Guest::Wasmedge, Guest::Sockets02, Guest::Sockets03] {
+        let secure = Secure::start(guest, 1, |_, _| {}).await?;
+        let mut idle = secure.connect().await?;
+        assert_eq!(idle.ask("echo in").await?, "in");
+        let mut busy = secure.connect().await?;
+        busy.send("source 8000000\n").await?;
+        let (drained, read) = tokio::join!(secure.running.drain(Duration::from_secs(30)), async {
+            idle.end().await?;
+            // The guest is done with it long before.
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            busy.rest().await
+        });
+        assert_eq!(read?.len(), 8_000_000, "{guest:?}");
+        assert!(drained, "{guest:?}");
+    }
     Ok(())
 }
 

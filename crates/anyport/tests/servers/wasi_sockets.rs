@@ -1,13 +1,15 @@
-//! What components of wasi:sockets 0.2 are told: `guests/wasi-sockets-0.2/probe` asks, and prints the answers.
+//! What components of wasi:sockets are told: `guests/wasi-sockets-0.2/probe` asks, and prints the answers, and so does
+//! `guests/wasi-sockets-0.3/probe` of datagrams, names and how many sockets there may be.
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::path::Path;
 use std::sync::OnceLock;
 use std::thread;
 use std::time::Instant;
 
 use anyport::server::StdioTarget;
-use anyport::{Artifact, Listen, Outcome, Policy, Publish, Running, Runtime, Server};
+use anyport::{Artifact, Limits, Listen, Outcome, Policy, Publish, Running, Runtime, Server};
 
 use crate::wat_support::DEADLINE;
 
@@ -19,7 +21,11 @@ struct Probe {
 
 impl Probe {
     fn start(policy: Policy, asks: &[(&str, &str)]) -> Self {
-        Self::of(probe(), policy, asks)
+        Self::of(probe(Version::V02), policy, asks)
+    }
+
+    fn start_03(policy: Policy, asks: &[(&str, &str)]) -> Self {
+        Self::of(probe(Version::V03), policy, asks)
     }
 
     fn of(server: Server, policy: Policy, asks: &[(&str, &str)]) -> Self {
@@ -52,14 +58,26 @@ impl Probe {
 
     /// What it has printed of that for which it was asked.
     fn answers(self) -> Vec<String> {
-        self.text().lines().skip(ALONE.lines().count()).map(str::to_owned).collect()
+        let text = self.text();
+        let rest = text.strip_prefix(ALONE).or_else(|| text.strip_prefix(ALONE_03)).unwrap_or_else(|| panic!("{text}"));
+        rest.lines().map(str::to_owned).collect()
     }
 }
 
-fn probe() -> Server {
-    static COMPILED: OnceLock<(Runtime, Artifact)> = OnceLock::new();
-    let (runtime, compiled) = COMPILED.get_or_init(|| {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../guests/wasi-sockets-0.2/probe/probe.wasm");
+#[derive(Clone, Copy)]
+enum Version {
+    V02,
+    V03,
+}
+
+fn probe(version: Version) -> Server {
+    static COMPILED: [OnceLock<(Runtime, Artifact)>; 2] = [const { OnceLock::new() }; 2];
+    let (runtime, compiled) = COMPILED[version as usize].get_or_init(|| {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../guests");
+        let path = match version {
+            Version::V02 => folder.join("wasi-sockets-0.2/probe/probe.wasm"),
+            Version::V03 => folder.join("wasi-sockets-0.3/probe/probe.wasm"),
+        };
         let runtime = Runtime::builder().build().expect("tests run where anyport does");
         let artifact = Artifact::from_file(path).expect("the guests are committed");
         let compiled = runtime.precompile(&artifact).expect("the guests are valid");
@@ -108,9 +126,25 @@ UDP connect to port 0: invalid-argument
 send to nobody: invalid-argument
 ";
 
+const ALONE_03: &str = "\
+create a UDP socket: done
+UDP local address unbound: invalid-state
+UDP receive unbound: invalid-state
+UDP disconnect unconnected: invalid-state
+set a UDP hop limit of 0: invalid-argument
+UDP bind to IPv6 from IPv4: invalid-argument
+UDP bind: done
+UDP bind again: invalid-state
+UDP local address: 127.0.0.1
+UDP remote address unconnected: invalid-state
+UDP connect to port 0: invalid-argument
+send to nobody: invalid-argument
+";
+
 #[test]
 fn each_wrong_call_has_its_error() {
     assert_eq!(Probe::start(Policy::default(), &[]).text(), ALONE);
+    assert_eq!(Probe::start_03(Policy::default(), &[]).text(), ALONE_03);
 }
 
 #[test]
@@ -142,6 +176,61 @@ fn what_is_not_allowed_is_refused_with_the_flag() {
 }
 
 #[test]
+fn datagrams_and_names_of_03_are_refused_alike() {
+    let asks = [("UDP", "127.0.0.1:9"), ("NAME", "example.org"), ("UDP_ECHO", "0.0.0.0:53")];
+    let answers = [
+        "UDP answer, unconnected: access-denied",
+        "UDP answer, connected: access-denied",
+        "look example.org up: access-denied",
+        "echo datagrams: access-denied",
+    ];
+    assert_eq!(Probe::start_03(Policy::default(), &asks).answers(), answers);
+}
+
+#[test]
+fn a_guest_that_opens_sockets_without_end_is_told_and_goes_on() {
+    // Standard streams, the socket of its other questions, and these.
+    for (most, opened) in [(4, 1), (40, 37), (400, 397)] {
+        let mut limits = Limits::default();
+        limits.descriptors = most;
+        let probe = Probe::of(probe(Version::V03).limits(limits), Policy::default(), &[("FILL", "1")]);
+        let answers = [
+            format!("sockets at a time: {opened}"),
+            "one more: other".to_owned(),
+            "one when they are closed: done".to_owned(),
+        ];
+        assert_eq!(probe.answers(), answers);
+    }
+}
+
+#[test]
+fn a_client_of_others_by_03() {
+    let udp = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+    udp.set_read_timeout(Some(DEADLINE)).expect("it is not zero");
+    let at = udp.local_addr().expect("it is bound").to_string();
+    let probe = Probe::start_03(reaches("127.0.0.1"), &[("UDP", &at), ("NAME", "127.0.0.1")]);
+    answers_twice(&udp);
+    assert_eq!(
+        probe.answers(),
+        [
+            format!("UDP answer, unconnected: \"answer\" from {at}"),
+            format!("UDP answer, connected: \"answer\" from {at}"),
+            "look 127.0.0.1 up: 127.0.0.1".to_owned(),
+        ]
+    );
+}
+
+#[test]
+fn names_of_03_are_looked_up_where_that_is_allowed() {
+    let policy = Policy { name_lookup: true, ..Policy::default() };
+    let found = Probe::start_03(policy.clone(), &[("NAME", "localhost")]).answers();
+    assert!(found[0].split([' ', ':']).any(|word| word == "127.0.0.1"), "{found:?}");
+    for (name, answer) in [("no-such-host.invalid", "name-unresolvable"), ("a b", "invalid-argument")] {
+        assert_eq!(Probe::start_03(policy.clone(), &[("NAME", name)]).answers(), [format!("look {name} up: {answer}")]);
+    }
+}
+
+#[test]
 fn a_client_of_others() {
     let tcp = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let udp = UdpSocket::bind("127.0.0.1:0").expect("a free port");
@@ -158,15 +247,7 @@ fn a_client_of_others() {
     assert_eq!(said, "probe\n");
     client.write_all(b"answer").expect("it reads");
     drop(client);
-    for _ in 0..2 {
-        let mut datagram = [0; 16];
-        let (length, from) = udp.recv_from(&mut datagram).expect("it asks");
-        assert_eq!(&datagram[..length], b"probe");
-        // Of somebody else: it is for no socket that is connected, and none may hear of it.
-        let stranger = UdpSocket::bind("127.0.0.2:0").expect("a free port");
-        stranger.send_to(b"stranger", from).expect("there is room");
-        udp.send_to(b"answer", from).expect("there is room");
-    }
+    answers_twice(&udp);
     assert_eq!(
         probe.answers(),
         [
@@ -182,6 +263,19 @@ fn a_client_of_others() {
             "look 127.0.0.1 up: 127.0.0.1".to_owned(),
         ]
     );
+}
+
+/// Answers a probe's two datagrams, after somebody else.
+fn answers_twice(udp: &UdpSocket) {
+    for _ in 0..2 {
+        let mut datagram = [0; 16];
+        let (length, from) = udp.recv_from(&mut datagram).expect("it asks");
+        assert_eq!(&datagram[..length], b"probe");
+        // Of somebody else: it is for no socket that is connected, and none may hear of it.
+        let stranger = UdpSocket::bind("127.0.0.2:0").expect("a free port");
+        stranger.send_to(b"stranger", from).expect("there is room");
+        udp.send_to(b"answer", from).expect("there is room");
+    }
 }
 
 #[test]
@@ -236,8 +330,9 @@ fn a_server_within_this_process_and_anywhere() {
 /// Who has asked is answered, and a flood is no more than the guest takes.
 #[test]
 fn datagrams_of_a_published_port() {
-    for workers in [1, 2] {
-        let probe = Probe::of(probe().workers(workers), publishes("0:53/udp"), &[("UDP_ECHO", "0.0.0.0:53")]);
+    for (version, workers) in [(Version::V02, 1), (Version::V02, 2), (Version::V03, 1), (Version::V03, 2)] {
+        let server = probe(version).workers(workers);
+        let probe = Probe::of(server, publishes("0:53/udp"), &[("UDP_ECHO", "0.0.0.0:53")]);
         let client = UdpSocket::bind("127.0.0.1:0").expect("a free port");
         client.connect(probe.address()).expect("it is an address");
         client.set_read_timeout(Some(DEADLINE)).expect("it is not zero");
