@@ -12,6 +12,7 @@ mod of_02 {
     mod client;
     mod connections;
     mod refusals;
+    mod simulated;
     mod timeouts;
     mod tls;
     mod upstream;
@@ -25,6 +26,7 @@ mod of_03 {
     mod client;
     mod connections;
     mod refusals;
+    mod simulated;
     mod timeouts;
     mod tls;
     mod upstream;

@@ -3,6 +3,7 @@
 use std::error::Error as StdError;
 use std::{fmt, io};
 
+use h2::Reason;
 use rustls::AlertDescription;
 use wasmtime_wasi_http::Error;
 
@@ -74,8 +75,11 @@ pub(super) fn of(error: &(dyn StdError + 'static), ended: Error) -> Error {
     if closed { ended } else { Error::HttpProtocolError }
 }
 
-/// The cause of an error; that of an `io::Error` is what it holds.
+/// The cause of an error; that of an `io::Error` is what it holds, and HTTP/2 names none but has one.
 fn next<'e>(error: &'e (dyn StdError + 'static)) -> Option<&'e (dyn StdError + 'static)> {
+    if let Some(error) = error.downcast_ref::<h2::Error>().and_then(h2::Error::get_io) {
+        return Some(error);
+    }
     match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
         Some(held) => Some(held),
         None => error.source(),
@@ -92,6 +96,9 @@ fn of_cause(error: &(dyn StdError + 'static)) -> Option<Error> {
     if let Some(error) = error.downcast_ref::<hyper::Error>() {
         return of_hyper(error);
     }
+    if let Some(error) = error.downcast_ref::<h2::Error>() {
+        return error.reason().map(of_reason);
+    }
     if let Some(error) = error.downcast_ref::<io::Error>() {
         return of_io(error);
     }
@@ -103,7 +110,7 @@ fn of_cause(error: &(dyn StdError + 'static)) -> Option<Error> {
 }
 
 /// What hyper says of an HTTP connection.
-pub(super) fn of_hyper(error: &hyper::Error) -> Option<Error> {
+fn of_hyper(error: &hyper::Error) -> Option<Error> {
     if error.is_parse_too_large() {
         Some(Error::HttpResponseHeaderSectionSize(None))
     } else if error.is_parse() {
@@ -114,6 +121,23 @@ pub(super) fn of_hyper(error: &hyper::Error) -> Option<Error> {
         Some(Error::ConnectionTerminated)
     } else {
         None
+    }
+}
+
+/// What an HTTP/2 connection or one request of it ended with, whichever end says so.
+fn of_reason(reason: Reason) -> Error {
+    match reason {
+        // It goes, or gives the request up: nothing was wrong with what was said.
+        Reason::NO_ERROR
+        | Reason::REFUSED_STREAM
+        | Reason::CANCEL
+        | Reason::INTERNAL_ERROR
+        | Reason::CONNECT_ERROR
+        | Reason::STREAM_CLOSED
+        | Reason::ENHANCE_YOUR_CALM => Error::ConnectionTerminated,
+        Reason::INADEQUATE_SECURITY => Error::TlsProtocolError,
+        Reason::HTTP_1_1_REQUIRED => Error::HttpUpgradeFailed,
+        _ => Error::HttpProtocolError,
     }
 }
 
@@ -182,6 +206,9 @@ mod tests {
             (io::ErrorKind::UnexpectedEof.into(), "HttpResponseIncomplete"),
             (io::Error::from_raw_os_error(rustix::io::Errno::CONNRESET.raw_os_error()), "HttpResponseIncomplete"),
             (io::Error::other("?"), "HttpProtocolError"),
+            (io::Error::other(h2::Error::from(Reason::REFUSED_STREAM)), "HttpResponseIncomplete"),
+            (io::Error::other(h2::Error::from(Reason::INADEQUATE_SECURITY)), "TlsProtocolError"),
+            (io::Error::other(h2::Error::from(Reason::COMPRESSION_ERROR)), "HttpProtocolError"),
             (io::Error::other(Error::HttpRequestBodySize(Some(3))), "HttpRequestBodySize(Some(3))"),
         ] {
             assert!(told(&error).contains(want), "{error:?}: {}", told(&error));

@@ -76,6 +76,18 @@ impl Outgoing {
     }
 }
 
+/// What has gone wrong with a body, in the codes of either version.
+macro_rules! body_error {
+    ($error:expr, $codes:ident) => {
+        match fault::of($error, Error::ConnectionTerminated) {
+            Error::HttpRequestBodySize(size) => $codes::HttpRequestBodySize(size),
+            Error::ConnectionTerminated => $codes::ConnectionTerminated,
+            Error::ConnectionReadTimeout => $codes::ConnectionReadTimeout,
+            _ => $codes::HttpProtocolError,
+        }
+    };
+}
+
 impl WasiHttpHooks for Outgoing {
     fn send_request(
         &mut self, request: Request<WasiBody>, options: Option<RequestOptions>, _transfer: Transfer,
@@ -99,21 +111,11 @@ impl WasiHttpHooks for Outgoing {
     }
 
     fn p2_error_from_hyper(&mut self, error: &hyper::Error) -> ErrorCode02 {
-        match fault::of_hyper(error) {
-            Some(Error::HttpRequestBodySize(size)) => ErrorCode02::HttpRequestBodySize(size),
-            Some(Error::ConnectionTerminated) => ErrorCode02::ConnectionTerminated,
-            Some(Error::ConnectionReadTimeout) => ErrorCode02::ConnectionReadTimeout,
-            _ => ErrorCode02::HttpProtocolError,
-        }
+        body_error!(error, ErrorCode02)
     }
 
     fn p3_error_from_hyper(&mut self, error: &hyper::Error) -> ErrorCode03 {
-        match fault::of_hyper(error) {
-            Some(Error::HttpRequestBodySize(size)) => ErrorCode03::HttpRequestBodySize(size),
-            Some(Error::ConnectionTerminated) => ErrorCode03::ConnectionTerminated,
-            Some(Error::ConnectionReadTimeout) => ErrorCode03::ConnectionReadTimeout,
-            _ => ErrorCode03::HttpProtocolError,
-        }
+        body_error!(error, ErrorCode03)
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
+use h2::Reason;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -31,6 +32,13 @@ struct Secure {
 
 impl Secure {
     fn new(name: &str, protocols: &[&str]) -> Self {
+        Self::of(name, protocols, serve)
+    }
+
+    fn of<F: Future<Output = ()>>(
+        name: &str, protocols: &[&str],
+        play: impl FnOnce(std::net::TcpListener, TlsAcceptor, Arc<AtomicUsize>) -> F + Send + 'static,
+    ) -> Self {
         let CertifiedKey { cert, signing_key } =
             generate_simple_self_signed([name.to_owned()]).expect("a certificate can be made");
         let folder = tempfile::tempdir().expect("a folder");
@@ -43,7 +51,7 @@ impl Secure {
         let count = Arc::clone(&accepted);
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-            runtime.block_on(serve(listener, acceptor, count));
+            runtime.block_on(play(listener, acceptor, count));
         });
         Self { address, folder, accepted }
     }
@@ -102,6 +110,41 @@ fn a_server_is_asked_in_its_version_and_its_connection_kept() {
             assert_eq!(guest.fetch(&secure.url("localhost")), (200, want.to_owned()));
         }
         assert_eq!(secure.accepted.load(Ordering::SeqCst), 1, "{protocols:?}");
+    }
+}
+
+/// Says by HTTP/2, after the head of a request: that request is given up, or the connection, for this reason.
+async fn refuse(listener: std::net::TcpListener, acceptor: TlsAcceptor, reason: Reason, all: bool) {
+    let listener = tokio::net::TcpListener::from_std(listener).expect("a socket");
+    loop {
+        let (stream, _) = listener.accept().await.expect("a connection");
+        let stream = acceptor.accept(stream).await.expect("a client that trusts it");
+        let mut connection = h2::server::handshake(stream).await.expect("a client of HTTP/2");
+        let (_request, mut answer) = connection.accept().await.expect("a request").expect("it is right");
+        match all {
+            true => connection.abrupt_shutdown(reason),
+            false => answer.send_reset(reason),
+        }
+        let _ = std::future::poll_fn(|context| connection.poll_closed(context)).await;
+    }
+}
+
+#[test]
+fn the_reason_of_http_2_is_told() {
+    for (reason, all, want) in [
+        (Reason::REFUSED_STREAM, false, "connection-terminated\n"),
+        (Reason::CANCEL, false, "connection-terminated\n"),
+        (Reason::INTERNAL_ERROR, false, "connection-terminated\n"),
+        (Reason::HTTP_1_1_REQUIRED, false, "http-upgrade-failed\n"),
+        (Reason::INADEQUATE_SECURITY, false, "tls-protocol-error\n"),
+        // Of a connection as a whole hyper tells only that it is gone.
+        (Reason::ENHANCE_YOUR_CALM, true, "connection-terminated\n"),
+        (Reason::PROTOCOL_ERROR, false, "http-protocol-error\n"),
+        (Reason::FLOW_CONTROL_ERROR, false, "http-protocol-error\n"),
+    ] {
+        let secure =
+            Secure::of("localhost", &["h2"], move |listener, acceptor, _| refuse(listener, acceptor, reason, all));
+        assert_eq!(secure.guest().fetch(&secure.url("localhost")), (502, want.to_owned()), "{reason:?} {all}");
     }
 }
 
