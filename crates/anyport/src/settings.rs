@@ -163,7 +163,11 @@ fn wrong(why: impl Into<String>) -> Refusal {
     Refusal::Wrong(why.into())
 }
 
-fn flag(value: &str) -> Result<bool, Refusal> {
+/// An option that is there or not: nothing, `1`, `true` or `yes`, and `0`, `false` or `no`.
+///
+/// # Errors
+/// It is something else.
+pub fn flag(value: &str) -> Result<bool, Refusal> {
     match value {
         "" | "1" | "true" | "yes" => Ok(true),
         "0" | "false" | "no" => Ok(false),

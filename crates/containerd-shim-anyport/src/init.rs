@@ -94,7 +94,7 @@ fn become_container(control: &Control) -> Result<Role, Error> {
         None => Err(Error::host("the compiled module did not arrive".to_owned())),
         Some(module) => {
             let server = load(&prepared, module)?;
-            let server = configure(server, &bundle, &process, &prepared, &options);
+            let server = configure(server, &bundle, &process, &prepared, &options).front(options.front.clone());
             Ok(Role::Guest(Box::new(Guest { known: Known { name: prepared.name, options }, server })))
         }
     }

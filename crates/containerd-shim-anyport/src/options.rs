@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
 
 use anyport::Error;
 use anyport::limits::MEMORY_BYTES;
 use anyport::policy::Outbound;
-use anyport::server::Restart;
-use anyport::settings::{Refusal, Settings};
+use anyport::server::{CertificateFiles, Front, Restart};
+use anyport::settings::{Refusal, Settings, flag};
 
 use crate::bundle::Bundle;
 use crate::control::Prepared;
@@ -19,7 +20,8 @@ const PORT: u16 = 8080;
 const RUNTIME_BYTES: u64 = 8 << 20;
 
 /// The names of the options that are not [`Settings`]'.
-const NAMES: &[&str] = &["listen", "log", "trace"];
+const NAMES: &[&str] =
+    &["access-log", "health", "listen", "log", "proxy-protocol", "tls-cert", "tls-key", "trace", "x-forwarded"];
 
 /// How the guest of a container runs.
 #[derive(Debug)]
@@ -28,6 +30,8 @@ pub(crate) struct Options {
     /// What an option says of the memory of each guest.
     memory_asked: Option<usize>,
     pub(crate) listen: Listen,
+    /// What stands between the container's network and its guest; files are the container's own.
+    pub(crate) front: Front,
     /// What is logged, as `--log` has it.
     pub(crate) log: String,
     /// Which hostcalls are printed, as `--trace` has it.
@@ -59,6 +63,7 @@ impl Options {
         let listen = given.remove("listen");
         let log = given.remove("log").filter(|filter| !filter.is_empty());
         let trace = given.remove("trace");
+        let front = front(&mut given)?;
         for (name, value) in &given {
             set(&mut settings, name, value, bundle)?;
         }
@@ -74,7 +79,7 @@ impl Options {
         let memory_asked = given.contains_key("memory").then_some(settings.limits.memory_bytes);
         let listen = Listen::of(listen.as_deref(), bundle, &prepared.exposed)?;
         let log = log.unwrap_or_else(|| "warn".to_owned());
-        let mut options = Self { settings, memory_asked, listen, log, trace };
+        let mut options = Self { settings, memory_asked, listen, front, log, trace };
         options.settings.limits.memory_bytes = options.guest_memory(prepared.memory_limit);
         Ok(options)
     }
@@ -92,6 +97,32 @@ impl Options {
             (None, asked) => asked.unwrap_or(MEMORY_BYTES),
         }
     }
+}
+
+/// TLS, the PROXY protocol, health and the access log.
+fn front(given: &mut BTreeMap<String, String>) -> Result<Front, Error> {
+    let mut front = Front::default();
+    let mut files = |name: &str| -> Vec<PathBuf> {
+        given.remove(name).iter().flat_map(|value| value.split(',')).map(PathBuf::from).collect()
+    };
+    let (chains, keys) = (files("tls-cert"), files("tls-key"));
+    if chains.len() != keys.len() {
+        let (chains, keys) = (chains.len(), keys.len());
+        let what = format!("`io.anyport.tls-cert` names {chains} files, and `io.anyport.tls-key` {keys}");
+        return Err(Error::host(what).with_hint("each certificate has its key, in the same order, with commas between"));
+    }
+    front.certificates = chains.into_iter().zip(keys).map(|(chain, key)| CertificateFiles { chain, key }).collect();
+    for (name, wish) in [("proxy-protocol", &mut front.proxy_protocol), ("x-forwarded", &mut front.x_forwarded)] {
+        if let Some(value) = given.remove(name) {
+            *wish = flag(&value).map_err(|refusal| wrong(name, &value, &refusal))?;
+        }
+    }
+    front.health = given.remove("health").map(|text| address("health", &text)).transpose()?;
+    if let Some(text) = given.remove("access-log") {
+        let log = text.parse().map_err(|why| wrong("access-log", &text, &Refusal::Wrong(why)))?;
+        front.access_log = Some(log);
+    }
+    Ok(front)
 }
 
 /// A metadata service hands out the machine's credentials. What an image says of itself, as labels and
@@ -142,7 +173,7 @@ fn wrong(name: &str, value: &str, refusal: &Refusal) -> Error {
 impl Listen {
     fn of(option: Option<&str>, bundle: &Bundle, exposed: &[u16]) -> Result<Self, Error> {
         if let Some(text) = option {
-            let addresses = text.split(',').map(address).collect::<Result<_, _>>()?;
+            let addresses = text.split(',').map(|text| address("listen", text)).collect::<Result<_, _>>()?;
             return Ok(Self { addresses, source: "io.anyport.listen".to_owned() });
         }
         let env: BTreeMap<&str, &str> = bundle.env().collect();
@@ -165,17 +196,18 @@ fn everywhere(port: u16) -> SocketAddr {
     SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), port)
 }
 
-fn address(text: &str) -> Result<SocketAddr, Error> {
+fn address(name: &str, text: &str) -> Result<SocketAddr, Error> {
     let port = text.parse().map(everywhere);
     port.or_else(|_| anyport::policy::parse_listen_address(text)).map_err(|why| {
-        Error::host(format!("the option `io.anyport.listen={text}` is not right: {why}"))
-            .with_hint("`io.anyport.listen=8080` and `io.anyport.listen=127.0.0.1:8080` are right")
+        Error::host(format!("the option `io.anyport.{name}={text}` is not right: {why}"))
+            .with_hint(format!("`io.anyport.{name}=8080` and `io.anyport.{name}=127.0.0.1:8080` are right"))
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use anyport::server::AccessFormat;
     use serde_json::json;
     use std::time::Duration;
 
@@ -216,6 +248,28 @@ mod tests {
     }
 
     #[test]
+    fn a_container_has_a_front() {
+        let env = [
+            "io.anyport.tls-cert=/a.pem,/b.pem",
+            "io.anyport.tls-key=/a.key,/b.key",
+            "io.anyport.proxy-protocol=",
+            "io.anyport.x-forwarded=false",
+            "io.anyport.health=8081",
+            "io.anyport.access-log=common:/log/access",
+        ];
+        let front = options(&env, &[], &json!({})).expect("right").front;
+        let files = front.certificates.iter().map(|pair| (pair.chain.to_str(), pair.key.to_str()));
+        let files: Vec<_> = files.map(|(chain, key)| (chain.unwrap_or(""), key.unwrap_or(""))).collect();
+        assert_eq!(files, [("/a.pem", "/a.key"), ("/b.pem", "/b.key")]);
+        assert!(front.proxy_protocol && !front.x_forwarded);
+        assert_eq!(front.health.map(|address| address.port()), Some(8081));
+        let log = front.access_log.expect("one is asked for");
+        assert_eq!((log.format, log.file), (AccessFormat::Common, Some("/log/access".into())));
+        let none = options(&[], &[], &json!({})).expect("right").front;
+        assert!(none.certificates.is_empty() && none.health.is_none() && none.access_log.is_none());
+    }
+
+    #[test]
     fn an_image_does_not_open_the_metadata_service() {
         let rules = "io.anyport.allow-net=169.254.169.254,10.0.0.0/8";
         let options = options(&[rules], &[], &json!({})).expect("right");
@@ -228,6 +282,10 @@ mod tests {
             ("io.anyport.worker=2", "there is no option `io.anyport.worker`"),
             ("io.anyport.workers=0", "the option `io.anyport.workers=0` is not right: it is 1 to 1024, or `cores`"),
             ("io.anyport.listen=x", "the option `io.anyport.listen=x` is not right"),
+            ("io.anyport.health=x", "the option `io.anyport.health=x` is not right"),
+            ("io.anyport.access-log=x", "the option `io.anyport.access-log=x` is not right: `x` is no format"),
+            ("io.anyport.x-forwarded=x", "the option `io.anyport.x-forwarded=x` is not right: it is `true` or `false`"),
+            ("io.anyport.tls-key=/key", "`io.anyport.tls-cert` names 0 files, and `io.anyport.tls-key` 1"),
         ] {
             let error = options(&[env], &[], &json!({})).expect_err(env);
             assert!(error.to_string().starts_with(want), "{error}");

@@ -4,7 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use anyport::server::{Front, StdioTarget};
-use anyport::{Limits, Policy, Running};
+use anyport::{Limits, Listen, Policy, Running};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::net::unix::pipe;
@@ -70,6 +70,29 @@ async fn bytes_pass_in_both_directions() -> Tested {
             client.finish().await?;
             client.end().await?;
         }
+    }
+    Ok(())
+}
+
+/// As in a container, where the guest opens the port that it likes.
+#[tokio::test]
+async fn a_port_that_nobody_has_published_takes_tls_too() -> Tested {
+    for guest in [Guest::Wasmedge, Guest::Sockets02, Guest::Sockets03] {
+        let free = std::net::TcpListener::bind("0.0.0.0:0").and_then(|free| free.local_addr()).expect("a free port");
+        let mut front = Front::default();
+        front.certificates = vec![pair("local")];
+        let policy = Policy { listen: Listen::Anywhere, ..Policy::default() };
+        let server = guest.server().policy(policy).front(front).env("PORT", free.port().to_string());
+        let running = server.start().unwrap_or_else(|error| panic!("{error}"));
+        let listens = async {
+            while running.status().stage != "serving" {
+                tokio::task::yield_now().await
+            }
+        };
+        within("waiting for a guest to listen", async { Ok(listens.await) }).await?;
+        let stream = within("connecting", TcpStream::connect(("127.0.0.1", free.port()))).await?;
+        let mut client = Client::new(Stream::Tls(Box::new(shake(&trusting(|_| {}), "localhost", stream).await?)));
+        assert_eq!(client.ask("echo in").await?, "in", "{guest:?}");
     }
     Ok(())
 }
