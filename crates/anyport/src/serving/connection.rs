@@ -25,6 +25,9 @@ use crate::net::stream::Stream;
 /// Requests of one HTTP/2 connection at a time: what RFC 9113 advises at least (section 6.5.2).
 const STREAMS: u32 = 100;
 
+/// How long a drain leaves a connection open that owes nothing, as for guests that read bytes.
+const PARTING: Duration = Duration::from_secs(1);
+
 /// What passes on a connection, for its time limits.
 pub(super) struct Pulse {
     alarm: Alarm,
@@ -84,6 +87,7 @@ async fn exchange(site: &Arc<Site>, stream: Connection, client: Client) {
         if !graceful && site.drains() {
             graceful = true;
             connection.as_mut().graceful_shutdown();
+            pulse.part();
         }
         connection.as_mut().poll(context).map(Some)
     });
@@ -160,7 +164,7 @@ impl Drop for Asked {
     fn drop(&mut self) {
         if self.0.asked.fetch_sub(1, Ordering::Relaxed) == 1 {
             self.0.begun.store(false, Ordering::Relaxed);
-            self.0.alarm.set(self.0.site.limits.idle_timeout);
+            self.0.alarm.set(self.0.parting(self.0.site.limits.idle_timeout));
         }
     }
 }
@@ -199,10 +203,23 @@ impl Pulse {
         self.owed.lock().expect("no panic while held")
     }
 
+    /// The server drains: a client that is owed nothing has a little time. One of HTTP/2 is asked by a PING what it
+    /// has sent so far, and may never answer.
+    fn part(&self) {
+        if self.asked.load(Ordering::Relaxed) == 0 {
+            self.alarm.set(PARTING);
+        }
+    }
+
+    /// This time limit, or a shorter one while the server drains.
+    fn parting(&self, limit: Duration) -> Duration {
+        if self.site.drains() { limit.min(PARTING) } else { limit }
+    }
+
     /// Bytes of the peer have come.
     fn received(&self) {
         if self.asked.load(Ordering::Relaxed) == 0 && !self.begun.swap(true, Ordering::Relaxed) {
-            self.alarm.set(self.site.limits.header_timeout);
+            self.alarm.set(self.parting(self.site.limits.header_timeout));
         }
     }
 
@@ -212,7 +229,7 @@ impl Pulse {
             if self.stuck.load(Ordering::Relaxed) {
                 self.stuck.store(false, Ordering::Relaxed);
                 match self.asked.load(Ordering::Relaxed) {
-                    0 => self.alarm.set(self.site.limits.idle_timeout),
+                    0 => self.alarm.set(self.parting(self.site.limits.idle_timeout)),
                     _ => self.alarm.unset(),
                 }
             }

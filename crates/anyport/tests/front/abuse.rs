@@ -167,6 +167,27 @@ async fn streams_are_limited() -> Tested {
     Ok(())
 }
 
+/// A drain asks by a PING what a client has sent so far, and does not wait for one that never answers.
+#[tokio::test]
+async fn a_client_that_answers_no_ping_does_not_hold_a_drain() -> Tested {
+    let service = Service::start();
+    let mut idle = begin(&service).await?;
+    let mut asking = begin(&service).await?;
+    asking.send(get(1, "/sleep?ms=500")).await?;
+    while service.running.status().workers[0].connections < 2 {
+        tokio::task::yield_now().await;
+    }
+    let (drained, answered) = tokio::join!(service.running.drain(Duration::from_secs(60)), async {
+        let answered = asking.next_of(HEADERS).await?.is_some();
+        // To their ends, without a word.
+        while asking.next().await?.is_some() {}
+        while idle.next().await?.is_some() {}
+        Tested::Ok(answered)
+    });
+    assert!(drained && answered?);
+    Ok(())
+}
+
 /// What is under way at a drain is answered, and nothing is begun.
 #[tokio::test]
 async fn a_drain_says_goodbye() -> Tested {
