@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
+use wasmtime_wasi::filesystem::{WasiFilesystemCtx, WasiFilesystemView as _};
 use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::{FsPerms, WasiCtxBuilder};
 use wasmtime_wasi_config::WasiConfigVariables;
@@ -116,7 +117,7 @@ impl Template {
             // Last: should the others fail, the ports stay as they are.
             listeners: Vec::new(),
             generation: program.generation(),
-            ..self.setup(self.start(&self.open_stdio()?), &self.way(), worker)?
+            ..self.setup(self.start(&self.open_stdio()?), None, &self.way(), worker)?
         };
         self.make(Setup { listeners: self.hand_over(worker)?, ..setup })
     }
@@ -128,14 +129,17 @@ impl Template {
         let stdio = self.open_stdio()?;
         // The first shows what is wrong with all.
         let way = self.way();
-        self.setup(self.start(&stdio), &way, worker)?;
+        let mut first = self.setup(self.start(&stdio), None, &way, worker)?;
         for directories in requests.directories() {
-            self.setup(Start { directories, ..self.start(&stdio) }, &way, worker)?;
+            self.setup(Start { directories, ..self.start(&stdio) }, None, &way, worker)?;
         }
+        // Opened once for all requests, but for those of programs that have their own.
+        let opened = (!self.directories.is_empty()).then(|| first.files.filesystem().ctx.clone());
         let template = Arc::clone(self);
         let make = Box::new(move |start: Option<Start<'_>>| {
+            let opened = if start.is_none() { opened.as_ref() } else { None };
             let start = start.unwrap_or_else(|| template.start(&stdio));
-            template.make(template.setup(start, &way, worker)?)
+            template.make(template.setup(start, opened, &way, worker)?)
         });
         let name = thread_name(&self.name);
         let inbound = Inbound {
@@ -159,10 +163,13 @@ impl Template {
         Start { args: &self.args, env: &self.env, directories: &self.directories, stdio }
     }
 
-    fn setup(&self, start: Start<'_>, way: &Arc<Way>, worker: usize) -> Result<Setup, Error> {
+    /// What a guest is made of; its directories are opened unless they are already.
+    fn setup(
+        &self, start: Start<'_>, opened: Option<&WasiFilesystemCtx>, way: &Arc<Way>, worker: usize,
+    ) -> Result<Setup, Error> {
         Ok(Setup {
             stdio: start.stdio.clone(),
-            files: files(start)?,
+            files: files(start, opened)?,
             directories: u32::try_from(start.directories.len()).map_err(|_| Error::host("too many directories"))?,
             generation: Generation::NotWasmEdge,
             listeners: Vec::new(),
@@ -208,12 +215,17 @@ impl Template {
 }
 
 /// What wasmtime-wasi has for a guest. Core modules have their standard streams from elsewhere.
-fn files(start: Start<'_>) -> Result<WasiP1Ctx, Error> {
+fn files(start: Start<'_>, opened: Option<&WasiFilesystemCtx>) -> Result<WasiP1Ctx, Error> {
     let Start { args, env, directories, stdio: [stdin, stdout, stderr] } = start;
     let mut wasi = WasiCtxBuilder::new();
     wasi.args(args).envs(env);
     wasi.stdin(wasi::input(Arc::clone(stdin)));
     wasi.stdout(wasi::output(Arc::clone(stdout))).stderr(wasi::output(Arc::clone(stderr)));
+    if let Some(opened) = opened {
+        let mut files = wasi.build_p1();
+        *files.filesystem().ctx = opened.clone();
+        return Ok(files);
+    }
     for directory in directories {
         let permissions = if directory.read_only { FsPerms::ReadOnly } else { FsPerms::ReadWrite };
         wasi.preopened_dir(&directory.host, &directory.guest, permissions).map_err(|error| {

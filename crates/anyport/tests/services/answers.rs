@@ -63,6 +63,24 @@ async fn environment_arguments_and_files_are_those_that_were_given() {
     }
 }
 
+/// As by any server: what is done to its name later changes nothing.
+#[tokio::test]
+async fn a_directory_is_opened_once_for_all_requests() {
+    for version in Version::BOTH {
+        let folder = tempfile::tempdir().expect("a test may make a folder");
+        let (data, moved) = (folder.path().join("data"), folder.path().join("moved"));
+        std::fs::create_dir(&data).expect("it is its own");
+        std::fs::write(data.join("greeting"), "from a file").expect("it is its own");
+        let directory = Directory { host: data.clone(), guest: "/data".into(), read_only: false };
+        let service = Service::with(version, |_| {}, |server| server.directory(directory));
+        std::fs::rename(&data, &moved).expect("it is its own");
+        for text in ["from a file", "another"] {
+            std::fs::write(moved.join("greeting"), text).expect("it is its own");
+            assert_eq!(service.get("/file?path=/data/greeting").await.short(), (200, text), "{version:?}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn it_is_reached_in_memory_and_on_a_unix_socket() {
     let folder = tempfile::tempdir().expect("a test may make a folder");
