@@ -86,10 +86,11 @@ async fn a_port_that_nobody_has_published_takes_tls_too() -> Tested {
         let running = server.start().unwrap_or_else(|error| panic!("{error}"));
         let listens = async {
             while running.status().stage != "serving" {
-                tokio::task::yield_now().await
+                tokio::task::yield_now().await;
             }
+            Ok(())
         };
-        within("waiting for a guest to listen", async { Ok(listens.await) }).await?;
+        within("waiting for a guest to listen", listens).await?;
         let stream = within("connecting", TcpStream::connect(("127.0.0.1", free.port()))).await?;
         let mut client = Client::new(Stream::Tls(Box::new(shake(&trusting(|_| {}), "localhost", stream).await?)));
         assert_eq!(client.ask("echo in").await?, "in", "{guest:?}");
