@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyport::limits::Limits;
+use anyport::Limits;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -77,7 +77,7 @@ async fn until(service: &Service, path: &str, status: u16) -> Got {
 #[tokio::test]
 async fn requests_beyond_the_queue_are_told_to_come_again() {
     for version in Version::BOTH {
-        let limits = |limits: &mut anyport::Limits| {
+        let limits = |limits: &mut Limits| {
             (limits.instances, limits.queue, limits.instance_concurrency) = (1, 1, 1);
         };
         let service = Service::with(version, limits, |server| server);
@@ -95,7 +95,7 @@ async fn requests_beyond_the_queue_are_told_to_come_again() {
 async fn a_client_that_goes_frees_its_instance() {
     for version in Version::BOTH {
         for path in ["/sleep?ms=60000", "/stream?n=100000&ms=10", "/loop", "/big?bytes=1000000000"] {
-            let limits = |limits: &mut anyport::Limits| {
+            let limits = |limits: &mut Limits| {
                 (limits.instances, limits.instance_concurrency) = (1, 1);
                 limits.cpu_time = Some(Duration::from_millis(500));
                 limits.timeout = Duration::from_millis(500);
@@ -114,7 +114,7 @@ async fn a_client_that_goes_frees_its_instance() {
 #[tokio::test]
 async fn a_client_that_does_not_read_does_not_hold_an_instance_for_ever() {
     for version in Version::BOTH {
-        let limits = |limits: &mut anyport::Limits| {
+        let limits = |limits: &mut Limits| {
             (limits.instances, limits.instance_concurrency) = (1, 1);
             limits.timeout = Duration::from_millis(200);
         };
@@ -131,7 +131,7 @@ async fn instances_are_made_before_the_port_is_open_and_wait_for_their_requests(
     for version in Version::BOTH {
         let cold = Service::start(version);
         assert_eq!(cold.running.status().workers[0].memory_bytes, 0, "{version:?}");
-        let limits = |limits: &mut anyport::Limits| (limits.instances, limits.instances_ready) = (3, 1);
+        let limits = |limits: &mut Limits| (limits.instances, limits.instances_ready) = (3, 1);
         let warm = Service::with(version, limits, |server| server);
         within("its start", async { while warm.running.status().stage != "serving" {} }).await;
         assert!(warm.running.status().workers[0].memory_bytes > 0, "{version:?}");
@@ -145,7 +145,7 @@ async fn instances_are_made_before_the_port_is_open_and_wait_for_their_requests(
 #[tokio::test]
 async fn a_request_that_waits_has_its_turn_where_instances_are_kept() {
     for version in Version::BOTH {
-        let limits = |limits: &mut anyport::Limits| {
+        let limits = |limits: &mut Limits| {
             (limits.instances, limits.instance_reuse, limits.instance_concurrency) = (1, Some(100), 1);
         };
         let service = Service::with(version, limits, |server| server);
@@ -159,7 +159,7 @@ async fn a_request_that_waits_has_its_turn_where_instances_are_kept() {
 #[tokio::test]
 async fn an_instance_that_nobody_uses_is_given_up_for_a_request_of_another_worker() {
     for version in Version::BOTH {
-        let limits = |limits: &mut anyport::Limits| {
+        let limits = |limits: &mut Limits| {
             (limits.instances, limits.instance_reuse, limits.instances_ready) = (1, Some(100), 1);
         };
         let service = Service::with(version, limits, |server| server.workers(2));
