@@ -183,7 +183,7 @@ fn parse(artifact: &Artifact) -> Result<Contents, Error> {
 /// Fails where a module would not be a CGI program of RFC 3875.
 pub(crate) fn must_run_as_cgi(artifact: &Artifact) -> Result<(), Error> {
     if must_run(artifact)? != Kind::Modules {
-        return Err(not_for_cgi(artifact));
+        return Err(not_for_cgi(artifact.name()));
     }
     match cgi_dialect(artifact.bytes()).as_deref() {
         None | Some("rfc-3875") => Ok(()),
@@ -198,8 +198,8 @@ pub(crate) fn must_run_as_cgi(artifact: &Artifact) -> Result<(), Error> {
 }
 
 /// CGI is for modules.
-pub(crate) fn not_for_cgi(artifact: &Artifact) -> Error {
-    Error::not_runnable(format!("`{artifact}` is a component, and CGI is for modules"))
+pub(crate) fn not_for_cgi(name: &str) -> Error {
+    Error::not_runnable(format!("`{}` is a component, and CGI is for modules", printable(name)))
         .with_hint("leave out `--cgi`: `anyport inspect` says how it is run")
 }
 

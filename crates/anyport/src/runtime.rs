@@ -91,7 +91,7 @@ impl Runtime {
         };
         match loaded {
             Loaded::Module(module) => Ok((compiled, module)),
-            Loaded::Component(_) => Err(inspect::not_for_cgi(artifact)),
+            Loaded::Component(_) => Err(inspect::not_for_cgi(artifact.name())),
         }
     }
 
@@ -144,10 +144,25 @@ impl Runtime {
     pub fn load_compiled(&self, file: File, name: &str) -> Result<Server, Error> {
         let compiled = Compiled::File(file);
         let kinds = compiled.kinds();
-        self.serve(name, compiled, kinds, |error| {
-            let name = printable(name);
-            Error::not_runnable(format!("`{name}` was compiled by another version, or is damaged: {error:#}"))
-        })
+        self.serve(name, compiled, kinds, |error| of_another_version(name, error))
+    }
+
+    /// The same of a module that answers requests by CGI, as [`Runtime::load_cgi`] has it, with a route for all.
+    ///
+    /// # Errors
+    /// As [`Runtime::load_compiled`]; or it is no module for CGI.
+    pub fn load_compiled_cgi(&self, file: File, name: &str) -> Result<Server, Error> {
+        let compiled = Compiled::File(file);
+        if compiled.kinds() != [Kind::Modules] {
+            return Err(inspect::not_for_cgi(name));
+        }
+        let engine = self.engine(Kind::Modules)?;
+        let Loaded::Module(module) = engine.load(&compiled).map_err(|error| of_another_version(name, &error))? else {
+            return Err(inspect::not_for_cgi(name));
+        };
+        let mut scripts = Scripts::new();
+        scripts.add(name, Script::default(), compiled, &module)?;
+        Ok(Server::new(engine, Program::Scripts(scripts), name))
     }
 
     /// The machine code of an artifact, which is checked unless it is in the cache: then it was before.
@@ -191,6 +206,11 @@ impl Runtime {
         engines.push(Arc::clone(&engine));
         Ok(engine)
     }
+}
+
+fn of_another_version(name: &str, error: &wasmtime::Error) -> Error {
+    let name = printable(name);
+    Error::not_runnable(format!("`{name}` was compiled by another version, or is damaged: {error:#}"))
 }
 
 fn compiled_elsewhere(artifact: &Artifact, error: &wasmtime::Error) -> Error {

@@ -150,7 +150,7 @@ fn run_module(bundle: &Bundle, process: &Process, prepared: &Prepared, module: O
     let mut options = Options::of(bundle, prepared)?;
     options.settings.workers = Some(1);
     log::start(&options.log, options.trace.as_deref())?;
-    let server = init::load(prepared, module)?;
+    let server = init::load(prepared, module, false)?;
     let mut server = init::configure(server, bundle, process, prepared, &options);
     for (name, value) in process.env().iter().flatten().filter_map(|variable| variable.split_once('=')) {
         server = server.env(name, value);

@@ -93,7 +93,7 @@ fn become_container(control: &Control) -> Result<Role, Error> {
         None if bundle.is_sandbox() => Ok(Role::Sandbox),
         None => Err(Error::host("the compiled module did not arrive".to_owned())),
         Some(module) => {
-            let server = load(&prepared, module)?;
+            let server = load(&prepared, module, options.cgi)?;
             let server = configure(server, &bundle, &process, &prepared, &options).front(options.front.clone());
             Ok(Role::Guest(Box::new(Guest { known: Known { name: prepared.name, options }, server })))
         }
@@ -121,8 +121,13 @@ pub(crate) fn take_terminal() {
 }
 
 /// The guest of a module that the shim compiled.
-pub(crate) fn load(prepared: &Prepared, module: OwnedFd) -> Result<Server, Error> {
-    Runtime::builder().build()?.load_compiled(File::from(module), &prepared.name)
+pub(crate) fn load(prepared: &Prepared, module: OwnedFd, is_cgi: bool) -> Result<Server, Error> {
+    let (runtime, module) = (Runtime::builder().build()?, File::from(module));
+    if is_cgi {
+        runtime.load_compiled_cgi(module, &prepared.name)
+    } else {
+        runtime.load_compiled(module, &prepared.name)
+    }
 }
 
 /// A guest of this container: all of its files, its whole network.

@@ -21,7 +21,7 @@ const RUNTIME_BYTES: u64 = 8 << 20;
 
 /// The names of the options that are not [`Settings`]'.
 const NAMES: &[&str] =
-    &["access-log", "health", "listen", "log", "proxy-protocol", "tls-cert", "tls-key", "trace", "x-forwarded"];
+    &["access-log", "cgi", "health", "listen", "log", "proxy-protocol", "tls-cert", "tls-key", "trace", "x-forwarded"];
 
 /// How the guest of a container runs.
 #[derive(Debug)]
@@ -32,6 +32,8 @@ pub(crate) struct Options {
     pub(crate) listen: Listen,
     /// What stands between the container's network and its guest; files are the container's own.
     pub(crate) front: Front,
+    /// The module answers requests by CGI.
+    pub(crate) cgi: bool,
     /// What is logged, as `--log` has it.
     pub(crate) log: String,
     /// Which hostcalls are printed, as `--trace` has it.
@@ -64,6 +66,7 @@ impl Options {
         let log = given.remove("log").filter(|filter| !filter.is_empty());
         let trace = given.remove("trace");
         let front = front(&mut given)?;
+        let cgi = is_set(&mut given, "cgi")?;
         for (name, value) in &given {
             set(&mut settings, name, value, bundle)?;
         }
@@ -79,7 +82,7 @@ impl Options {
         let memory_asked = given.contains_key("memory").then_some(settings.limits.memory_bytes);
         let listen = Listen::of(listen.as_deref(), bundle, &prepared.exposed)?;
         let log = log.unwrap_or_else(|| "warn".to_owned());
-        let mut options = Self { settings, memory_asked, listen, front, log, trace };
+        let mut options = Self { settings, memory_asked, listen, front, cgi, log, trace };
         options.settings.limits.memory_bytes = options.guest_memory(prepared.memory_limit);
         Ok(options)
     }
@@ -112,17 +115,20 @@ fn front(given: &mut BTreeMap<String, String>) -> Result<Front, Error> {
         return Err(Error::host(what).with_hint("each certificate has its key, in the same order, with commas between"));
     }
     front.certificates = chains.into_iter().zip(keys).map(|(chain, key)| CertificateFiles { chain, key }).collect();
-    for (name, wish) in [("proxy-protocol", &mut front.proxy_protocol), ("x-forwarded", &mut front.x_forwarded)] {
-        if let Some(value) = given.remove(name) {
-            *wish = flag(&value).map_err(|refusal| wrong(name, &value, &refusal))?;
-        }
-    }
+    front.proxy_protocol = is_set(given, "proxy-protocol")?;
+    front.x_forwarded = is_set(given, "x-forwarded")?;
     front.health = given.remove("health").map(|text| address("health", &text)).transpose()?;
     if let Some(text) = given.remove("access-log") {
         let log = text.parse().map_err(|why| wrong("access-log", &text, &Refusal::Wrong(why)))?;
         front.access_log = Some(log);
     }
     Ok(front)
+}
+
+/// A switch, which is off where nothing is said of it.
+fn is_set(given: &mut BTreeMap<String, String>, name: &str) -> Result<bool, Error> {
+    let Some(value) = given.remove(name) else { return Ok(false) };
+    flag(&value).map_err(|refusal| wrong(name, &value, &refusal))
 }
 
 /// A metadata service hands out the machine's credentials. What an image says of itself, as labels and

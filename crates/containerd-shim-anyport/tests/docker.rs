@@ -45,6 +45,7 @@ behaviours! {
         a_module_without_files_is_an_image,
         ten_containers_of_an_image_start_at_once,
         a_second_start_compiles_nothing,
+        a_cgi_program_answers,
         components_of_every_world_answer,
         a_preview1_server_listens_on_8080,
         a_preview1_server_listens_on_port,

@@ -42,6 +42,14 @@ pub(crate) fn a_preview1_server_listens_where_a_variable_says(node: &Node) {
 }
 
 /// Each is compiled and linked within the container's own process, and finds its port as the others do.
+pub(crate) fn a_cgi_program_answers(node: &Node) {
+    let image = Image::of("cgi", guest("cgi/cgi.wasm"));
+    let container = node.start(&image, &["-p", "8080", "-e", "io.anyport.cgi=true", "-e", "GREETING=Salut"], &[]);
+    let answer = node.answer(container.published(8080), "POST", "/env", "Bob");
+    assert!(answer.body.contains("REQUEST_METHOD=POST"), "{answer:?}");
+    assert!(answer.body.contains("GREETING=Salut"), "{answer:?}");
+}
+
 pub(crate) fn components_of_every_world_answer(node: &Node) {
     for (name, file) in [
         ("http-02", "wasi-http-0.2/echo/server.wasm"),
