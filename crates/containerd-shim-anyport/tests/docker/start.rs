@@ -17,6 +17,8 @@ pub(crate) fn three_lines_and_a_server_answers(node: &Node) {
     fs::write(folder.path().join("Dockerfile"), DOCKERFILE).expect("the folder is ours");
     let script = |lines: &str| node.run_in(folder.path(), "sh", &["sh", "-ec", lines], None);
     script("docker buildx build --platform wasi/wasm32 -t wasmservice --load .").success();
+    // While others build too, the engine may know the name a moment later.
+    until("the image", || (script("docker image inspect wasmservice").code == 0).then_some(()));
     let run = "docker run -dp 8080:8080 --name=wasmservice --runtime=io.containerd.anyport.v1 --platform=wasi/wasm32 \
                wasmservice";
     script(run).success();
