@@ -7,7 +7,7 @@ use std::fmt;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -16,6 +16,7 @@ use rustix::io::Errno;
 use smallvec::SmallVec;
 use tokio::io::unix::AsyncFd;
 
+use crate::net::waiters::Shared;
 use crate::net::{Interest, Ready, poller};
 
 /// `PIPE_BUF`: what a pipe that is ready takes without blocking.
@@ -61,6 +62,9 @@ pub(crate) struct Stdio {
     terminal: bool,
     /// `None` inside: the poller does not take it (a regular file), so it is always ready.
     poller: OnceLock<Option<AsyncFd<Arc<OwnedFd>>>>,
+    registering: Mutex<()>,
+    /// Those who wait to read, and to write.
+    waiting: [Shared; 2],
     nonblocking: AtomicBool,
 }
 
@@ -99,6 +103,8 @@ impl Stdio {
             file_type: FileType::Unknown,
             terminal: false,
             poller: OnceLock::new(),
+            registering: Mutex::default(),
+            waiting: Default::default(),
             nonblocking: AtomicBool::new(false),
         }
     }
@@ -162,10 +168,11 @@ impl Stdio {
         let Some(poller) = self.poller()? else { return Poll::Ready(Ok(Ready::default())) };
         loop {
             // Taken before the kernel is asked: news that come in between are not cleared.
-            let mut guard = ready!(match interest {
+            let waiting = &self.waiting[usize::from(interest == Interest::Write)];
+            let mut guard = ready!(waiting.poll(context, |context| match interest {
                 Interest::Read => poller.poll_read_ready(context),
                 Interest::Write => poller.poll_write_ready(context),
-            })?;
+            }))?;
             if self.is_ready_now(interest)? {
                 return Poll::Ready(Ok(Ready::default()));
             }
@@ -185,6 +192,11 @@ impl Stdio {
             return Ok(poller.as_ref());
         }
         let Some(fd) = &self.fd else { return Ok(None) };
+        // The poller refuses a descriptor that another thread has registered meanwhile.
+        let _one = self.registering.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(poller) = self.poller.get() {
+            return Ok(poller.as_ref());
+        }
         let poller = match poller::register(fd) {
             Ok(poller) => Some(poller),
             // epoll refuses regular files and some devices: they never block.

@@ -17,6 +17,7 @@ use tokio::time::Sleep;
 
 use super::port::Port;
 use super::queue::Arrival;
+use super::waiters::Shared;
 use super::{
     Endpoint, HOP_LIMIT, Interest, KEEP_ALIVE_COUNT, KEEP_ALIVE_IDLE, KEEP_ALIVE_INTERVAL, OptionName, Ready,
     SocketOption,
@@ -35,13 +36,21 @@ pub(crate) struct Inlet {
     direct: Option<Arc<Endpoint>>,
     /// After an error that only time cures.
     pause: Mutex<Option<Pin<Box<Sleep>>>>,
+    resting: Shared,
     /// The guest has looked for connections.
     served: AtomicBool,
 }
 
 impl Inlet {
     pub(super) fn new(port: Arc<Port>, worker: usize, direct: Option<Arc<Endpoint>>) -> Self {
-        Self { port, worker, direct, pause: Mutex::default(), served: AtomicBool::new(false) }
+        Self {
+            port,
+            worker,
+            direct,
+            pause: Mutex::default(),
+            resting: Shared::default(),
+            served: AtomicBool::new(false),
+        }
     }
 
     pub(super) fn listen(&self, backlog: u32) -> io::Result<()> {
@@ -116,7 +125,7 @@ impl Inlet {
     fn poll_rested(&self, context: &mut Context<'_>) -> Poll<()> {
         let mut pause = self.pause.lock().expect("no panic while held");
         if let Some(sleep) = pause.as_mut() {
-            ready!(sleep.as_mut().poll(context));
+            ready!(self.resting.poll(context, |context| sleep.as_mut().poll(context)));
             *pause = None;
         }
         Poll::Ready(())

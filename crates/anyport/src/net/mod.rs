@@ -17,6 +17,7 @@ pub(crate) mod stream;
 pub(crate) mod tcp;
 pub(crate) mod udp;
 pub(crate) mod unix_path;
+pub(crate) mod waiters;
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::SocketAddr;

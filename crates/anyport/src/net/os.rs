@@ -9,8 +9,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll, Waker, ready};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::task::{Context, Poll, ready};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
@@ -21,6 +21,7 @@ use rustix::net::{
 };
 use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
 
+use super::waiters::Shared;
 use super::{
     Datagram, HOP_LIMIT, Interest, KEEP_ALIVE_COUNT, KEEP_ALIVE_IDLE, KEEP_ALIVE_INTERVAL, OptionName, Ready,
     ReceiveFlags, Shutdown, SocketOption, poller,
@@ -32,7 +33,8 @@ pub(crate) struct Endpoint {
     fd: Arc<OwnedFd>,
     /// Registered when it is first waited for. Not before: a TCP socket that is neither listening
     /// nor connecting reports a hang-up that tokio would never forget.
-    poller: OnceLock<AsyncFd<Arc<OwnedFd>>>,
+    poller: OnceLock<Registered>,
+    registering: Mutex<()>,
     /// The guest has shut down a direction: a hang-up may be news that the poller does not have yet.
     closing: AtomicBool,
     /// The last read or accept may have taken all there was: readable must be asked of the kernel.
@@ -40,6 +42,13 @@ pub(crate) struct Endpoint {
     /// An `EAGAIN` was answered from the cache: the next call asks the kernel, so that a guest that
     /// retries without ever waiting still makes progress.
     again: [AtomicBool; 2],
+}
+
+/// What the poller knows of a socket, and who waits for its directions.
+#[derive(Debug)]
+struct Registered {
+    poller: AsyncFd<Arc<OwnedFd>>,
+    waiting: [Shared; 2],
 }
 
 /// What a syscall says of the direction it used.
@@ -55,6 +64,7 @@ impl From<OwnedFd> for Endpoint {
         Self {
             fd: Arc::new(fd),
             poller: OnceLock::new(),
+            registering: Mutex::default(),
             closing: AtomicBool::new(false),
             doubtful: AtomicBool::new(false),
             again: Default::default(),
@@ -279,7 +289,7 @@ impl Endpoint {
 
     pub(super) fn poll_ready(&self, context: &mut Context<'_>, interest: Interest) -> Poll<io::Result<Ready>> {
         loop {
-            let mut guard = ready!(cached(self.poller()?, context, interest))?;
+            let mut guard = ready!(self.registered()?.poll(context, interest))?;
             let seen = guard.ready();
             let suspect = seen.is_read_closed() || seen.is_write_closed() || self.closing.load(Ordering::Relaxed);
             let ready = Ready { hangup: suspect && self.hung_up() };
@@ -299,7 +309,7 @@ impl Endpoint {
     /// nothing else.
     pub(super) fn poll_hangup(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
-            let mut guard = ready!(cached(self.poller()?, context, Interest::Write))?;
+            let mut guard = ready!(self.registered()?.poll(context, Interest::Write))?;
             if self.hung_up() {
                 return Poll::Ready(Ok(()));
             }
@@ -316,7 +326,7 @@ impl Endpoint {
         // once never are.
         let mut guard = match self.poller.get() {
             None => None,
-            Some(poller) => match cached(poller, &mut Context::from_waker(Waker::noop()), interest) {
+            Some(registered) => match registered.look(interest) {
                 Poll::Ready(guard) => Some(guard?),
                 Poll::Pending if again.swap(true, Ordering::Relaxed) => None,
                 Poll::Pending => return Err(io::ErrorKind::WouldBlock.into()),
@@ -348,12 +358,17 @@ impl Endpoint {
         }
     }
 
-    fn poller(&self) -> io::Result<&AsyncFd<Arc<OwnedFd>>> {
+    fn registered(&self) -> io::Result<&Registered> {
         match self.poller.get() {
-            Some(poller) => Ok(poller),
+            Some(registered) => Ok(registered),
             None => {
-                let poller = poller::register(&self.fd)?;
-                Ok(self.poller.get_or_init(|| poller))
+                // The poller refuses a descriptor that another thread has registered meanwhile.
+                let _one = self.registering.lock().unwrap_or_else(PoisonError::into_inner);
+                if let Some(registered) = self.poller.get() {
+                    return Ok(registered);
+                }
+                let registered = Registered { poller: poller::register(&self.fd)?, waiting: Default::default() };
+                Ok(self.poller.get_or_init(|| registered))
             }
         }
     }
@@ -414,13 +429,28 @@ const OF_ONE_CONNECTION: &[Errno] = &[
     Errno::NETUNREACH,
 ];
 
-/// Whether the direction is known to be ready; else the task is woken when it is.
-fn cached<'p>(
-    poller: &'p AsyncFd<Arc<OwnedFd>>, context: &mut Context<'_>, interest: Interest,
-) -> Poll<io::Result<AsyncFdReadyGuard<'p, Arc<OwnedFd>>>> {
-    match interest {
-        Interest::Read => poller.poll_read_ready(context),
-        Interest::Write => poller.poll_write_ready(context),
+type Guard<'p> = AsyncFdReadyGuard<'p, Arc<OwnedFd>>;
+
+impl Registered {
+    /// Whether the direction is known to be ready; else the task is woken when it is.
+    fn poll(&self, context: &mut Context<'_>, interest: Interest) -> Poll<io::Result<Guard<'_>>> {
+        self.waiting(interest).poll(context, |context| self.ask(context, interest))
+    }
+
+    /// The same for who does not wait: those who do stay.
+    fn look(&self, interest: Interest) -> Poll<io::Result<Guard<'_>>> {
+        self.waiting(interest).ask(|context| self.ask(context, interest))
+    }
+
+    fn ask(&self, context: &mut Context<'_>, interest: Interest) -> Poll<io::Result<Guard<'_>>> {
+        match interest {
+            Interest::Read => self.poller.poll_read_ready(context),
+            Interest::Write => self.poller.poll_write_ready(context),
+        }
+    }
+
+    fn waiting(&self, interest: Interest) -> &Shared {
+        &self.waiting[usize::from(interest == Interest::Write)]
     }
 }
 

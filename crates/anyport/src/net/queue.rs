@@ -4,10 +4,11 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
 use super::Endpoint;
 use super::connections::{Connections, Permit};
+use super::waiters::Waiters;
 
 /// A connection that no guest has accepted yet.
 #[derive(Debug)]
@@ -32,20 +33,20 @@ impl Arrival {
 pub(crate) struct Queue {
     connections: Arc<Connections>,
     state: Mutex<State>,
+    /// The guest's threads that wait for a connection.
+    waiters: Waiters,
 }
 
 #[derive(Debug, Default)]
 struct State {
     waiting: VecDeque<Arrival>,
-    /// The guest, when it waits for a connection.
-    waker: Option<Waker>,
     /// Whoever took them has ended for good.
     closed: bool,
 }
 
 impl Queue {
     pub(crate) fn new(connections: &Arc<Connections>) -> Self {
-        Self { connections: Arc::clone(connections), state: Mutex::default() }
+        Self { connections: Arc::clone(connections), state: Mutex::default(), waiters: Waiters::default() }
     }
 
     /// Counts a connection that is about to be taken.
@@ -55,18 +56,15 @@ impl Queue {
 
     /// Adds a connection; gives it back if nobody will take it.
     pub(crate) fn push(&self, mut arrival: Arrival) -> Result<(), Arrival> {
-        let waker = {
+        {
             let mut state = self.lock();
             if state.closed {
                 return Err(arrival);
             }
             arrival.permit.pass_to(&self.connections);
             state.waiting.push_back(arrival);
-            state.waker.take()
-        };
-        if let Some(waker) = waker {
-            waker.wake();
         }
+        self.waiters.wake();
         Ok(())
     }
 
@@ -90,14 +88,12 @@ impl Queue {
     }
 
     pub(crate) fn poll_waiting(&self, context: &mut Context<'_>) -> Poll<()> {
-        let mut state = self.lock();
+        let state = self.lock();
         if !state.waiting.is_empty() {
             return Poll::Ready(());
         }
-        match &mut state.waker {
-            Some(waker) => waker.clone_from(context.waker()),
-            none => *none = Some(context.waker().clone()),
-        }
+        // With the lock held: what is pushed from now on wakes it.
+        self.waiters.add(context.waker());
         Poll::Pending
     }
 
