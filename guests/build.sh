@@ -55,6 +55,8 @@ behaviour_variants=(
   "preview1-blocking preview1.c -DBLOCKING"
   "wasmedge wasmedge.c"
   "wasmedge-blocking wasmedge.c -DBLOCKING"
+  "wasix wasix.c"
+  "wasix-blocking wasix.c -DBLOCKING"
   "sockets sockets.c -DSOCKETS"
   "sockets-blocking sockets.c -DSOCKETS -DBLOCKING"
 )

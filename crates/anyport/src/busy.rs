@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
 use rustix::time::ClockId;
@@ -47,6 +47,12 @@ impl Busy {
     /// At most this long; by default as long as fits a guest that serves.
     pub(crate) fn new(most: Option<Duration>) -> Self {
         Self { most, serving: false, stretch: None, unbroken: None, pace: Arc::default() }
+    }
+
+    /// The same for another thread of the guest: whichever of them looks at its sockets, the guest does.
+    pub(crate) fn sibling(&self) -> Self {
+        let pace = Pace { turns: Arc::clone(&self.pace.turns), ..Pace::default() };
+        Self { most: self.most, serving: self.serving, stretch: None, unbroken: None, pace: Arc::new(pace) }
     }
 
     /// What is told to who polls the guest.
@@ -111,7 +117,9 @@ pub(crate) struct Pace {
     /// all of it.
     lacking: AtomicI64,
     /// Counts the calls by which the guest waits for its sockets or moves their bytes.
-    turns: AtomicU64,
+    turns: Arc<AtomicU64>,
+    /// The thread that polls has [arrived](Pace::arrive): of guests whose threads move.
+    is_here: AtomicBool,
 }
 
 /// It waited for something.
@@ -162,6 +170,20 @@ impl Pace {
     /// The guest is polled by this thread from now on.
     pub(crate) fn arrive(&self) {
         self.lacking.fetch_sub(nanoseconds(thread_cpu_time()), Ordering::Relaxed);
+    }
+
+    /// Called where a thread of a guest computes that may be polled by another one each time.
+    pub(crate) fn come(&self) {
+        if !self.is_here.swap(true, Ordering::Relaxed) {
+            self.arrive();
+        }
+    }
+
+    /// Called after each of its polls.
+    pub(crate) fn go(&self) {
+        if self.is_here.swap(false, Ordering::Relaxed) {
+            self.leave();
+        }
     }
 
     /// What the guest has used: what others use meanwhile does not count.

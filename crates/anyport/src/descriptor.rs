@@ -3,12 +3,16 @@
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use crate::address::Family;
+use crate::epoll::Epoll;
 use crate::errno::Errno;
+use crate::event::Event;
 use crate::net::tcp::Tcp;
 use crate::net::udp::Udp;
+use crate::net::waiters::Waiters;
 use crate::net::{Endpoint, Interest};
 use crate::sending::Habit;
 use crate::stdio::Stdio;
@@ -20,6 +24,8 @@ pub(crate) enum Descriptor {
     Host(u32),
     Stdio(Arc<Stdio>),
     Socket(Arc<Socket>),
+    Event(Arc<Event>),
+    Epoll(Arc<Epoll>),
 }
 
 /// A socket with what only its guest knows of it.
@@ -41,6 +47,13 @@ pub(crate) struct Socket {
     /// Readiness that the guest was told of and has not used since: reading, writing.
     told: [AtomicBool; 2],
     pub(crate) traffic: Traffic,
+    /// An address that it is to be bound to when it is used, and not before.
+    noted: Mutex<Option<SocketAddr>>,
+    /// Options that change nothing, a bit each.
+    kept: AtomicU32,
+    /// Those who want to know of the next use.
+    is_watched: AtomicBool,
+    watchers: Waiters,
 }
 
 /// What passed over a connection last, for the time limits of connections. Written by the guest's
@@ -124,6 +137,10 @@ impl Socket {
             public: false,
             told: Default::default(),
             traffic: Traffic::default(),
+            noted: Mutex::default(),
+            kept: AtomicU32::new(0),
+            is_watched: AtomicBool::new(false),
+            watchers: Waiters::default(),
         }
     }
 
@@ -173,6 +190,54 @@ impl Socket {
     /// Whether the guest was told of this direction and has not tried it since.
     pub(crate) fn was_told(&self, interest: Interest) -> bool {
         self.told[usize::from(interest == Interest::Write)].load(Ordering::Relaxed)
+    }
+
+    /// Notes an address for a TCP socket that was not bound; false for another.
+    pub(crate) fn note(&self, address: SocketAddr) -> bool {
+        let is_fresh = self.tcp().is_ok_and(Tcp::is_fresh);
+        if is_fresh {
+            *self.lock_noted() = Some(address);
+        }
+        is_fresh
+    }
+
+    /// The address that was noted.
+    pub(crate) fn noted(&self) -> Option<SocketAddr> {
+        *self.lock_noted()
+    }
+
+    pub(crate) fn take_noted(&self) -> Option<SocketAddr> {
+        self.lock_noted().take()
+    }
+
+    fn lock_noted(&self) -> MutexGuard<'_, Option<SocketAddr>> {
+        self.noted.lock().expect("no panic while held")
+    }
+
+    /// Keeps an option, of a number below 32, for who asks for it.
+    pub(crate) fn keep_flag(&self, option: u32, on: bool) {
+        if on {
+            self.kept.fetch_or(1 << option, Ordering::Relaxed);
+        } else {
+            self.kept.fetch_and(!(1 << option), Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn has_flag(&self, option: u32) -> bool {
+        self.kept.load(Ordering::Relaxed) & (1 << option) != 0
+    }
+
+    /// Has a task woken when the guest has used the socket.
+    pub(crate) fn watch_use(&self, waker: &Waker) {
+        self.watchers.add(waker);
+        self.is_watched.store(true, Ordering::SeqCst);
+    }
+
+    /// The guest has used it: what the kernel made of that is known.
+    pub(crate) fn touched(&self) {
+        if self.is_watched.load(Ordering::Relaxed) && self.is_watched.swap(false, Ordering::SeqCst) {
+            self.watchers.wake_all();
+        }
     }
 
     pub(crate) fn endpoint(&self) -> Arc<Endpoint> {
@@ -245,6 +310,23 @@ struct Slots {
     open: usize,
     /// No free slot is below this one.
     lowest_free: usize,
+}
+
+impl Slots {
+    /// Opens a descriptor at a number, and gives back what was there.
+    fn put(&mut self, at: usize, descriptor: Descriptor) -> Option<Descriptor> {
+        if at >= self.entries.len() {
+            self.entries.resize(at + 1, None);
+        }
+        let replaced = self.entries[at].replace(descriptor);
+        if replaced.is_none() {
+            self.open += 1;
+        }
+        if self.lowest_free == at {
+            self.lowest_free += 1;
+        }
+        replaced
+    }
 }
 
 impl Descriptors {
@@ -330,6 +412,45 @@ impl Descriptors {
         slots.open -= 1;
         slots.lowest_free = slots.lowest_free.min(from as usize);
         Ok(replaced)
+    }
+
+    /// Opens `fd` once more, at the lowest free number that is not below `least`.
+    pub(crate) fn duplicate(&self, fd: u32, least: u32) -> Result<u32, Errno> {
+        let descriptor = self.get(fd)?;
+        if least == 0 {
+            return self.insert(descriptor);
+        }
+        let mut slots = self.lock();
+        let most = u32::try_from(self.most).unwrap_or(u32::MAX);
+        if least >= most {
+            return Err(Errno::Invalid);
+        }
+        if slots.open >= self.most {
+            return Err(Errno::TooManyOpen);
+        }
+        let is_free = |fd: &u32| slots.entries.get(*fd as usize).is_none_or(Option::is_none);
+        let number = (least..most).find(is_free).ok_or(Errno::TooManyOpen)?;
+        slots.put(number as usize, descriptor);
+        Ok(number)
+    }
+
+    /// Opens `from` once more as `to`, and gives back what was there: dup2(2). Onto itself it changes nothing.
+    pub(crate) fn duplicate_to(&self, from: u32, to: u32) -> Result<Option<Descriptor>, Errno> {
+        let descriptor = self.get(from)?;
+        if from == to {
+            return Ok(None);
+        }
+        let mut slots = self.lock();
+        if to as usize >= self.most || slots.open >= self.most {
+            return Err(Errno::BadDescriptor);
+        }
+        Ok(slots.put(to as usize, descriptor))
+    }
+
+    /// Whether a file of wasmtime-wasi's is open under some number.
+    pub(crate) fn has_host(&self, number: u32) -> bool {
+        let is_it = |descriptor: &Descriptor| matches!(descriptor, Descriptor::Host(other) if *other == number);
+        self.lock().entries.iter().flatten().any(is_it)
     }
 
     fn lock(&self) -> MutexGuard<'_, Slots> {

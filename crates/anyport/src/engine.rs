@@ -15,7 +15,7 @@ use rustix::fs::{MemfdFlags, SealFlags};
 use wasmparser::{Validator, WasmFeatures};
 use wasmtime::ResourcesRequired;
 use wasmtime::component::Component;
-use wasmtime::{Config, Enabled, InstanceAllocationStrategy, Module, PoolingAllocationConfig, Precompiled};
+use wasmtime::{Config, Enabled, InstanceAllocationStrategy, MemoryType, Module, PoolingAllocationConfig, Precompiled};
 
 use crate::artifact::{Artifact, ArtifactKind};
 use crate::cache::Cache;
@@ -27,6 +27,8 @@ use crate::ticker::Ticker;
 pub(crate) enum Kind {
     /// Core modules.
     Modules,
+    /// Core modules with a memory that threads share.
+    Threads,
     /// Components of one task: those of WASI 0.2 alone. What tasks need is left out, and a request is a quarter
     /// faster without.
     Sequential,
@@ -166,7 +168,7 @@ impl Engine {
     pub(crate) fn precompile(&self, artifact: &Artifact) -> Result<Vec<u8>, Error> {
         tracing::debug!("`{artifact}` is compiled");
         let compiled = match self.kind {
-            Kind::Modules => self.wasmtime.precompile_module(artifact.bytes()),
+            Kind::Modules | Kind::Threads => self.wasmtime.precompile_module(artifact.bytes()),
             Kind::Sequential | Kind::Concurrent => self.wasmtime.precompile_component(artifact.bytes()),
         };
         compiled.map_err(|error| invalid(artifact, &error))
@@ -175,12 +177,20 @@ impl Engine {
     /// Machine code, ready to be run.
     pub(crate) fn load(&self, compiled: &Compiled) -> wasmtime::Result<Loaded> {
         match self.kind {
-            Kind::Modules => self.load_module(compiled).map(Loaded::Module),
+            Kind::Modules | Kind::Threads => self.load_module(compiled).map(Loaded::Module),
             Kind::Sequential | Kind::Concurrent => self.load_component(compiled).map(Loaded::Component),
         }
     }
 
     fn load_module(&self, compiled: &Compiled) -> wasmtime::Result<Module> {
+        let module = self.deserialize_module(compiled)?;
+        if shares_memory(&module) == (self.kind == Kind::Threads) {
+            return Ok(module);
+        }
+        Err(wasmtime::Error::msg("it is for another kind of engine"))
+    }
+
+    fn deserialize_module(&self, compiled: &Compiled) -> wasmtime::Result<Module> {
         match compiled {
             Compiled::File(file) => {
                 let file = file.try_clone()?;
@@ -214,6 +224,13 @@ impl Engine {
     }
 }
 
+/// Whether a module's memory is one that threads share.
+fn shares_memory(module: &Module) -> bool {
+    let imports = module.imports().map(|import| import.ty());
+    let mut types = imports.chain(module.exports().map(|export| export.ty()));
+    types.any(|kind| kind.memory().is_some_and(MemoryType::is_shared))
+}
+
 /// Elements of each table in a pool at least: wasmtime's own.
 const TABLE_ELEMENTS: usize = 20_000;
 
@@ -222,6 +239,9 @@ fn config(kind: Kind) -> Config {
     config.epoch_interruption(true);
     match kind {
         Kind::Modules => {}
+        Kind::Threads => {
+            config.shared_memory(true);
+        }
         Kind::Sequential => {
             config.concurrency_support(false);
         }
@@ -246,7 +266,7 @@ impl Compiled {
     pub(crate) fn kinds(&self) -> &'static [Kind] {
         match self.detect() {
             Some(Precompiled::Component) => &[Kind::Sequential, Kind::Concurrent],
-            _ => &[Kind::Modules],
+            _ => &[Kind::Modules, Kind::Threads],
         }
     }
 

@@ -52,7 +52,7 @@ errnos! {
     Overflow = 61 "overflow", NotPermitted = 63 "perm", Pipe = 64 "pipe",
     Protocol = 65 "proto", ProtocolNotSupported = 66 "protonosupport",
     ProtocolType = 67 "prototype", Range = 68 "range", ReadOnlyFilesystem = 69 "rofs",
-    IllegalSeek = 70 "spipe", TimedOut = 73 "timedout", CrossDevice = 75 "xdev",
+    IllegalSeek = 70 "spipe", NoProcess = 71 "srch", TimedOut = 73 "timedout", CrossDevice = 75 "xdev",
     NotCapable = 76 "notcapable",
     LookupAddressFamily = 77 "aiaddrfamily", LookupAgain = 78 "aiagain",
     LookupBadFlags = 79 "aibadflag", LookupFail = 80 "aifail", LookupFamily = 81 "aifamily",

@@ -4,18 +4,28 @@
 //! all dialects have the same.
 
 mod datagrams;
+pub(crate) mod files;
+mod futexes;
+mod lookup;
+pub(crate) mod process;
+pub(crate) mod signals;
+mod sync;
+mod waiting;
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use wasmtime_wasi::WasiView;
 use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi_config::WasiConfigVariables;
 use wasmtime_wasi_http::WasiHttpCtx;
 
+use self::files::Files;
+use self::process::{Member, Process};
+use self::signals::Signals;
 use crate::address::{Family, Transport};
 use crate::busy::Busy;
 use crate::descriptor::{Descriptor, Descriptors, Opened, Socket, SocketKind};
@@ -23,7 +33,7 @@ use crate::errno::Errno;
 use crate::journal::{Journal, Level};
 use crate::limits::{Grown, Growth, Limits, RESOURCES, RESOURCES_EACH};
 pub(crate) use crate::memory::Failure;
-use crate::memory::{Buffers, Memory};
+use crate::memory::{Buffers, Given, Memory};
 use crate::net::connections::Connections;
 use crate::net::port::Claim;
 use crate::net::published::Published;
@@ -41,10 +51,9 @@ use crate::stdio::Stdio;
 /// The state of one guest: the `T` of its `Store<T>`.
 pub(crate) struct Guest {
     /// The memory that its hostcalls mean, found once at instantiation.
-    pub(crate) memory: Option<wasmtime::Memory>,
+    pub(crate) memory: Given,
     pub(crate) descriptors: Arc<Descriptors>,
-    /// What wasmtime-wasi has for it: files, clocks, the resources of a component.
-    pub(crate) files: WasiP1Ctx,
+    pub(crate) files: Files,
     pub(crate) http: WasiHttpCtx,
     pub(crate) outgoing: Outgoing,
     /// What it was given by name.
@@ -67,6 +76,15 @@ pub(crate) struct Guest {
     pub(crate) sending: Sending,
     /// Counts the accepted connections that are open.
     pub(crate) connections: Arc<Connections>,
+    /// Of a guest that may have threads.
+    process: Option<Arc<Process>>,
+    is_wasix: bool,
+    /// Of this thread.
+    signals: Option<Arc<Signals>>,
+    /// It is being told of one.
+    pub(crate) is_handling: bool,
+    /// The number of this thread.
+    pub(crate) thread: u32,
 }
 
 /// Which generation of `WasmEdge`'s sockets a guest speaks: the enums were renumbered in 0.10.
@@ -87,12 +105,27 @@ impl From<Denial> for Errno {
     }
 }
 
+/// What a module's imports say of it beside their own types.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Abi {
+    /// Names of preview1 have the meaning that WASIX gives to them.
+    pub(crate) is_wasix: bool,
+    /// It may start threads.
+    pub(crate) has_threads: bool,
+    /// It waits in instructions of its own, which keeps the host's thread.
+    pub(crate) blocks: bool,
+}
+
 /// What a guest starts with.
 pub(crate) struct Setup {
     pub(crate) stdio: [Arc<Stdio>; 3],
     pub(crate) files: WasiP1Ctx,
     pub(crate) directories: u32,
     pub(crate) generation: Generation,
+    /// Whether it may have threads, and speaks WASIX.
+    pub(crate) abi: Abi,
+    /// Where the server is told that the guest takes signals.
+    pub(crate) takes_signals: Arc<AtomicBool>,
     /// Listeners that it is handed, with their addresses as it sees them.
     pub(crate) listeners: Vec<(Endpoint, SocketAddr)>,
     pub(crate) limits: Arc<Limits>,
@@ -108,6 +141,9 @@ pub(crate) struct Setup {
     pub(crate) config: Arc<WasiConfigVariables>,
     pub(crate) journal: Arc<Journal>,
 }
+
+/// How often a thread looks whether there is room for another connection.
+const PAUSE_FOR_ROOM: Duration = Duration::from_millis(10);
 
 /// The first directory in wasmtime-wasi's own table, after its standard streams.
 const HOST_DIRECTORIES: u32 = 3;
@@ -132,10 +168,13 @@ impl Guest {
         }
         let mut files = setup.files;
         files.ctx().table.set_max_capacity(RESOURCES + RESOURCES_EACH * setup.limits.descriptors);
+        let has_process = setup.abi.is_wasix || setup.abi.has_threads;
+        let process = has_process.then(|| Arc::new(Process::new(setup.limits.threads, setup.takes_signals)));
+        let files = Files::new(files);
         Ok(Self {
-            memory: None,
+            memory: Given::None,
             descriptors: Arc::new(descriptors),
-            files,
+            files: if has_process { files.shared() } else { files },
             http: WasiHttpCtx::new(),
             outgoing: Outgoing::new(setup.way),
             config: setup.config,
@@ -154,6 +193,43 @@ impl Guest {
             worker: setup.worker,
             gate: setup.gate,
             sending: Sending::default(),
+            signals: process.as_ref().map(|process| Arc::clone(process.main())),
+            process,
+            is_wasix: setup.abi.is_wasix,
+            is_handling: false,
+            thread: process::MAIN,
+        })
+    }
+
+    /// The same guest for another of its threads.
+    fn sibling(&self, member: &Member) -> Result<Self, Errno> {
+        Ok(Self {
+            memory: self.memory.clone(),
+            descriptors: Arc::clone(&self.descriptors),
+            files: self.files.share().ok_or(Errno::NotSupported)?,
+            http: WasiHttpCtx::new(),
+            outgoing: self.outgoing.sibling(),
+            config: Arc::clone(&self.config),
+            journal: Arc::clone(&self.journal),
+            short_turn: 0,
+            growth: self.growth.sibling(),
+            limits: Arc::clone(&self.limits),
+            started: self.started,
+            pacing: Pacing::default(),
+            generation: self.generation,
+            busy: self.busy.sibling(),
+            network: self.network.clone(),
+            names: self.names.sibling(),
+            connections: Arc::clone(&self.connections),
+            published: Arc::clone(&self.published),
+            worker: self.worker,
+            gate: Arc::clone(&self.gate),
+            sending: Sending::default(),
+            signals: Some(Arc::clone(&member.signals)),
+            process: self.process.clone(),
+            is_wasix: self.is_wasix,
+            is_handling: false,
+            thread: member.number,
         })
     }
 
@@ -260,9 +336,15 @@ impl Guest {
     /// The next connection of a listener; waits if the listener blocks.
     pub(crate) async fn accept(&mut self, fd: u32, nonblocking: bool) -> Result<Opened, Errno> {
         let listener = self.descriptors.socket(fd)?;
+        // Where others may free a place meanwhile, who blocks waits for one.
+        while self.signals.is_some() && !listener.is_nonblocking() && self.is_full_for(&listener) {
+            tokio::time::sleep(PAUSE_FOR_ROOM).await;
+        }
         let tcp = self.may_accept(&listener)?;
         let stream = loop {
-            match tcp.accept() {
+            let accepted = tcp.accept();
+            listener.touched();
+            match accepted {
                 Err(Errno::Again) if !listener.is_nonblocking() => {
                     readiness::ready(&tcp.endpoint(), Interest::Read, listener.receive_timeout()).await?;
                 }
@@ -302,6 +384,12 @@ impl Guest {
             return Err(if listener.is_nonblocking() { Errno::Again } else { Errno::TooManyOpen });
         }
         Ok(tcp)
+    }
+
+    /// Whether the guest holds as many connections of a listener as it may, and has threads that may end one.
+    fn is_full_for(&self, listener: &Socket) -> bool {
+        let has_others = self.process.as_ref().is_some_and(|process| process.threads() > 0);
+        has_others && listener.tcp().is_ok_and(|tcp| tcp.endpoint().is_public()) && self.is_crowded()
     }
 
     /// The guest has something to serve.
@@ -370,9 +458,11 @@ impl Guest {
         }
         loop {
             let endpoint = socket.stream()?;
-            match memory.scatter(&buffers, |slices| endpoint.receive(slices, flags))? {
+            let received = memory.scatter(&buffers, |slices| endpoint.receive(slices, flags))?;
+            socket.touched();
+            match received {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    if socket.is_nonblocking() {
+                    if socket.is_nonblocking() || flags.dont_wait {
                         return if total > 0 { Ok(total) } else { Err(Errno::Again.into()) };
                     }
                     match readiness::ready(&endpoint, Interest::Read, socket.receive_timeout()).await {
@@ -396,8 +486,9 @@ impl Guest {
 
     /// Sends the buffers: all of them if the socket blocks, else what goes at once.
     pub(crate) async fn send(
-        &mut self, socket: &Arc<Socket>, memory: &Memory<'_>, mut buffers: Buffers,
+        &mut self, socket: &Arc<Socket>, memory: &Memory<'_>, mut buffers: Buffers, dont_wait: bool,
     ) -> Result<usize, Failure> {
+        let nonblocking = socket.is_nonblocking() || dont_wait;
         let mut total = 0;
         socket.used(Interest::Write);
         self.busy.turn();
@@ -408,14 +499,16 @@ impl Guest {
         let held = self.sending.holds(socket);
         let more = self.sending.send(socket);
         loop {
-            match memory.gather(&buffers, |slices| endpoint.send(slices, more))? {
+            let sent = memory.gather(&buffers, |slices| endpoint.send(slices, more))?;
+            socket.touched();
+            match sent {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     if held {
                         // What was held back for this send does not wait with it.
                         endpoint.push();
                     }
                     socket.traffic.stuck();
-                    if socket.is_nonblocking() {
+                    if nonblocking {
                         return if total > 0 { Ok(total) } else { Err(Errno::Again.into()) };
                     }
                     match readiness::ready(&endpoint, Interest::Write, socket.send_timeout()).await {
@@ -432,7 +525,7 @@ impl Guest {
                     if !all {
                         socket.traffic.stuck();
                     }
-                    if all || socket.is_nonblocking() {
+                    if all || nonblocking {
                         return Ok(total);
                     }
                 }
@@ -466,36 +559,14 @@ impl Guest {
         }
     }
 
-    /// The addresses of a name that the guest may reach.
-    pub(crate) async fn lookup(&mut self, name: &str) -> Result<Vec<IpAddr>, Errno> {
-        self.begin_lookup(name)?.await
-    }
-
-    /// The same, for who asks for other things meanwhile.
-    pub(crate) fn begin_lookup(
-        &mut self, name: &str,
-    ) -> Result<impl Future<Output = Result<Vec<IpAddr>, Errno>> + Send + use<>, Errno> {
-        // Numbers need no lookup, and no permission for one.
-        let number = name.parse::<IpAddr>().ok();
-        if number.is_none() {
-            self.gate.lookup(name)?;
-        }
-        let found = self.names.lookup(&self.network, name);
-        let (gate, name) = (Arc::clone(&self.gate), name.to_owned());
-        Ok(async move {
-            if let Some(number) = number {
-                return Ok(vec![number]);
-            }
-            let addresses = found.await.map_err(|_| Errno::LookupNoName)?;
-            Ok(gate.admit(&name, addresses)?)
-        })
-    }
-
     /// What to wait for on behalf of a descriptor.
     pub(crate) fn source(&mut self, descriptor: &Descriptor, interest: Interest) -> Source {
         let socket = match descriptor {
             Descriptor::Host(_) => return Source::File,
             Descriptor::Stdio(stdio) => return Source::Stdio(Arc::clone(stdio)),
+            Descriptor::Event(event) => return Source::Event(Arc::clone(event)),
+            // Sets of sets are refused.
+            Descriptor::Epoll(_) => return Source::Never,
             Descriptor::Socket(socket) => socket,
         };
         match &socket.kind {
@@ -533,6 +604,8 @@ pub(crate) mod tests {
             files: wasmtime_wasi::WasiCtxBuilder::new().build_p1(),
             directories: 0,
             generation: Generation::NotWasmEdge,
+            abi: Abi::default(),
+            takes_signals: Arc::default(),
             listeners: Vec::new(),
             way: Way::new(&gate, &Network::Os, &resolver, &trust, &limits),
             config: Arc::default(),

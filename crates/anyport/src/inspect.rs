@@ -38,6 +38,8 @@ pub struct Inspection {
     pub wants: Vec<Want>,
     /// Which of today's runtimes can run it.
     pub runtimes: Vec<Verdict>,
+    /// Functions that it imports, and whose calls fail here: nothing is behind them.
+    pub not_supported: Vec<String>,
     /// The command to run it; none if it cannot be run.
     pub run: Option<String>,
     /// Why it cannot be run here, in one sentence.
@@ -121,6 +123,12 @@ impl Inspection {
                 text.lines().next().unwrap_or_default().trim_end_matches(':').to_owned()
             }),
             world: contents.world.map(|world| world.interface().to_owned()),
+            not_supported: contents
+                .imports
+                .iter()
+                .filter(|import| import.is_absent())
+                .map(|import| import.name.clone())
+                .collect(),
             imports: contents.imports,
             exports: contents.exports,
             dialects,
@@ -284,7 +292,17 @@ impl Contents {
 
     /// The engines that it is for.
     fn kind(&self) -> Kind {
-        self.interfaces.as_ref().map_or(Kind::Modules, Interfaces::kind)
+        match &self.interfaces {
+            Some(interfaces) => interfaces.kind(),
+            None if self.shares_memory() => Kind::Threads,
+            None => Kind::Modules,
+        }
+    }
+
+    /// Whether its memory is one that threads share.
+    fn shares_memory(&self) -> bool {
+        let imported = self.imports.iter().map(|import| &import.signature);
+        imported.chain(self.exports.iter().map(|export| &export.signature)).any(|kind| kind == link::SHARED_MEMORY)
     }
 
     fn exports(&self, name: &str, signature: &str) -> bool {
@@ -310,7 +328,8 @@ impl Contents {
             return Err(self.not_a_command(artifact));
         }
         let passes_pointers = |import: &Import| !POINTERLESS.contains(&import.name.as_str());
-        if self.imports.iter().any(passes_pointers) && !self.exports("memory", "memory") {
+        let has_memory = self.exports("memory", "memory") || self.shares_memory();
+        if self.imports.iter().any(passes_pointers) && !has_memory {
             return Err(Error::not_runnable(format!("`{artifact}` calls the host but exports no memory"))
                 .with_hint("export its memory under the name `memory`, as every toolchain does"));
         }
@@ -486,7 +505,7 @@ fn describe(types: TypesRef<'_>, kind: &EntityType) -> String {
             let letters = |kinds: &[ValType]| kinds.iter().map(letter).collect::<String>();
             format!("({}){}", letters(function.params()), letters(function.results()))
         }
-        EntityType::Memory(memory) if memory.shared => "shared memory".to_owned(),
+        EntityType::Memory(memory) if memory.shared => link::SHARED_MEMORY.to_owned(),
         EntityType::Memory(_) => "memory".to_owned(),
         EntityType::Table(_) => "table".to_owned(),
         EntityType::Global(_) => "global".to_owned(),

@@ -1,5 +1,8 @@
 //! From a program to a running guest: its store, its start, its end.
 
+pub(crate) mod threads;
+
+use std::any::Any;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
@@ -71,6 +74,8 @@ pub(crate) enum Neighbours {
     AsCounted,
     /// The connections of the worker, and other requests.
     Always,
+    /// The guest's own threads, each of which is polled by whichever of the host's is free.
+    Threads,
 }
 
 /// A store for a guest, with its limits.
@@ -82,11 +87,25 @@ pub(crate) fn store(engine: &Engine, guest: Guest, neighbours: Neighbours) -> St
     // tokio's own yield, so that the poller is asked too and timers fire.
     store.epoch_deadline_callback(move |mut store| {
         store.data_mut().sending.end();
-        let alone = neighbours == Neighbours::AsCounted && ticker.has_one_guest();
+        let alone = match neighbours {
+            Neighbours::AsCounted => ticker.has_one_guest(),
+            Neighbours::Always => false,
+            Neighbours::Threads => {
+                store.data().busy.pace().come();
+                true
+            }
+        };
+        store.data_mut().tell_shared_memory();
         store.data_mut().busy.tick(alone)?;
         Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())))
     });
     store
+}
+
+/// What a panic says.
+pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    text.unwrap_or("it panicked").to_owned()
 }
 
 /// How a guest ended.
@@ -115,6 +134,13 @@ impl ResourceLimiter for Guest {
 }
 
 impl Guest {
+    /// What a memory that threads share has grown to: nobody is asked for that.
+    fn tell_shared_memory(&self) {
+        if let Some(bytes) = self.memory.shared_bytes() {
+            self.growth.tell_shared(bytes);
+        }
+    }
+
     /// Why a guest that fails now may have: the memory that it asked for last was refused. Who looks at a socket
     /// after that goes on without, and what comes later has other reasons.
     fn shortage(&self) -> Option<String> {

@@ -1,7 +1,6 @@
 //! Where a guest is polled: on its worker's thread, and while it computes for long beside others, on one that gives
 //! way to theirs.
 
-use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -13,7 +12,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 
 use crate::busy::{Pace, Pending};
-use crate::instance::Outcome;
+use crate::instance::{Outcome, panic_message};
 use crate::stage::Stage;
 
 /// What the thread of a guest that computes for long is niced by. With 5 the kernel still lets it finish its slice
@@ -138,7 +137,7 @@ impl Future for Aside {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let next = ready!(Pin::new(&mut self.next).poll(context));
         self.pace.arrive();
-        Poll::Ready(next.unwrap_or_else(|lost| Err(Box::new(lost))).map_err(|panic| message(&*panic)))
+        Poll::Ready(next.unwrap_or_else(|lost| Err(Box::new(lost))).map_err(|panic| panic_message(&*panic)))
     }
 }
 
@@ -155,12 +154,6 @@ fn compute(mut life: Life, pace: &Pace, is_over: impl Fn() -> bool) -> Next {
             Poll::Pending => return Next::Moves(life),
         }
     }
-}
-
-/// What a panic says.
-pub(crate) fn message(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    text.unwrap_or("it panicked").to_owned()
 }
 
 #[cfg(test)]

@@ -39,8 +39,8 @@
 //! The modules, from the top down; each may use those below it (`tests/tidy.rs` holds that):
 //! `runtime`, `inspect`; `server`, `settings`, `running`, `status`, `front`, `worker`, `serving`, `lane`,
 //! `connection_limits`; `ingress`; `instance`, `program`, `component`, `link`, `engine`, `ticker`, `cache`, `artifact`;
-//! `dialect`; `guest`; `outgoing`; `health`, `busy`, `readiness`, `sending`, `descriptor`, `stdio`, `journal`; `net`,
-//! `memory`, `tls`, `access_log`; `cgi`, `policy`; `address`, `limits`, `stage`, `directory`; `errno`, `error`,
+//! `dialect`; `guest`; `outgoing`; `health`, `busy`, `readiness`, `sending`, `descriptor`, `epoll`; `event`, `stdio`,
+//! `journal`; `net`, `memory`, `tls`, `access_log`; `cgi`, `policy`; `address`, `limits`, `stage`, `directory`; `errno`, `error`,
 //! `spelling`.
 
 mod access_log;
@@ -55,8 +55,10 @@ mod descriptor;
 mod dialect;
 mod directory;
 mod engine;
+mod epoll;
 mod errno;
 pub mod error;
+mod event;
 mod front;
 mod guest;
 mod health;

@@ -127,6 +127,10 @@ pub const BODY_BYTES: usize = 100 << 20;
 /// `client_body_timeout`, and three times a slow link's pause.
 pub const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// Threads of one guest beside its first: more than any pool has, and one for each connection of a server that is
+/// written so. Each that waits has some 50 kB.
+pub const THREADS: usize = 4096;
+
 /// The limits of one guest. [`Limits::default`] fits a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -182,6 +186,8 @@ pub struct Limits {
     /// Instances that each worker makes ready before its port is open, for the first requests; none by default. All
     /// workers together get half of `instances` at most.
     pub instances_ready: u32,
+    /// Threads that a guest may have beside its first; default [`THREADS`].
+    pub threads: usize,
     /// CPU time that the guest may use without waiting for its sockets or moving their bytes, before it is
     /// ended; by default 30 seconds from when it serves a port, and no limit before.
     pub cpu_time: Option<Duration>,
@@ -212,6 +218,7 @@ impl Default for Limits {
             instance_reuse: None,
             instance_concurrency: INSTANCE_CONCURRENCY,
             instances_ready: 0,
+            threads: THREADS,
             cpu_time: None,
         }
     }
@@ -275,6 +282,23 @@ impl Growth {
             memory_told: false,
             table_told: false,
         }
+    }
+
+    /// The same for another thread of the guest, which has tables of its own.
+    pub(crate) fn sibling(&self) -> Self {
+        Self {
+            grown: Arc::clone(&self.grown),
+            table_most: self.table_most,
+            memory: 0,
+            table: 0,
+            memory_told: false,
+            table_told: false,
+        }
+    }
+
+    /// What a memory that threads share has grown to, which nobody is asked for.
+    pub(crate) fn tell_shared(&self, bytes: usize) {
+        self.grown.memory.store(bytes, Ordering::Relaxed);
     }
 
     /// Why a guest that fails now may have: the last memory that it asked for was refused.
@@ -357,6 +381,7 @@ impl Limits {
         "queue",
         "header-lines",
         "body-bytes",
+        "threads",
     ];
 
     /// Sets the limit of this name; `false` if there is none, or the number does not fit it.
@@ -375,6 +400,7 @@ impl Limits {
             "queue" => self.queue = size,
             "header-lines" => self.header_lines = size,
             "body-bytes" => self.body_bytes = size,
+            "threads" => self.threads = size,
             "iovecs" | "subscriptions" | "instances" => {
                 let Ok(count) = u32::try_from(value) else { return false };
                 match name {

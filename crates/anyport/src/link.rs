@@ -10,7 +10,8 @@ use wasmtime::{Extern, ExternType, Instance, Linker, Module, Store};
 use crate::dialect::hostcall::{Row, Table, signature_of};
 use crate::dialect::{Dialect, TABLES, wasmedge};
 use crate::error::{Error, brief, printable};
-use crate::guest::{Generation, Guest};
+use crate::guest::{Abi, Generation, Guest};
+use crate::memory::Given;
 
 /// An import: of a module, its type written as `(iii)i`, where `i` is i32, `I` i64, `f` f32, `F` f64; or an interface
 /// of a component, which has no field name.
@@ -54,6 +55,9 @@ impl Import {
     pub(crate) fn resolve(module: &str, name: &str, signature: String) -> Self {
         let status = match find(module, name, &signature) {
             Some((table, _)) => ImportStatus::Found { dialect: table.dialect },
+            None if (module, name, &*signature) == ("env", "memory", SHARED_MEMORY) => {
+                ImportStatus::Found { dialect: Dialect::Threads }
+            }
             None => miss(module, name),
         };
         Self { module: printable(module), name: printable(name), signature, status }
@@ -62,6 +66,11 @@ impl Import {
     /// Whether every kind of threads needs it: the shared memory, and how a thread is started.
     pub(crate) fn is_of_threads(&self) -> bool {
         matches!((self.module.as_str(), self.name.as_str()), ("env", "memory") | ("wasi", "thread-spawn"))
+    }
+
+    /// Whether it is there so that the guest links, and its calls fail.
+    pub(crate) fn is_absent(&self) -> bool {
+        find(&self.module, &self.name, &self.signature).is_some_and(|(_, row)| row.is_absent)
     }
 
     /// The dialect that gives it, if one does.
@@ -84,6 +93,21 @@ impl fmt::Display for Import {
         } else {
             write!(f, "{signature} {module}::{name}")
         }
+    }
+}
+
+/// The type of a memory that threads share, as [`Import::signature`] has it.
+pub(crate) const SHARED_MEMORY: &str = "shared memory";
+
+/// What a module's imports say of it beside their own types.
+pub(crate) fn abi_of(imports: &[Import]) -> Abi {
+    let starts =
+        |import: &Import| import.dialect().is_some() && import.name.replace('-', "_").starts_with("thread_spawn");
+    Abi {
+        is_wasix: imports.iter().any(|import| import.dialect() == Some(Dialect::Wasix)),
+        has_threads: imports.iter().any(starts),
+        // The libraries of WASIX wait by a hostcall, those of wasi-threads by an instruction.
+        blocks: !imports.iter().any(|import| import.name == "futex_wait"),
     }
 }
 
@@ -120,8 +144,8 @@ fn miss(module: &str, name: &str) -> ImportStatus {
 
 /// Names of host modules that are known from elsewhere, by their beginning, with whose they are.
 const OWNERS: &[(&str, &str)] = &[
-    ("wasix_32v1", "WASIX (Wasmer)"),
-    ("wasix_64v1", "WASIX with 64-bit memory (Wasmer)"),
+    ("wasix_32v1", "another version of WASIX"),
+    ("wasix_64v1", "WASIX with 64-bit memory, which no toolchain makes"),
     ("wasi", "wasi-threads (Wasmtime up to 46)"),
     ("wasi_unstable", "WASI preview0, of before 2020"),
     ("wasi_ephemeral_crypto", "the crypto plugin of WasmEdge"),
@@ -144,7 +168,10 @@ const OWNERS: &[(&str, &str)] = &[
 
 fn owner_of(module: &str, name: &str) -> Option<&'static str> {
     if (module, name) == ("env", "memory") {
-        return Some("threads, whose memory the host gives");
+        return Some("a host that gives it its memory");
+    }
+    if module == "wasix_32v1" && name.starts_with("thread_local_") {
+        return Some("the first WASIX, of 2022");
     }
     const WAMR: &[&str] = &["sock_addr_local", "sock_addr_remote", "sock_addr_resolve", "sock_set_", "sock_get_"];
     if module == "wasi_snapshot_preview1" {
@@ -162,7 +189,7 @@ pub(crate) fn imports_of(module: &Module) -> Vec<Import> {
         .map(|import| {
             let signature = match import.ty() {
                 ExternType::Func(kind) => signature_of(kind.params(), kind.results()),
-                ExternType::Memory(kind) if kind.is_shared() => "shared memory".to_owned(),
+                ExternType::Memory(kind) if kind.is_shared() => SHARED_MEMORY.to_owned(),
                 ExternType::Memory(_) => "memory".to_owned(),
                 ExternType::Table(_) => "table".to_owned(),
                 ExternType::Global(_) => "global".to_owned(),
@@ -241,6 +268,9 @@ fn hint_for(import: &Import) -> String {
     match (import.module.as_str(), &import.status) {
         ("wasi_unstable", _) => "rebuild it with a toolchain of after 2020, for `wasm32-wasip1`".to_owned(),
         ("gojs" | "go", _) => "rebuild it with `GOOS=wasip1`".to_owned(),
+        ("wasix_32v1" | "wasix_64v1", _) => {
+            "rebuild it with a current wasix-libc or cargo-wasix, for 32 bits".to_owned()
+        }
         (module, _) if module == "wbg" || module.starts_with("__wbindgen") => {
             "rebuild it for `wasm32-wasip1`".to_owned()
         }
@@ -270,8 +300,16 @@ pub(crate) async fn instantiate(
 ) -> wasmtime::Result<Instance> {
     let mut externs: Vec<Extern> = Vec::with_capacity(module.imports().len());
     for import in module.imports() {
-        let ExternType::Func(kind) = import.ty() else {
-            return Err(wasmtime::Error::msg(format!("`{}::{}` is no function", import.module(), import.name())));
+        let kind = match (import.ty(), &store.data().memory) {
+            (ExternType::Func(kind), _) => kind,
+            (ExternType::Memory(_), Given::Shared(memory)) => {
+                externs.push(Extern::SharedMemory((**memory).clone()));
+                continue;
+            }
+            _ => {
+                let what = format!("`{}::{}` is no function", import.module(), import.name());
+                return Err(wasmtime::Error::msg(what));
+            }
         };
         let key = format!("{}{}", import.name(), signature_of(kind.params(), kind.results()));
         externs.push(linker.get(&mut *store, import.module(), &key)?);
@@ -319,7 +357,7 @@ mod tests {
             describe_miss(&other),
             "wasi_snapshot_preview1::sock_accept(iiii)i; there is (iii)i (WASI preview1), (ii)i (WasmEdge sockets)"
         );
-        let missing = resolve("wasix_32v1", "sock_open", "(iiii)i");
-        assert_eq!(describe_miss(&missing), "wasix_32v1::sock_open(iiii)i, of WASIX (Wasmer)");
+        let missing = resolve("wasix_32v1", "thread_local_create", "(Ii)i");
+        assert_eq!(describe_miss(&missing), "wasix_32v1::thread_local_create(Ii)i, of the first WASIX, of 2022");
     }
 }

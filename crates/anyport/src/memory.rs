@@ -3,11 +3,16 @@
 //! Owns how pointers of a guest become Rust values. All of it goes through wiggle's checked types,
 //! which know shared memories too; there is no `unsafe` of ours.
 
+mod given;
+
 use std::borrow::Cow;
+use std::cell::RefCell;
 use std::io::{self, IoSlice, IoSliceMut};
 
 use smallvec::SmallVec;
 use wiggle::{GuestError, GuestMemory, GuestPtr, GuestType, Pointee, Region};
+
+pub(crate) use given::Given;
 
 use crate::errno::Errno;
 use crate::limits::Limits;
@@ -194,6 +199,11 @@ impl<'a> Memory<'a> {
         Ok(send(&slices))
     }
 
+    /// A copy of the bytes of the buffers.
+    pub(crate) fn collect(&self, buffers: &Buffers) -> Result<Vec<u8>, GuestError> {
+        self.gather(buffers, |slices| slices.iter().flat_map(|slice| slice.iter().copied()).collect())
+    }
+
     /// Calls `receive` with the buffers as slices to fill: in place, or through a copy where the
     /// memory is shared. `receive` answers how many bytes it filled.
     ///
@@ -211,13 +221,14 @@ impl<'a> Memory<'a> {
         &mut self, buffers: &Buffers, receive: impl FnOnce(&mut [IoSliceMut<'_>]) -> Result<usize, E>,
     ) -> Result<Result<usize, E>, GuestError> {
         let total = buffers.total();
-        let mut copy = vec![0; total];
-        let received = match receive(&mut [IoSliceMut::new(&mut copy)]) {
-            Ok(received) => received.min(total),
-            Err(error) => return Ok(Err(error)),
-        };
-        self.fill(buffers, &copy[..received])?;
-        Ok(Ok(received))
+        with_scratch(total, |copy| {
+            let received = match receive(&mut [IoSliceMut::new(copy)]) {
+                Ok(received) => received.min(total),
+                Err(error) => return Ok(Err(error)),
+            };
+            self.fill(buffers, &copy[..received])?;
+            Ok(Ok(received))
+        })
     }
 
     /// Writes `bytes` to the buffers in their order.
@@ -229,6 +240,26 @@ impl<'a> Memory<'a> {
         }
         Ok(())
     }
+}
+
+/// Bytes of a thread's scratch that are kept for its next call: those of most requests.
+const SCRATCH_KEPT: usize = 64 << 10;
+
+/// Bytes of the host's for one call, whatever was in them before: to make none is a zeroed buffer less for each
+/// receive of a guest with threads.
+fn with_scratch<R>(length: usize, fill: impl FnOnce(&mut [u8]) -> R) -> R {
+    thread_local! {
+        static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    }
+    SCRATCH.with(|scratch| match scratch.try_borrow_mut() {
+        Ok(mut scratch) if length <= SCRATCH_KEPT => {
+            if scratch.len() < length {
+                scratch.resize(length, 0);
+            }
+            fill(&mut scratch[..length])
+        }
+        _ => fill(&mut vec![0; length]),
+    })
 }
 
 /// The checked buffers as disjoint slices, as far as they follow each other in memory.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use wasmtime::ResourcesRequired;
 use wasmtime::component::Component;
-use wasmtime::{ExternType, Linker, Module, Store};
+use wasmtime::{Extern, ExternType, Instance, Linker, MemoryType, Module, SharedMemory, Store};
 use wasmtime_wasi::{p2, p3};
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
 use wasmtime_wasi_http::p3::bindings::ServicePre;
@@ -16,19 +16,15 @@ use crate::dialect::preview1::process::Exit;
 use crate::directory::Directory;
 use crate::engine::{Compiled, Engine, Loaded, Room};
 use crate::error::{Error, printable};
-use crate::guest::{Generation, Guest};
+use crate::guest::{Abi, Generation, Guest};
 use crate::link::{self, Import};
+use crate::memory::Given;
+use crate::spelling::option;
 
 /// A program that can be started.
 pub(crate) enum Program {
     /// A core module.
-    Module {
-        module: Module,
-        linker: Box<Linker<Guest>>,
-        generation: Generation,
-        takes_listeners: bool,
-        has_no_sockets: bool,
-    },
+    Module { parts: Arc<Parts>, generation: Generation, takes_listeners: bool, has_no_sockets: bool },
     /// A component that runs by itself, of WASI 0.2.
     Command02(p2::bindings::CommandPre<Guest>),
     /// The same of WASI 0.3.
@@ -37,6 +33,13 @@ pub(crate) enum Program {
     Service(Service),
     /// Modules that are run for each request.
     Scripts(Scripts),
+}
+
+/// What each thread of a core module is made of.
+pub(crate) struct Parts {
+    module: Module,
+    linker: Linker<Guest>,
+    pub(crate) abi: Abi,
 }
 
 /// A component that serves requests, up to its pool of instances, whose size is not known before it starts.
@@ -100,9 +103,9 @@ impl Program {
     }
 
     fn of_module(engine: &Engine, module: Module, imports: &[Import]) -> Result<Self, Error> {
+        let parts = Parts { module, linker: linker(engine)?, abi: link::abi_of(imports) };
         Ok(Self::Module {
-            module,
-            linker: Box::new(linker(engine)?),
+            parts: Arc::new(parts),
             generation: link::generation_of(imports),
             takes_listeners: link::takes_listeners(imports),
             has_no_sockets: link::has_no_sockets(imports),
@@ -132,9 +135,7 @@ impl Program {
     /// Runs it to its end.
     pub(crate) async fn run(&self, store: &mut Store<Guest>) -> wasmtime::Result<()> {
         let ended = match self {
-            Self::Module { module, linker, .. } => {
-                return call(linker, store, module, "_start").await;
-            }
+            Self::Module { parts, .. } => return parts.run(store).await,
             Self::Command02(command) => {
                 let command = command.instantiate_async(&mut *store).await?;
                 command.wasi_cli_run().call_run(store).await?
@@ -149,6 +150,30 @@ impl Program {
         };
         // `wasi:cli/run`: a failure, without a number.
         ended.map_err(|()| Exit(1).into())
+    }
+
+    /// What the threads of a module with a memory that they share are made of.
+    pub(crate) fn threads(&self) -> Option<&Arc<Parts>> {
+        match self {
+            Self::Module { parts, .. } if parts.abi.has_threads && parts.shared_memory().is_some() => Some(parts),
+            _ => None,
+        }
+    }
+
+    /// What a module's imports say beside their types.
+    pub(crate) fn abi(&self) -> Abi {
+        match self {
+            Self::Module { parts, .. } => parts.abi,
+            _ => Abi::default(),
+        }
+    }
+
+    /// The memory that a guest is given where it brings none, of at most so many bytes.
+    pub(crate) fn memory(&self, engine: &Engine, most: usize) -> Result<Given, Error> {
+        match self {
+            Self::Module { parts, .. } => parts.memory(engine, most),
+            _ => Ok(Given::None),
+        }
     }
 
     /// Which generation of `WasmEdge`'s sockets it speaks.
@@ -184,12 +209,24 @@ impl Program {
     }
 }
 
+/// Instantiates a module, and says which memory its hostcalls mean.
+async fn instantiate(linker: &Linker<Guest>, store: &mut Store<Guest>, module: &Module) -> wasmtime::Result<Instance> {
+    let instance = link::instantiate(linker, store, module).await?;
+    if matches!(store.data().memory, Given::None) {
+        store.data_mut().memory = match instance.get_export(&mut *store, "memory") {
+            Some(Extern::Memory(memory)) => Given::Own(memory),
+            Some(Extern::SharedMemory(memory)) => Given::Shared(Arc::new(memory)),
+            _ => Given::None,
+        };
+    }
+    Ok(instance)
+}
+
 /// Instantiates a module and calls a function of it.
 async fn call(
     linker: &Linker<Guest>, store: &mut Store<Guest>, module: &Module, entrypoint: &str,
 ) -> wasmtime::Result<()> {
-    let instance = link::instantiate(linker, store, module).await?;
-    store.data_mut().memory = instance.get_memory(&mut *store, "memory");
+    let instance = instantiate(linker, store, module).await?;
     let start = instance.get_typed_func::<(), ()>(&mut *store, entrypoint)?;
     start.call_async(store, ()).await
 }
@@ -286,6 +323,42 @@ fn pooled(plain: &Engine, needs: &ResourcesRequired, room: Room) -> Result<Engin
 fn linker(engine: &Engine) -> Result<Linker<Guest>, Error> {
     hostcall::linker(&engine.wasmtime)
         .map_err(|error| Error::host(format!("the hostcalls cannot be defined: {error:#}")))
+}
+
+impl Parts {
+    fn shared_memory(&self) -> Option<MemoryType> {
+        self.module.imports().find_map(|import| import.ty().memory().filter(|kind| kind.is_shared()).cloned())
+    }
+
+    fn memory(&self, engine: &Engine, most: usize) -> Result<Given, Error> {
+        let Some(kind) = self.shared_memory() else { return Ok(Given::None) };
+        let fails = |why: String| Error::host(format!("the guest's memory cannot be made: {why}"));
+        let (least, most) = (kind.minimum(), most as u64 / kind.page_size());
+        if least > most {
+            let more = option("memory", format!("{}m", (least * kind.page_size()).div_ceil(1 << 20)));
+            return Err(
+                fails(format!("it begins with {least} pages and may have {most}")).with_hint(format!("add `{more}`"))
+            );
+        }
+        // No growth of a shared memory is asked for: its most is the limit.
+        let most = kind.maximum().unwrap_or(most).min(most);
+        let pages = |pages: u64| u32::try_from(pages).map_err(|_| fails("it is too large".to_owned()));
+        let kind = MemoryType::shared(pages(least)?, pages(most)?);
+        let memory = SharedMemory::new(&engine.wasmtime, kind).map_err(|error| fails(format!("{error:#}")))?;
+        Ok(Given::Shared(Arc::new(memory)))
+    }
+
+    /// Runs its first thread to the end.
+    pub(crate) async fn run(&self, store: &mut Store<Guest>) -> wasmtime::Result<()> {
+        call(&self.linker, store, &self.module, "_start").await
+    }
+
+    /// Runs another to the end.
+    pub(crate) async fn run_thread(&self, store: &mut Store<Guest>, number: u32, pointer: u32) -> wasmtime::Result<()> {
+        let instance = instantiate(&self.linker, store, &self.module).await?;
+        let start = instance.get_typed_func::<(u32, u32), ()>(&mut *store, "wasi_thread_start")?;
+        start.call_async(store, (number, pointer)).await
+    }
 }
 
 impl Service {

@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use crate::errno::Errno;
+use crate::event::Event;
 use crate::net::{Endpoint, Interest, Ready};
 use crate::stdio::Stdio;
 
@@ -24,6 +25,7 @@ pub(crate) enum Patience {
 pub(crate) enum Source {
     Socket(Arc<Endpoint>),
     Stdio(Arc<Stdio>),
+    Event(Arc<Event>),
     /// Files never block.
     File,
     /// A TCP socket that neither listens nor connects: `poll(2)` says that it hangs up.
@@ -42,6 +44,21 @@ pub(crate) struct Watch {
     pub(crate) outcome: Option<Result<Ready, Errno>>,
 }
 
+impl Source {
+    /// Whether a direction is ready; else the task is woken when it is.
+    pub(crate) fn poll(&self, context: &mut Context<'_>, interest: Interest) -> Poll<Result<Ready, Errno>> {
+        let polled = match self {
+            Self::Socket(endpoint) => endpoint.poll_ready(context, interest),
+            Self::Stdio(stdio) => stdio.poll_ready(context, interest),
+            Self::Event(event) => event.poll_ready(context, interest).map(|()| Ok(Ready::default())),
+            Self::File => Poll::Ready(Ok(Ready::default())),
+            Self::HungUp => Poll::Ready(Ok(Ready { hangup: true, ended: true })),
+            Self::Never => Poll::Pending,
+        };
+        polled.map_err(Errno::from)
+    }
+}
+
 impl Watch {
     pub(crate) fn new(source: Source, interest: Interest) -> Self {
         Self { source, interest, stale: false, outcome: None }
@@ -49,19 +66,12 @@ impl Watch {
 
     /// Polls once.
     fn poll(&mut self, context: &mut Context<'_>) -> News {
-        let polled = match &self.source {
-            Source::Socket(endpoint) => endpoint.poll_ready(context, self.interest),
-            Source::Stdio(stdio) => stdio.poll_ready(context, self.interest),
-            Source::File => Poll::Ready(Ok(Ready::default())),
-            Source::HungUp => Poll::Ready(Ok(Ready { hangup: true })),
-            Source::Never => Poll::Pending,
-        };
-        match polled {
+        match self.source.poll(context, self.interest) {
             Poll::Pending => News::None,
             Poll::Ready(outcome) => {
                 // A hang-up is news, however often writability was told.
                 let stale = self.stale && outcome.as_ref().is_ok_and(|ready| !ready.hangup);
-                self.outcome = Some(outcome.map_err(Errno::from));
+                self.outcome = Some(outcome);
                 if stale { News::Stale } else { News::Fresh }
             }
         }
@@ -100,6 +110,21 @@ const PAUSE_DOUBLINGS: u32 = 6;
 const UNASKED_MOST: u32 = 16;
 
 impl Pacing {
+    /// Whether the poller has to be asked before what is known to be ready is told again.
+    pub(crate) fn is_owed_a_look(&self) -> bool {
+        self.unasked >= UNASKED_MOST
+    }
+
+    /// Something was told that was known to be ready.
+    pub(crate) fn unasked_one(&mut self) {
+        self.unasked = if self.is_owed_a_look() { 1 } else { self.unasked + 1 };
+    }
+
+    /// The poller is asked.
+    pub(crate) fn asked(&mut self) {
+        self.unasked = 0;
+    }
+
     /// Waits until one watch has news or patience ends; every watch that is ready by then has its
     /// outcome. What is known to be ready costs no syscall.
     pub(crate) async fn any(&mut self, watches: &mut [Watch], patience: Patience) {

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,9 @@ use crate::stage::Stage;
 use crate::status::{Status, View};
 use crate::worker::Template;
 
+/// How long guests that take signals have at least to end by themselves, once no connection is left to them.
+const LEAVE_LEAST: Duration = Duration::from_millis(500);
+
 /// A server at work. Dropping it stops its guests, and waits for their threads.
 pub struct Running {
     view: View,
@@ -28,6 +32,8 @@ pub struct Running {
     workers: Vec<JoinHandle<Outcome>>,
     front: Option<JoinHandle<()>>,
     health: Option<SocketAddr>,
+    /// Some guest takes signals.
+    takes_signals: Arc<AtomicBool>,
 }
 
 impl Running {
@@ -47,6 +53,7 @@ impl Running {
             workers: Vec::new(),
             front,
             health,
+            takes_signals: Arc::clone(&template.takes_signals),
         }
     }
 
@@ -86,7 +93,7 @@ impl Running {
     pub fn connect(&self, guest_port: u16) -> Result<UnixStream, Error> {
         let connected = match *self.stage.borrow() {
             Stage::Serving => self.published.connect(guest_port),
-            Stage::Draining | Stage::Stopped => Err(std::io::ErrorKind::ConnectionRefused.into()),
+            Stage::Draining | Stage::Leaving | Stage::Stopped => Err(std::io::ErrorKind::ConnectionRefused.into()),
         };
         connected.map_err(|error| match error.kind() {
             std::io::ErrorKind::AddrNotAvailable => {
@@ -107,7 +114,13 @@ impl Running {
     pub async fn drain(&self, timeout: Duration) -> bool {
         self.published.close();
         self.advance(Stage::Draining);
+        let end = Instant::now() + timeout;
         let drained = tokio::time::timeout(timeout, self.published.all.gone()).await.is_ok();
+        if self.takes_signals.load(Ordering::Acquire) {
+            self.advance(Stage::Leaving);
+            let left = end.saturating_duration_since(Instant::now()).max(LEAVE_LEAST);
+            let _ = tokio::time::timeout(left, self.ended()).await;
+        }
         self.stop();
         drained
     }

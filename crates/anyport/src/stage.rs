@@ -8,6 +8,8 @@ pub(crate) enum Stage {
     Serving,
     /// Takes no new connection, and ends those on which nothing is owed.
     Draining,
+    /// The guests are told to end by themselves, those that can be.
+    Leaving,
     Stopped,
 }
 

@@ -96,6 +96,16 @@ impl Stdio {
         Self { channel: Some(Box::new(channel)), ..Self::null() }
     }
 
+    /// Both ends of a pipe: the one to read from first.
+    ///
+    /// # Errors
+    /// No descriptor is left for it.
+    pub(crate) fn pipe() -> io::Result<(Self, Self)> {
+        let (reads, writes) = io::pipe()?;
+        let end = |fd: OwnedFd| Self { fd: Some(Arc::new(fd)), file_type: FileType::Fifo, ..Self::null() };
+        Ok((end(reads.into()), end(writes.into())))
+    }
+
     fn null() -> Self {
         Self {
             channel: None,

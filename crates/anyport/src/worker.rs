@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -20,10 +20,11 @@ use crate::dialect::wasi;
 use crate::directory::Directory;
 use crate::engine::Engine;
 use crate::error::Error;
-use crate::guest::{Generation, Guest, Setup};
+use crate::guest::process::{MAIN, Process};
+use crate::guest::{Abi, Generation, Guest, Setup};
 use crate::health::Health;
 use crate::ingress::Ingress;
-use crate::instance::{self, Outcome};
+use crate::instance::{self, Outcome, threads};
 use crate::journal::Journal;
 use crate::lane::Lanes;
 use crate::limits::Limits;
@@ -96,6 +97,8 @@ pub(crate) struct Template {
     pub(crate) x_forwarded: bool,
     /// Of each worker.
     pub(crate) health: Arc<[Health]>,
+    /// A guest has said how it is told of signals.
+    pub(crate) takes_signals: Arc<AtomicBool>,
 }
 
 impl Template {
@@ -111,15 +114,30 @@ impl Template {
         }
     }
 
+    /// The event loop of a worker: on one thread, or where the guest has threads, on one for each core.
+    pub(crate) fn event_loop(&self) -> Result<Runtime, Error> {
+        match &self.work {
+            Work::Guest(program) if program.threads().is_some() => {
+                let name = thread_name(&self.name);
+                build(tokio::runtime::Builder::new_multi_thread().thread_name(name))
+            }
+            _ => event_loop(),
+        }
+    }
+
     /// A guest for this worker.
     fn guest(&self, program: &Program, worker: usize) -> Result<Guest, Error> {
         let setup = Setup {
             // Last: should the others fail, the ports stay as they are.
             listeners: Vec::new(),
             generation: program.generation(),
+            abi: program.abi(),
             ..self.setup(self.start(&self.open_stdio()?), None, &self.way(), worker)?
         };
-        self.make(Setup { listeners: self.hand_over(worker)?, ..setup })
+        // First, for the same reason.
+        let memory = program.memory(&self.engine, setup.grown.most.load(Ordering::Relaxed))?;
+        let guest = self.make(Setup { listeners: self.hand_over(worker)?, ..setup })?;
+        Ok(guest.with_memory(memory))
     }
 
     /// Where a worker answers requests.
@@ -172,6 +190,8 @@ impl Template {
             files: files(start, opened)?,
             directories: u32::try_from(start.directories.len()).map_err(|_| Error::host("too many directories"))?,
             generation: Generation::NotWasmEdge,
+            abi: Abi::default(),
+            takes_signals: Arc::clone(&self.takes_signals),
             listeners: Vec::new(),
             limits: Arc::clone(&self.limits),
             grown: Arc::clone(&self.health[worker].grown),
@@ -242,7 +262,11 @@ fn files(start: Start<'_>, opened: Option<&WasiFilesystemCtx>) -> Result<WasiP1C
 
 /// The event loop of a worker's guest.
 pub(crate) fn event_loop() -> Result<Runtime, Error> {
-    tokio::runtime::Builder::new_current_thread()
+    build(&mut tokio::runtime::Builder::new_current_thread())
+}
+
+fn build(builder: &mut tokio::runtime::Builder) -> Result<Runtime, Error> {
+    builder
         .enable_all()
         .build()
         .map_err(|error| Error::host(format!("the guest's event loop cannot be started: {error}")))
@@ -352,7 +376,7 @@ impl Worker {
                 break None;
             }
             *pause = (*pause * 2).min(BACK_OFF_MOST);
-            match event_loop().and_then(|runtime| Ok((runtime, self.guest()?))) {
+            match self.template.event_loop().and_then(|runtime| Ok((runtime, self.guest()?))) {
                 Ok(next) => break Some(next),
                 Err(error) => tracing::warn!("the next guest cannot be started: {error}; tried again in {pause:?}"),
             }
@@ -373,6 +397,15 @@ impl Worker {
         let Template { limits, published, .. } = &*self.template;
         let watchman = Watchman::new(&guest.descriptors, limits, self.stage.clone());
         let watching = tokio::spawn(watchman.watch());
+        let _told = guest.process().ok().map(|process| AbortOnDrop(tokio::spawn(tell_to_leave(process, &self.stage))));
+        if let Work::Guest(program) = &self.template.work
+            && let Some(parts) = program.threads()
+        {
+            let before_end = || published.restarting(self.number);
+            let ended = threads::run(&self.template.engine, parts, guest, self.stage.clone(), before_end).await;
+            watching.abort();
+            return self.left(ended);
+        }
         let (published, number) = (Arc::clone(published), self.number);
         let template = Arc::clone(&self.template);
         let name = thread_name(&self.template.name);
@@ -387,12 +420,20 @@ impl Worker {
         }));
         let ended = lanes.live(life).await;
         watching.abort();
-        ended.unwrap_or_else(|panic| {
+        self.left(ended.unwrap_or_else(|panic| {
             // It could not say so itself.
             self.template.published.restarting(self.number);
             let reason = format!("anyport failed in a hostcall: {panic}");
             Outcome::Trapped { reason, backtrace: String::new() }
-        })
+        }))
+    }
+
+    /// How a guest ended that was told to leave: one that has no handler for that signal traps.
+    fn left(&self, ended: Outcome) -> Outcome {
+        match ended {
+            Outcome::Trapped { .. } if *self.stage.borrow() >= Stage::Leaving => Outcome::Stopped,
+            ended => ended,
+        }
     }
 
     /// Whether another guest takes the place of one that ended so.
@@ -409,6 +450,29 @@ impl Worker {
     async fn rest(&self, pause: Duration) -> bool {
         let mut stage = self.stage.clone();
         tokio::time::timeout(pause, Stage::Draining.reached(&mut stage)).await.is_err()
+    }
+}
+
+/// Raises the signal that tells a guest to leave, when its server says so.
+fn tell_to_leave(process: &Arc<Process>, stage: &watch::Receiver<Stage>) -> impl Future<Output = ()> + Send + use<> {
+    let (process, mut stage) = (Arc::downgrade(process), stage.clone());
+    async move {
+        Stage::Leaving.reached(&mut stage).await;
+        if let Some(process) = process.upgrade() {
+            process.raise(MAIN, SIGTERM);
+        }
+    }
+}
+
+/// As Linux has it, and WASIX.
+const SIGTERM: u32 = 15;
+
+/// A task that is no longer than this.
+struct AbortOnDrop(tokio::task::JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 

@@ -33,7 +33,10 @@ fn section(table: &Table) -> String {
 
 fn line(row: &Row) -> String {
     let params: Vec<&str> = row.params.iter().map(|param| param.name).collect();
-    let params = if params.is_empty() { String::new() } else { format!("`{}`", params.join(", ")) };
+    let mut params = if params.is_empty() { String::new() } else { format!("`{}`", params.join(", ")) };
+    if row.is_absent {
+        params = "not supported".to_owned();
+    }
     format!("| `{}` | `{}` | {params} |\n", row.name, row.signature())
 }
 

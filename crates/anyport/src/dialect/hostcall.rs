@@ -3,14 +3,18 @@
 //! Owns what all hostcalls share: finding the guest's memory, telling errno from trap.
 
 use std::fmt;
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::Poll;
 
 use wasmtime::{Caller, Engine, Extern, Linker, ValType};
 use wiggle::{GuestError, GuestMemory};
 
 use super::trace::Traced;
 use crate::errno::Errno;
+use crate::guest::signals::Signals;
 use crate::guest::{Failure, Guest};
-use crate::memory::Memory;
+use crate::memory::{Given, Memory};
 
 /// The store, as a hostcall of a guest sees it.
 pub(crate) type Call<'a> = Caller<'a, Guest>;
@@ -55,6 +59,8 @@ pub(crate) struct Row {
     pub(crate) params: &'static [Param],
     /// Whether it gives an errno; the others give nothing.
     pub(crate) result: bool,
+    /// It is there so that guests link which may call it; it does nothing.
+    pub(crate) is_absent: bool,
     /// Tells whoever traces this hostcall a line about it.
     pub(crate) tell: fn(fmt::Arguments<'_>),
     /// Puts the function into the linker under the module and the key it is given.
@@ -87,6 +93,24 @@ impl Row {
     /// Whether it sends, or ends what was sent: any other hostcall ends a row of sends.
     pub(crate) fn sends(&self) -> bool {
         matches!(self.name, "fd_write" | "sock_send" | "sock_send_v2" | "sock_shutdown")
+    }
+
+    /// Whether a signal interrupts it while it waits. A thread that waits at a futex is told by its own call, and
+    /// one that moves the bytes of a file has moved them.
+    pub(crate) fn is_interruptible(&self) -> bool {
+        matches!(
+            self.name,
+            "sock_accept"
+                | "sock_accept_v2"
+                | "sock_connect"
+                | "sock_recv"
+                | "sock_recv_from"
+                | "poll_oneoff"
+                | "epoll_wait"
+                | "thread_sleep"
+                | "thread_join"
+                | "resolve"
+        )
     }
 
     /// What the linker knows it by: real guests import one name with two types.
@@ -126,18 +150,20 @@ impl Wire for u64 {
 /// Declares a [`Row`]: `row!("sock_shutdown"(fd: u32, how: u32) = shutdown)`, with `async` in front
 /// where the shim may wait. The shim takes the guest, its memory, and the parameters.
 macro_rules! row {
-    ($name:literal ($($param:ident : $kind:ty),*) = $shim:path) => {
+    ($name:literal ($($param:ident : $kind:ty),*) = $shim:expr) => {
         $crate::dialect::hostcall::Row {
             name: $name,
             params: &[$($crate::dialect::hostcall::row!(@param $param $kind)),*],
             result: true,
+            is_absent: false,
             tell: $crate::dialect::trace::tell!($name),
             define: |linker, row, table, key| {
                 let sends = row.sends();
-                use $crate::dialect::hostcall::{Call, enter, leave};
+                use $crate::dialect::hostcall::{Call, enter, given, leave};
                 use $crate::dialect::trace::{Traced, is_traced};
                 linker.func_wrap(table.module, key, move |mut caller: Call<'_>, $($param: $kind),*| {
-                    let (guest, mut memory) = enter(&mut caller, sends)?;
+                    let given = given(&mut caller);
+                    let (guest, mut memory) = enter(&mut caller, &given, sends);
                     let call = is_traced!($name)
                         .then(|| Traced::begin(row, &[$(u64::from($param)),*], guest, &memory));
                     let outcome = $shim(guest, &mut memory, $($param),*);
@@ -147,24 +173,33 @@ macro_rules! row {
             },
         }
     };
-    (async $name:literal ($($param:ident : $kind:ty),*) = $shim:path) => {
+    (async $name:literal ($($param:ident : $kind:ty),*) = $shim:expr) => {
         $crate::dialect::hostcall::Row {
             name: $name,
             params: &[$($crate::dialect::hostcall::row!(@param $param $kind)),*],
             result: true,
+            is_absent: false,
             tell: $crate::dialect::trace::tell!($name),
             define: |linker, row, table, key| {
                 let sends = row.sends();
-                use $crate::dialect::hostcall::{Call, enter, leave};
+                let interruptible = row.is_interruptible();
+                use $crate::dialect::hostcall::{Call, enter, given, leave, until_signal};
+                use $crate::dialect::signal;
                 use $crate::dialect::trace::{Traced, is_traced, watch};
                 linker.func_wrap_async(table.module, key, move |mut caller: Call<'_>, ($($param,)*): ($($kind,)*)| {
                     Box::new(async move {
-                        let (guest, mut memory) = enter(&mut caller, sends)?;
+                        let given = given(&mut caller);
+                        let (guest, mut memory) = enter(&mut caller, &given, sends);
+                        let signals = if interruptible { guest.signals() } else { None };
                         let call = is_traced!($name)
                             .then(|| Traced::begin(row, &[$(u64::from($param)),*], guest, &memory));
-                        let outcome =
-                            watch(call.as_deref(), std::pin::pin!($shim(guest, &mut memory, $($param),*))).await;
-                        leave(table, call.as_deref(), guest, &memory, outcome)
+                        let shim = until_signal(signals, $shim(guest, &mut memory, $($param),*));
+                        let outcome = watch(call.as_deref(), std::pin::pin!(shim)).await;
+                        let left = leave(table, call.as_deref(), guest, &memory, outcome);
+                        if guest.is_signalled() {
+                            signal::deliver(&mut caller).await?;
+                        }
+                        left
                     })
                 })?;
                 Ok(())
@@ -180,24 +215,49 @@ macro_rules! row {
 }
 pub(crate) use row;
 
+/// The memory of the guest.
+pub(crate) fn given(caller: &mut Caller<'_, Guest>) -> Given {
+    match caller.data().memory.clone() {
+        // During the start function: the instance, and so its memory, is not handed out yet.
+        Given::None => match caller.get_export("memory") {
+            Some(Extern::Memory(memory)) => Given::Own(memory),
+            _ => Given::None,
+        },
+        given => given,
+    }
+}
+
 /// The guest and its memory for one hostcall.
 pub(crate) fn enter<'a>(
-    caller: &'a mut Caller<'_, Guest>, sends: bool,
-) -> wasmtime::Result<(&'a mut Guest, Memory<'a>)> {
-    let memory = caller.data().memory.or_else(|| match caller.get_export("memory") {
-        // During the start function: the instance, and so its memory, is not handed out yet.
-        Some(Extern::Memory(memory)) => Some(memory),
-        _ => None,
-    });
-    let (bytes, guest) = match memory {
-        Some(memory) => memory.data_and_store_mut(caller),
+    caller: &'a mut Caller<'_, Guest>, given: &'a Given, sends: bool,
+) -> (&'a mut Guest, Memory<'a>) {
+    let (memory, guest) = match given {
+        Given::Own(memory) => {
+            let (bytes, guest) = memory.data_and_store_mut(caller);
+            (GuestMemory::Unshared(bytes), guest)
+        }
+        Given::Shared(_) => (GuestMemory::Shared(given.cells().unwrap_or_default()), caller.data_mut()),
         // Every pointer is outside of it; calls that pass none work.
-        None => (&mut [][..], caller.data_mut()),
+        Given::None => (GuestMemory::Unshared(&mut []), caller.data_mut()),
     };
     if !sends {
         guest.sending.end();
     }
-    Ok((guest, Memory::from(GuestMemory::Unshared(bytes))))
+    (guest, Memory::from(memory))
+}
+
+/// Waits for a shim, or for a signal that interrupts it: of the hostcalls that wait, and whose guest has signals.
+pub(crate) async fn until_signal<F: Future<Output = Hostcall>>(signals: Option<Arc<Signals>>, shim: F) -> Hostcall {
+    let Some(signals) = signals else { return shim.await };
+    let mut shim = std::pin::pin!(shim);
+    poll_fn(|context| {
+        if let Poll::Ready(outcome) = shim.as_mut().poll(context) {
+            return Poll::Ready(outcome);
+        }
+        // Only what waits is interrupted: what came of it otherwise is not lost.
+        signals.poll_arrived(context).map(|()| Err(Errno::Interrupted.into()))
+    })
+    .await
 }
 
 /// The number that the guest gets, or the trap that ends it; told if the call is traced.
@@ -239,5 +299,15 @@ pub(crate) fn trap_on_bad_pointer(error: GuestError) -> Fault {
         GuestError::InvalidUtf8(_) => Fault::Errno(Errno::IllegalSequence),
         GuestError::TryFromIntError(_) => Fault::Errno(Errno::Overflow),
         error => Fault::Trap(error.into()),
+    }
+}
+
+/// WASIX's: the guest is told, and goes on.
+pub(crate) fn errno_on_bad_pointer(error: GuestError) -> Fault {
+    match error {
+        GuestError::PtrNotAligned(..) | GuestError::PtrOverflow | GuestError::PtrOutOfBounds(_) => {
+            Fault::Errno(Errno::Fault)
+        }
+        error => trap_on_bad_pointer(error),
     }
 }

@@ -4,12 +4,14 @@ pub(crate) mod document;
 pub mod filter;
 pub(crate) mod hostcall;
 pub(crate) mod preview1;
+pub(crate) mod signal;
 mod trace;
 pub(crate) mod wasi;
 pub(crate) mod wasi_config;
 pub(crate) mod wasi_http;
 pub(crate) mod wasi_logging;
 pub(crate) mod wasi_sockets;
+pub(crate) mod wasix;
 pub(crate) mod wasmedge;
 
 use std::fmt;
@@ -27,6 +29,10 @@ pub enum Dialect {
     Preview1,
     /// The sockets of `WasmEdge`, every generation since 0.8.2.
     WasmEdge,
+    /// WASIX, the system interface of Wasmer.
+    Wasix,
+    /// wasi-threads: a shared memory, and how a thread is started.
+    Threads,
     /// WASI 0.2 but for the two that follow, for components.
     #[serde(rename = "wasi@0.2")]
     Wasi02,
@@ -58,6 +64,8 @@ impl fmt::Display for Dialect {
         f.write_str(match self {
             Self::Preview1 => "WASI preview1",
             Self::WasmEdge => "WasmEdge sockets",
+            Self::Wasix => "WASIX",
+            Self::Threads => "wasi-threads",
             Self::Wasi02 => "WASI 0.2",
             Self::WasiSockets02 => "wasi:sockets 0.2",
             Self::WasiHttp02 => "wasi:http 0.2",
@@ -83,6 +91,36 @@ pub(crate) const TABLES: &[Table] = &[
         module: "wasi_snapshot_preview1",
         rows: wasmedge::ROWS,
         bad_pointer: wasmedge::errno_on_bad_pointer,
+    },
+    Table {
+        dialect: Dialect::Wasix,
+        module: "wasix_32v1",
+        rows: wasix::preview1::ROWS,
+        bad_pointer: hostcall::errno_on_bad_pointer,
+    },
+    Table {
+        dialect: Dialect::Wasix,
+        module: "wasix_32v1",
+        rows: wasix::ROWS,
+        bad_pointer: hostcall::errno_on_bad_pointer,
+    },
+    Table {
+        dialect: Dialect::Wasix,
+        module: "wasix_32v1",
+        rows: wasix::ABSENT,
+        bad_pointer: hostcall::errno_on_bad_pointer,
+    },
+    Table {
+        dialect: Dialect::Wasix,
+        module: "wasix_32v1",
+        rows: wasix::ABSENT_ENDS,
+        bad_pointer: hostcall::errno_on_bad_pointer,
+    },
+    Table {
+        dialect: Dialect::Threads,
+        module: "wasi",
+        rows: wasix::thread::SPAWN,
+        bad_pointer: hostcall::trap_on_bad_pointer,
     },
 ];
 

@@ -26,7 +26,7 @@ impl Guest {
     ) -> Result<Datagram, Errno> {
         loop {
             match self.try_receive_from(socket, buffer, flags) {
-                Err(Errno::Again) if !socket.is_nonblocking() => {
+                Err(Errno::Again) if !socket.is_nonblocking() && !flags.dont_wait => {
                     let endpoint = socket.stream()?;
                     readiness::ready(&endpoint, Interest::Read, socket.receive_timeout()).await?;
                 }
@@ -45,7 +45,9 @@ impl Guest {
         socket.used(Interest::Read);
         self.busy.turn();
         let endpoint = socket.stream()?;
-        let datagram = endpoint.receive_from(buffer, flags)?;
+        let received = endpoint.receive_from(buffer, flags);
+        socket.touched();
+        let datagram = received?;
         if self.may_hear(socket, datagram.from) {
             return Ok(Some(datagram));
         }
@@ -87,6 +89,8 @@ impl Guest {
         self.may_reach(socket, to)?;
         socket.used(Interest::Write);
         self.busy.turn();
-        Ok(socket.stream()?.send_to(bytes, to)?)
+        let sent = socket.stream()?.send_to(bytes, to);
+        socket.touched();
+        Ok(sent?)
     }
 }

@@ -36,21 +36,14 @@ pub(crate) struct Inlet {
     direct: Option<Arc<Endpoint>>,
     /// After an error that only time cures.
     pause: Mutex<Option<Pin<Box<Sleep>>>>,
-    resting: Shared,
+    resting: Box<Shared>,
     /// The guest has looked for connections.
     served: AtomicBool,
 }
 
 impl Inlet {
     pub(super) fn new(port: Arc<Port>, worker: usize, direct: Option<Arc<Endpoint>>) -> Self {
-        Self {
-            port,
-            worker,
-            direct,
-            pause: Mutex::default(),
-            resting: Shared::default(),
-            served: AtomicBool::new(false),
-        }
+        Self { port, worker, direct, pause: Mutex::default(), resting: Box::default(), served: AtomicBool::new(false) }
     }
 
     pub(super) fn listen(&self, backlog: u32) -> io::Result<()> {

@@ -56,10 +56,12 @@ pub(crate) enum Interest {
     Write,
 }
 
-/// A descriptor is ready; `hangup` says that both directions are closed, as `POLLHUP` does.
+/// A descriptor is ready; `hangup` says that both directions are closed, as `POLLHUP` does, and `ended` that the peer
+/// sends no more.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Ready {
     pub(crate) hangup: bool,
+    pub(crate) ended: bool,
 }
 
 /// How to receive.
@@ -69,6 +71,8 @@ pub(crate) struct ReceiveFlags {
     pub(crate) peek: bool,
     /// Wait until the buffers are full. Done by the waiting side, not by an endpoint.
     pub(crate) wait_all: bool,
+    /// Do not wait at all, whatever the socket does otherwise. The same.
+    pub(crate) dont_wait: bool,
 }
 
 /// What a datagram brought.

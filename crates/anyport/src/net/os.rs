@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -33,8 +33,7 @@ pub(crate) struct Endpoint {
     fd: Arc<OwnedFd>,
     /// Registered when it is first waited for. Not before: a TCP socket that is neither listening
     /// nor connecting reports a hang-up that tokio would never forget.
-    poller: OnceLock<Registered>,
-    registering: Mutex<()>,
+    poller: OnceLock<Box<Registered>>,
     /// The guest has shut down a direction: a hang-up may be news that the poller does not have yet.
     closing: AtomicBool,
     /// The last read or accept may have taken all there was: readable must be asked of the kernel.
@@ -64,7 +63,6 @@ impl From<OwnedFd> for Endpoint {
         Self {
             fd: Arc::new(fd),
             poller: OnceLock::new(),
-            registering: Mutex::default(),
             closing: AtomicBool::new(false),
             doubtful: AtomicBool::new(false),
             again: Default::default(),
@@ -292,7 +290,7 @@ impl Endpoint {
             let mut guard = ready!(self.registered()?.poll(context, interest))?;
             let seen = guard.ready();
             let suspect = seen.is_read_closed() || seen.is_write_closed() || self.closing.load(Ordering::Relaxed);
-            let ready = Ready { hangup: suspect && self.hung_up() };
+            let ready = Ready { hangup: suspect && self.hung_up(), ended: seen.is_read_closed() };
             if interest == Interest::Write || !self.doubtful.load(Ordering::Relaxed) || ready.hangup {
                 return Poll::Ready(Ok(ready));
             }
@@ -359,16 +357,18 @@ impl Endpoint {
     }
 
     fn registered(&self) -> io::Result<&Registered> {
-        match self.poller.get() {
-            Some(registered) => Ok(registered),
-            None => {
-                // The poller refuses a descriptor that another thread has registered meanwhile.
-                let _one = self.registering.lock().unwrap_or_else(PoisonError::into_inner);
-                if let Some(registered) = self.poller.get() {
-                    return Ok(registered);
+        loop {
+            if let Some(registered) = self.poller.get() {
+                return Ok(registered);
+            }
+            match poller::register(&self.fd) {
+                Ok(poller) => {
+                    let registered = Registered { poller, waiting: Default::default() };
+                    return Ok(self.poller.get_or_init(|| Box::new(registered)));
                 }
-                let registered = Registered { poller: poller::register(&self.fd)?, waiting: Default::default() };
-                Ok(self.poller.get_or_init(|| registered))
+                // Another thread does so at this moment.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => std::thread::yield_now(),
+                Err(error) => return Err(error),
             }
         }
     }

@@ -64,7 +64,7 @@ impl Queue {
             arrival.permit.pass_to(&self.connections);
             state.waiting.push_back(arrival);
         }
-        self.waiters.wake();
+        self.waiters.wake_all();
         Ok(())
     }
 

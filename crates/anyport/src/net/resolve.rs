@@ -60,6 +60,11 @@ impl Names {
         Self { resolver, made: None, turns: Arc::new(Semaphore::new(LOOKUPS)) }
     }
 
+    /// The same for another thread of the guest, whose lookups are counted with these.
+    pub(crate) fn sibling(&self) -> Self {
+        Self { resolver: Arc::clone(&self.resolver), made: None, turns: Arc::clone(&self.turns) }
+    }
+
     /// The addresses of a name, as the resolver orders them. An unknown name is an error too.
     pub(crate) fn lookup(
         &mut self, network: &Network, name: &str,

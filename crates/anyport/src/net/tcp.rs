@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::connections::Permit;
+use super::os::LOCAL_PEER;
 use super::{Endpoint, Network, OptionName, Shutdown, SocketOption};
 use crate::address::{Family, Transport};
 use crate::errno::Errno;
@@ -56,6 +57,16 @@ impl Tcp {
     /// A socket that listens already; `local` is its address as the guest sees it.
     pub(crate) fn listening(endpoint: Endpoint, local: SocketAddr) -> Self {
         Self::new(endpoint, Family::of(&local), Stage::Listening { local })
+    }
+
+    /// Both ends of a connection that a guest has with itself.
+    pub(crate) fn pair() -> Result<(Self, Self), Errno> {
+        let (one, other) = Endpoint::pair()?;
+        let connected = |endpoint| {
+            let stage = Stage::Connected { peer: LOCAL_PEER, local_port: None, permit: None };
+            Self::new(endpoint, Family::Inet4, stage)
+        };
+        Ok((connected(one), connected(other)))
     }
 
     fn new(endpoint: Endpoint, family: Family, stage: Stage) -> Self {

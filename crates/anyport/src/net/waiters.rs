@@ -31,7 +31,17 @@ impl Waiters {
         }
     }
 
-    pub(crate) fn wake(&self) {
+    /// Wakes all but one, who stays.
+    pub(crate) fn wake_but(&self, waker: &Waker) {
+        let mut others = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        if let Some(at) = others.iter().position(|other| other.will_wake(waker)) {
+            others.swap_remove(at);
+            self.add(waker);
+        }
+        others.into_iter().for_each(Waker::wake);
+    }
+
+    pub(crate) fn wake_all(&self) {
         // None is called with the lock held: it may come back at once.
         let waiting = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
         waiting.into_iter().for_each(Waker::wake);
@@ -40,11 +50,11 @@ impl Waiters {
 
 impl Wake for Waiters {
     fn wake(self: Arc<Self>) {
-        Waiters::wake(&self);
+        self.wake_all();
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        Waiters::wake(self);
+        self.wake_all();
     }
 }
 

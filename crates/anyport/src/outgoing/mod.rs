@@ -61,6 +61,11 @@ type Transfer = Box<dyn Future<Output = Result<()>> + Send>;
 type Sent = Result<(Response<WasiBody>, Transfer)>;
 
 impl Outgoing {
+    /// The same for another thread of the guest.
+    pub(crate) fn sibling(&self) -> Self {
+        Self { way: Arc::clone(&self.way), under_way: None }
+    }
+
     pub(crate) fn new(way: Arc<Way>) -> Self {
         Self { way, under_way: None }
     }

@@ -10,7 +10,8 @@ use std::task::{Context, Poll, ready};
 use super::Site;
 use crate::busy::{Pace, Pending};
 use crate::instance::Outcome;
-use crate::lane::{Aside, Lanes, Life, Next, message};
+use crate::instance::panic_message;
+use crate::lane::{Aside, Lanes, Life, Next};
 
 /// The rest of a guest's work on a request.
 pub(super) struct Call {
@@ -99,7 +100,7 @@ fn poll_life(site: &Site, life: &mut Life, context: &mut Context<'_>) -> Poll<Re
     let _running = site.engine.ticker.run();
     match catch_unwind(AssertUnwindSafe(|| life.as_mut().poll(context))) {
         Ok(polled) => polled.map(|outcome| Ok(Next::Ended(outcome))),
-        Err(panic) => Poll::Ready(Err(message(&*panic))),
+        Err(panic) => Poll::Ready(Err(panic_message(&*panic))),
     }
 }
 

@@ -12,6 +12,8 @@ pub(crate) enum Guest {
     Preview1Blocking,
     Wasmedge,
     WasmedgeBlocking,
+    Wasix,
+    WasixBlocking,
     /// A component of wasi:sockets 0.2.
     Sockets02,
     /// One of 0.3.
@@ -33,6 +35,8 @@ impl Guest {
             Self::Preview1Blocking => "behaviour-preview1-blocking",
             Self::Wasmedge => "behaviour-wasmedge",
             Self::WasmedgeBlocking => "behaviour-wasmedge-blocking",
+            Self::Wasix => "behaviour-wasix",
+            Self::WasixBlocking => "behaviour-wasix-blocking",
             Self::Sockets02 | Self::Sockets03 => "behaviour",
         }
     }
@@ -44,7 +48,7 @@ impl Guest {
 
     /// A server of it, to be given ports and limits.
     pub(crate) fn server(self) -> Server {
-        static COMPILED: [OnceLock<Artifact>; 6] = [const { OnceLock::new() }; 6];
+        static COMPILED: [OnceLock<Artifact>; 8] = [const { OnceLock::new() }; 8];
         let compiled = COMPILED[self as usize].get_or_init(|| self.compile());
         runtime().load_precompiled(compiled).expect("this runtime has compiled it")
     }

@@ -38,11 +38,13 @@ macro_rules! behaviours {
     };
     (@guests openers, $($rest:tt)*) => {
         behaviours!(@guest wasmedge Wasmedge, $($rest)*);
+        behaviours!(@guest wasix Wasix, $($rest)*);
         behaviours!(@guest sockets_02 Sockets02, $($rest)*);
     };
     (@guests in_turn, $($rest:tt)*) => {
         behaviours!(@guest preview1_blocking Preview1Blocking, $($rest)*);
         behaviours!(@guest wasmedge_blocking WasmedgeBlocking, $($rest)*);
+        behaviours!(@guest wasix_blocking WasixBlocking, $($rest)*);
     };
 
     (@guest $module:ident $guest:ident, $networks:ident $($rest:tt)*) => {

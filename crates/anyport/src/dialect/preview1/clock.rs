@@ -18,7 +18,7 @@ const MONOTONIC_START: Duration = Duration::from_secs(3600);
 
 /// `clock_res_get(id) -> timestamp`
 /// <https://github.com/WebAssembly/WASI/blob/wasi-0.1/preview1/docs.md#clock_res_get>
-pub(super) fn res_get(_: &mut Guest, memory: &mut Memory<'_>, id: u32, ro_resolution: u32) -> Hostcall {
+pub(crate) fn res_get(_: &mut Guest, memory: &mut Memory<'_>, id: u32, ro_resolution: u32) -> Hostcall {
     match id {
         // Linux's clocks count nanoseconds.
         REALTIME | MONOTONIC => Ok(memory.write(ro_resolution, 1_u64)?),
@@ -28,7 +28,7 @@ pub(super) fn res_get(_: &mut Guest, memory: &mut Memory<'_>, id: u32, ro_resolu
 
 /// `clock_time_get(id, precision) -> timestamp`, in nanoseconds.
 /// <https://github.com/WebAssembly/WASI/blob/wasi-0.1/preview1/docs.md#clock_time_get>
-pub(super) fn time_get(
+pub(crate) fn time_get(
     guest: &mut Guest, memory: &mut Memory<'_>, id: u32, _precision: u64, ro_timestamp: u32,
 ) -> Hostcall {
     let now = match id {
@@ -40,7 +40,7 @@ pub(super) fn time_get(
 }
 
 /// When a clock subscription is due. `None` is further away than the host can count.
-pub(super) fn deadline(guest: &Guest, id: u32, timeout: Duration, absolute: bool) -> Result<Option<Instant>, Errno> {
+pub(crate) fn deadline(guest: &Guest, id: u32, timeout: Duration, absolute: bool) -> Result<Option<Instant>, Errno> {
     let now = Instant::now();
     match (id, absolute) {
         (REALTIME | MONOTONIC, false) => Ok(now.checked_add(timeout)),

@@ -11,6 +11,12 @@ use crate::stdio::Stdio;
 
 use super::{NONBLOCK, host_files};
 
+/// `filetype.unknown`.
+const UNKNOWN: u8 = 0;
+
+/// Bytes that a read or a write of an eventfd moves.
+const EVENT_BYTES: usize = 8;
+
 /// `filetype.socket_dgram` and `filetype.socket_stream`.
 const SOCKET_DGRAM: u8 = 5;
 const SOCKET_STREAM: u8 = 6;
@@ -26,21 +32,27 @@ const RIGHTS_ACCEPTED: u64 = 0xf_1800_004a;
 const PRESTAT_NOT_A_DIRECTORY: u8 = 1;
 
 /// `fd_close(fd)`
-pub(super) async fn close(guest: &mut Guest, memory: &mut Memory<'_>, fd: u32) -> Hostcall {
+pub(crate) async fn close(guest: &mut Guest, memory: &mut Memory<'_>, fd: u32) -> Hostcall {
     let descriptor = guest.descriptors.remove(fd)?;
     host_files::close(guest, memory, descriptor).await
 }
 
 /// `fd_renumber(fd, to)`: `to` is closed and becomes `fd`; both must be open.
-pub(super) async fn renumber(guest: &mut Guest, memory: &mut Memory<'_>, fd: u32, to: u32) -> Hostcall {
-    match guest.descriptors.renumber(fd, to)? {
+pub(crate) async fn renumber(guest: &mut Guest, memory: &mut Memory<'_>, fd: u32, to: u32) -> Hostcall {
+    let replaced = if guest.is_wasix() {
+        // There it is dup2, as its libc has it.
+        guest.descriptors.duplicate_to(fd, to)?
+    } else {
+        guest.descriptors.renumber(fd, to)?
+    };
+    match replaced {
         Some(replaced) => host_files::close(guest, memory, replaced).await,
         None => Ok(()),
     }
 }
 
 /// `fd_read(fd, iovs) -> size`
-pub(super) async fn read(
+pub(crate) async fn read(
     guest: &mut Guest, memory: &mut Memory<'_>, fd: u32, iovs: u32, iovs_len: u32, ro_nread: u32,
 ) -> Hostcall {
     let received = match guest.descriptors.get(fd)? {
@@ -50,12 +62,21 @@ pub(super) async fn read(
             let buffers = guest.buffers(memory, iovs, iovs_len)?;
             guest.receive(&socket, memory, buffers, ReceiveFlags::default()).await?
         }
+        Descriptor::Event(event) => {
+            let buffers = guest.buffers(memory, iovs, iovs_len)?;
+            if buffers.total() < EVENT_BYTES {
+                return Err(Errno::Invalid.into());
+            }
+            memory.fill(&buffers, &guest.read_event(&event).await?.to_le_bytes())?;
+            EVENT_BYTES
+        }
+        Descriptor::Epoll(_) => return Err(Errno::Invalid.into()),
     };
     write_size(memory, ro_nread, received)
 }
 
 /// `fd_write(fd, iovs) -> size`
-pub(super) async fn write(
+pub(crate) async fn write(
     guest: &mut Guest, memory: &mut Memory<'_>, fd: u32, iovs: u32, iovs_len: u32, ro_nwritten: u32,
 ) -> Hostcall {
     let written = match guest.descriptors.get(fd)? {
@@ -69,8 +90,15 @@ pub(super) async fn write(
         }
         Descriptor::Socket(socket) => {
             let buffers = guest.buffers(memory, iovs, iovs_len)?;
-            guest.send(&socket, memory, buffers).await?
+            guest.send(&socket, memory, buffers, false).await?
         }
+        Descriptor::Event(event) => {
+            let bytes = memory.collect(&guest.buffers(memory, iovs, iovs_len)?)?;
+            let more = bytes.first_chunk().ok_or(Errno::Invalid)?;
+            guest.write_event(&event, u64::from_le_bytes(*more)).await?;
+            EVENT_BYTES
+        }
+        Descriptor::Epoll(_) => return Err(Errno::Invalid.into()),
     };
     write_size(memory, ro_nwritten, written)
 }
@@ -105,11 +133,13 @@ async fn write_stdio(stdio: &Stdio, memory: &Memory<'_>, buffers: &Buffers) -> R
 }
 
 /// `fd_fdstat_get(fd) -> fdstat`
-pub(super) async fn fdstat_get(guest: &mut Guest, memory: &mut Memory<'_>, fd: u32, ro_stat: u32) -> Hostcall {
+pub(crate) async fn fdstat_get(guest: &mut Guest, memory: &mut Memory<'_>, fd: u32, ro_stat: u32) -> Hostcall {
     let (file_type, nonblocking, rights) = match guest.descriptors.get(fd)? {
         Descriptor::Host(_) => return host_files::fd_fdstat_get(guest, memory, fd, ro_stat).await,
         // No seek, no tell: with a character device that is what isatty looks for.
         Descriptor::Stdio(stdio) => (stdio.file_type(), stdio.is_nonblocking(), RIGHTS_STDIO),
+        Descriptor::Event(event) => (UNKNOWN, event.is_nonblocking(), RIGHTS_STDIO),
+        Descriptor::Epoll(_) => (UNKNOWN, false, 0),
         Descriptor::Socket(socket) => {
             let rights = if socket.accepted { RIGHTS_ACCEPTED } else { RIGHTS_OPENED };
             (socket_type(&socket), socket.is_nonblocking(), rights)
@@ -130,10 +160,10 @@ const FDFLAGS_NONBLOCK: u16 = 1 << 2;
 const RIGHTS_STDIO: u64 = 1 << 1 | 1 << 6 | 1 << 3 | 1 << 21 | 1 << 27;
 
 /// `fd_fdstat_set_flags(fd, flags)`: on sockets and standard streams only `nonblock` has a meaning.
-pub(super) fn fdstat_set_flags(guest: &mut Guest, memory: &mut Memory<'_>, fd: u32, flags: u32) -> Hostcall {
+pub(crate) async fn fdstat_set_flags(guest: &mut Guest, memory: &mut Memory<'_>, fd: u32, flags: u32) -> Hostcall {
     let descriptor = guest.descriptors.get(fd)?;
     if let Descriptor::Host(_) = descriptor {
-        return host_files::fd_fdstat_set_flags(guest, memory, fd, flags);
+        return host_files::fd_fdstat_set_flags(guest, memory, fd, flags).await;
     }
     if flags & !NONBLOCK != 0 {
         return Err(Errno::Invalid.into());
@@ -142,17 +172,19 @@ pub(super) fn fdstat_set_flags(guest: &mut Guest, memory: &mut Memory<'_>, fd: u
     match descriptor {
         Descriptor::Socket(socket) => socket.set_nonblocking(nonblocking),
         Descriptor::Stdio(stdio) => stdio.set_nonblocking(nonblocking),
-        Descriptor::Host(_) => {}
+        Descriptor::Event(event) => event.set_nonblocking(nonblocking),
+        Descriptor::Host(_) | Descriptor::Epoll(_) => {}
     }
     Ok(())
 }
 
 /// `fd_filestat_get(fd) -> filestat`: for what is no file, its type and zeros.
-pub(super) async fn filestat_get(guest: &mut Guest, memory: &mut Memory<'_>, fd: u32, ro_stat: u32) -> Hostcall {
+pub(crate) async fn filestat_get(guest: &mut Guest, memory: &mut Memory<'_>, fd: u32, ro_stat: u32) -> Hostcall {
     let file_type = match guest.descriptors.get(fd)? {
         Descriptor::Host(_) => return host_files::fd_filestat_get(guest, memory, fd, ro_stat).await,
         Descriptor::Stdio(stdio) => stdio.file_type(),
         Descriptor::Socket(socket) => socket_type(&socket),
+        Descriptor::Event(_) | Descriptor::Epoll(_) => UNKNOWN,
     };
     memory.write_bytes(ro_stat, &[0; 64])?;
     memory.write(ro_stat + 16, file_type)?;
@@ -160,10 +192,10 @@ pub(super) async fn filestat_get(guest: &mut Guest, memory: &mut Memory<'_>, fd:
 }
 
 /// `fd_prestat_get(fd) -> prestat`
-pub(super) fn prestat_get(guest: &mut Guest, memory: &mut Memory<'_>, fd: u32, ro_prestat: u32) -> Hostcall {
+pub(crate) async fn prestat_get(guest: &mut Guest, memory: &mut Memory<'_>, fd: u32, ro_prestat: u32) -> Hostcall {
     match guest.descriptors.get(fd)? {
         Descriptor::Socket(_) => Ok(memory.write_bytes(ro_prestat, &[PRESTAT_NOT_A_DIRECTORY, 0, 0, 0, 0, 0, 0, 0])?),
-        _ => host_files::fd_prestat_get(guest, memory, fd, ro_prestat),
+        _ => host_files::fd_prestat_get(guest, memory, fd, ro_prestat).await,
     }
 }
 

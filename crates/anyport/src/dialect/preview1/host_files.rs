@@ -4,22 +4,19 @@
 //! The functions are those of
 //! <https://github.com/WebAssembly/WASI/blob/wasi-0.1/preview1/docs.md#functions>.
 
-use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::p1::wasi_snapshot_preview1 as host;
-use wasmtime_wasi::p1::wasi_snapshot_preview1::WasiSnapshotPreview1;
 use wiggle::GuestError;
 
 use crate::descriptor::{Descriptor, Opened};
 use crate::dialect::hostcall::{Fault, Hostcall};
 use crate::errno::Errno;
 use crate::guest::Guest;
+use crate::guest::files::Held;
 use crate::memory::Memory;
 
-/// wasmtime-wasi, ready for one call.
-fn files(guest: &mut Guest) -> &mut WasiP1Ctx {
-    // Bounds what the call may allocate. It starts at nothing, and is not refilled by itself.
-    guest.files.set_hostcall_fuel(guest.limits.held_bytes);
-    &mut guest.files
+/// wasmtime-wasi, ready for one call, which may allocate so much and no more.
+async fn files(guest: &mut Guest) -> Held<'_> {
+    guest.files.hold(guest.limits.held_bytes).await
 }
 
 /// The number of a file or directory in wasmtime-wasi's table, or `otherwise` for a descriptor
@@ -27,7 +24,7 @@ fn files(guest: &mut Guest) -> &mut WasiP1Ctx {
 fn host_number(guest: &Guest, fd: u32, otherwise: Errno) -> Result<i32, Errno> {
     match guest.descriptors.get(fd)? {
         Descriptor::Host(number) => Ok(number.cast_signed()),
-        Descriptor::Stdio(_) | Descriptor::Socket(_) => Err(otherwise),
+        _ => Err(otherwise),
     }
 }
 
@@ -74,8 +71,8 @@ impl Signed for u64 {
 /// Functions that take no descriptor.
 macro_rules! plain {
     ($($name:ident($($param:ident),*);)*) => {$(
-        pub(super) fn $name(guest: &mut Guest, memory: &mut Memory<'_>, $($param: u32),*) -> Hostcall {
-            outcome(host::$name(files(guest), memory.wiggle(), $($param.signed()),*))
+        pub(crate) async fn $name(guest: &mut Guest, memory: &mut Memory<'_>, $($param: u32),*) -> Hostcall {
+            outcome(host::$name(&mut *files(guest).await, memory.wiggle(), $($param.signed()),*))
         }
     )*};
 }
@@ -83,9 +80,9 @@ macro_rules! plain {
 /// Functions on one descriptor, with what they answer for one that is no file.
 macro_rules! on_file {
     ($($name:ident(fd $(, $param:ident: $kind:ty)*) else $otherwise:ident;)*) => {$(
-        pub(super) fn $name(guest: &mut Guest, memory: &mut Memory<'_>, fd: u32 $(, $param: $kind)*) -> Hostcall {
+        pub(crate) async fn $name(guest: &mut Guest, memory: &mut Memory<'_>, fd: u32 $(, $param: $kind)*) -> Hostcall {
             let fd = host_number(guest, fd, Errno::$otherwise)?;
-            outcome(host::$name(files(guest), memory.wiggle(), fd $(, $param.signed())*))
+            outcome(host::$name(&mut *files(guest).await, memory.wiggle(), fd $(, $param.signed())*))
         }
     )*};
 }
@@ -93,9 +90,10 @@ macro_rules! on_file {
 /// The same for the functions that wait for the disk.
 macro_rules! on_file_async {
     ($($name:ident(fd $(, $param:ident: $kind:ty)*) else $otherwise:ident;)*) => {$(
-        pub(super) async fn $name(guest: &mut Guest, memory: &mut Memory<'_>, fd: u32 $(, $param: $kind)*) -> Hostcall {
+        pub(crate) async fn $name(guest: &mut Guest, memory: &mut Memory<'_>, fd: u32 $(, $param: $kind)*) -> Hostcall {
             let fd = host_number(guest, fd, Errno::$otherwise)?;
-            outcome(host::$name(files(guest), memory.wiggle(), fd $(, $param.signed())*).await)
+            $(let $param = $param.signed();)*
+            outcome(host::$name(&mut *files(guest).await, memory.wiggle(), fd $(, $param)*).await)
         }
     )*};
 }
@@ -105,7 +103,7 @@ macro_rules! on_file_async {
 /// for the time of the call that buffer is cut.
 macro_rules! moving {
     ($($name:ident($($offset:ident)?) else $otherwise:ident;)*) => {$(
-        pub(super) async fn $name(
+        pub(crate) async fn $name(
             guest: &mut Guest, memory: &mut Memory<'_>, fd: u32, iovs: u32, iovs_len: u32 $(, $offset: u64)?,
             ro_size: u32,
         ) -> Hostcall {
@@ -113,7 +111,9 @@ macro_rules! moving {
             let cut = memory.cut_first(iovs, iovs_len, most_moved(guest, iovs_len)?)?;
             let (iovs, count, size) = (iovs.signed(), iovs_len.signed(), ro_size.signed());
             $(let $offset = $offset.signed();)?
-            let moved = host::$name(files(guest), memory.wiggle(), fd, iovs, count $(, $offset)?, size).await;
+            let mut files = files(guest).await;
+            let moved = host::$name(&mut *files, memory.wiggle(), fd, iovs, count $(, $offset)?, size).await;
+            drop(files);
             memory.restore(cut)?;
             outcome(moved)
         }
@@ -174,15 +174,19 @@ on_file_async! {
 }
 
 /// Closes what a descriptor was, once it is out of the table.
-pub(super) async fn close(guest: &mut Guest, memory: &mut Memory<'_>, descriptor: Descriptor) -> Hostcall {
+pub(crate) async fn close(guest: &mut Guest, memory: &mut Memory<'_>, descriptor: Descriptor) -> Hostcall {
     match descriptor {
-        Descriptor::Host(number) => outcome(host::fd_close(files(guest), memory.wiggle(), number.cast_signed()).await),
+        // It has another number yet.
+        Descriptor::Host(number) if guest.is_wasix() && guest.descriptors.has_host(number) => Ok(()),
+        Descriptor::Host(number) => {
+            outcome(host::fd_close(&mut *files(guest).await, memory.wiggle(), number.cast_signed()).await)
+        }
         // Closed when the last holder is done with it.
-        Descriptor::Stdio(_) | Descriptor::Socket(_) => Ok(()),
+        _ => Ok(()),
     }
 }
 
-pub(super) async fn path_link(
+pub(crate) async fn path_link(
     guest: &mut Guest, memory: &mut Memory<'_>, old_fd: u32, old_flags: u32, old_path: u32, old_path_len: u32,
     new_fd: u32, new_path: u32, new_path_len: u32,
 ) -> Hostcall {
@@ -190,7 +194,7 @@ pub(super) async fn path_link(
     let new_fd = host_number(guest, new_fd, Errno::NotDirectory)?;
     outcome(
         host::path_link(
-            files(guest),
+            &mut *files(guest).await,
             memory.wiggle(),
             old_fd,
             old_flags.signed(),
@@ -204,7 +208,7 @@ pub(super) async fn path_link(
     )
 }
 
-pub(super) async fn path_rename(
+pub(crate) async fn path_rename(
     guest: &mut Guest, memory: &mut Memory<'_>, old_fd: u32, old_path: u32, old_path_len: u32, new_fd: u32,
     new_path: u32, new_path_len: u32,
 ) -> Hostcall {
@@ -212,7 +216,7 @@ pub(super) async fn path_rename(
     let new_fd = host_number(guest, new_fd, Errno::NotDirectory)?;
     outcome(
         host::path_rename(
-            files(guest),
+            &mut *files(guest).await,
             memory.wiggle(),
             old_fd,
             old_path.signed(),
@@ -225,14 +229,14 @@ pub(super) async fn path_rename(
     )
 }
 
-pub(super) async fn path_symlink(
+pub(crate) async fn path_symlink(
     guest: &mut Guest, memory: &mut Memory<'_>, old_path: u32, old_path_len: u32, fd: u32, new_path: u32,
     new_path_len: u32,
 ) -> Hostcall {
     let fd = host_number(guest, fd, Errno::NotDirectory)?;
     outcome(
         host::path_symlink(
-            files(guest),
+            &mut *files(guest).await,
             memory.wiggle(),
             old_path.signed(),
             old_path_len.signed(),
@@ -245,7 +249,7 @@ pub(super) async fn path_symlink(
 }
 
 /// Opens a path; the number that wasmtime-wasi gives is replaced by one of our table.
-pub(super) async fn path_open(
+pub(crate) async fn path_open(
     guest: &mut Guest, memory: &mut Memory<'_>, fd: u32, dirflags: u32, path: u32, path_len: u32, oflags: u32,
     rights_base: u64, rights_inheriting: u64, fdflags: u32, ro_fd: u32,
 ) -> Hostcall {
@@ -255,7 +259,7 @@ pub(super) async fn path_open(
     }
     outcome(
         host::path_open(
-            files(guest),
+            &mut *files(guest).await,
             memory.wiggle(),
             fd,
             dirflags.signed(),

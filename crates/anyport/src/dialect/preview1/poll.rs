@@ -57,7 +57,7 @@ struct Wait {
 
 /// `poll_oneoff(in, out, nsubscriptions) -> size`
 /// <https://github.com/WebAssembly/WASI/blob/wasi-0.1/preview1/docs.md#poll_oneoff>
-pub(super) async fn oneoff(
+pub(crate) async fn oneoff(
     guest: &mut Guest, memory: &mut Memory<'_>, subscriptions: u32, events: u32, count: u32, ro_nevents: u32,
 ) -> Hostcall {
     poll(guest, memory, subscriptions, events, count, ro_nevents, false).await
@@ -134,7 +134,7 @@ impl Wait {
         let mut source = guest.source(&descriptor, interest);
         let socket = match descriptor {
             Descriptor::Socket(socket) => Some(socket),
-            Descriptor::Host(_) | Descriptor::Stdio(_) => None,
+            _ => None,
         };
         let told = socket.as_ref().is_some_and(|socket| socket.was_told(interest));
         if told && edge {

@@ -23,7 +23,7 @@ impl std::error::Error for Exit {}
 
 /// `proc_exit(rval)`: does not return, so it is no ordinary row.
 /// <https://github.com/WebAssembly/WASI/blob/wasi-0.1/preview1/docs.md#proc_exit>
-pub(super) fn define_exit(
+pub(crate) fn define_exit(
     linker: &mut Linker<Guest>, row: &'static Row, table: &'static Table, key: &str,
 ) -> wasmtime::Result<()> {
     linker.func_wrap(table.module, key, |_: Caller<'_, Guest>, code: u32| -> wasmtime::Result<()> {
@@ -34,19 +34,19 @@ pub(super) fn define_exit(
 }
 
 /// `proc_raise(sig)`: not supported. A guest that aborts does so by a trap.
-pub(super) fn raise(_: &mut Guest, _: &mut Memory<'_>, _sig: u32) -> Hostcall {
+pub(crate) fn raise(_: &mut Guest, _: &mut Memory<'_>, _sig: u32) -> Hostcall {
     Err(Errno::NotSupported.into())
 }
 
 /// `sched_yield()`: lets the poller and other guests of this thread go first.
-pub(super) async fn sched_yield(_: &mut Guest, _: &mut Memory<'_>) -> Hostcall {
+pub(crate) async fn sched_yield(_: &mut Guest, _: &mut Memory<'_>) -> Hostcall {
     tokio::task::yield_now().await;
     Ok(())
 }
 
 /// `random_get(buf, buf_len)`, at most `limits.random_bytes`.
 /// <https://github.com/WebAssembly/WASI/blob/wasi-0.1/preview1/docs.md#random_get>
-pub(super) fn random_get(guest: &mut Guest, memory: &mut Memory<'_>, buf: u32, buf_len: u32) -> Hostcall {
+pub(crate) fn random_get(guest: &mut Guest, memory: &mut Memory<'_>, buf: u32, buf_len: u32) -> Hostcall {
     if buf_len as usize > guest.limits.random_bytes {
         return Err(Errno::TooBig.into());
     }

@@ -15,6 +15,11 @@ const FDFLAGS: u32 = 0x1f;
 /// `riflags`.
 const RECV_PEEK: u32 = 1;
 const RECV_WAITALL: u32 = 2;
+/// What WASIX has beside: how a datagram was cut is told in any case.
+const WASIX_RECV_TRUNCATED: u32 = 4;
+const WASIX_RECV_DONT_WAIT: u32 = 8;
+/// `siflags`, of which preview1 has none.
+const WASIX_SEND_DONT_WAIT: u32 = 1;
 /// `roflags`.
 const RECV_DATA_TRUNCATED: u16 = 1;
 
@@ -35,7 +40,7 @@ pub(crate) async fn recv(
     guest: &mut Guest, memory: &mut Memory<'_>, fd: u32, ri_data: u32, ri_data_len: u32, ri_flags: u32,
     ro_datalen: u32, ro_flags: u32,
 ) -> Hostcall {
-    let flags = receive_flags(ri_flags)?;
+    let flags = receive_flags(guest, ri_flags)?;
     let socket = guest.descriptors.socket(fd)?;
     let buffers = guest.buffers(memory, ri_data, ri_data_len)?;
     let (received, truncated) = match &socket.kind {
@@ -54,12 +59,13 @@ pub(crate) async fn recv(
 pub(crate) async fn send(
     guest: &mut Guest, memory: &mut Memory<'_>, fd: u32, si_data: u32, si_data_len: u32, si_flags: u32, so_datalen: u32,
 ) -> Hostcall {
-    if si_flags != 0 {
+    let dont_wait = guest.is_wasix() && si_flags == WASIX_SEND_DONT_WAIT;
+    if si_flags != 0 && !dont_wait {
         return Err(Errno::Invalid.into());
     }
     let socket = guest.descriptors.socket(fd)?;
     let buffers = guest.buffers(memory, si_data, si_data_len)?;
-    let sent = guest.send(&socket, memory, buffers).await?;
+    let sent = guest.send(&socket, memory, buffers, dont_wait).await?;
     fd::write_size(memory, so_datalen, sent)
 }
 
@@ -82,9 +88,14 @@ pub(crate) fn write_roflags(memory: &mut Memory<'_>, pointer: u32, truncated: bo
     Ok(memory.write(pointer, if truncated { RECV_DATA_TRUNCATED } else { 0 })?)
 }
 
-pub(crate) fn receive_flags(flags: u32) -> Result<ReceiveFlags, Errno> {
-    if flags & !(RECV_PEEK | RECV_WAITALL) != 0 {
+pub(crate) fn receive_flags(guest: &Guest, flags: u32) -> Result<ReceiveFlags, Errno> {
+    let more = if guest.is_wasix() { WASIX_RECV_TRUNCATED | WASIX_RECV_DONT_WAIT } else { 0 };
+    if flags & !(RECV_PEEK | RECV_WAITALL | more) != 0 {
         return Err(Errno::Invalid);
     }
-    Ok(ReceiveFlags { peek: flags & RECV_PEEK != 0, wait_all: flags & RECV_WAITALL != 0 })
+    Ok(ReceiveFlags {
+        peek: flags & RECV_PEEK != 0,
+        wait_all: flags & RECV_WAITALL != 0,
+        dont_wait: flags & more & WASIX_RECV_DONT_WAIT != 0,
+    })
 }

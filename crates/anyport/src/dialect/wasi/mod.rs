@@ -16,14 +16,14 @@ pub(crate) use stdio::{input, output};
 
 impl WasiView for Guest {
     fn ctx(&mut self) -> WasiCtxView<'_> {
-        self.files.ctx()
+        self.files.own().ctx()
     }
 }
 
 impl Guest {
     /// What of the host's a component holds.
     pub(crate) fn resources(&mut self) -> &mut ResourceTable {
-        self.files.ctx().table
+        self.files.own().ctx().table
     }
 }
 

@@ -8,7 +8,7 @@ use crate::guest::Guest;
 
 impl WasiHttpView for Guest {
     fn http(&mut self) -> WasiHttpCtxView<'_> {
-        WasiHttpCtxView { hooks: &mut self.outgoing, table: self.files.ctx().table, ctx: &mut self.http }
+        WasiHttpCtxView { hooks: &mut self.outgoing, table: self.files.own().ctx().table, ctx: &mut self.http }
     }
 }
 

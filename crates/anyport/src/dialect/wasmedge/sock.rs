@@ -77,7 +77,7 @@ pub(super) async fn recv_from_v1(
     ro_datalen: u32, ro_flags: u32,
 ) -> Hostcall {
     let slot = Slot::read(memory, address)?;
-    let datagram = receive(guest, memory, fd, (ri_data, ri_data_len), receive_flags(ri_flags)?).await?;
+    let datagram = receive(guest, memory, fd, (ri_data, ri_data_len), receive_flags(guest, ri_flags)?).await?;
     slot.write_linux_sockaddr(memory, datagram.from)?;
     write_outcome(memory, &datagram, ro_datalen, ro_flags)
 }
@@ -92,7 +92,7 @@ pub(super) async fn recv_from(
     if !matches!(slot.length, 4 | 16 | 128) {
         return Err(Errno::Invalid.into());
     }
-    let datagram = receive(guest, memory, fd, (ri_data, ri_data_len), receive_flags(ri_flags)?).await?;
+    let datagram = receive(guest, memory, fd, (ri_data, ri_data_len), receive_flags(guest, ri_flags)?).await?;
     match slot.length {
         128 => slot.write_sockaddr(memory, datagram.from.ip())?,
         _ => slot.write_raw(memory, datagram.from.ip())?,

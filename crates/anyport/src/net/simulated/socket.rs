@@ -232,7 +232,7 @@ impl Socket {
                 (readable || !read, datagrams.shut_read && datagrams.shut_write, next)
             }
         };
-        if is_ready || hangup || self.error.is_some() { Ok(Ready { hangup }) } else { Err(again) }
+        if is_ready || hangup || self.error.is_some() { Ok(Ready { hangup, ended: hangup }) } else { Err(again) }
     }
 }
 

@@ -1,0 +1,30 @@
+//! How a guest is told of a signal: an export of its choice is called at the end of a hostcall.
+
+use wasmtime::{Extern, TypedFunc};
+
+use super::hostcall::Call;
+
+/// Calls the guest's handler with each signal that its thread has yet to be told of.
+pub(crate) async fn deliver(caller: &mut Call<'_>) -> wasmtime::Result<()> {
+    caller.data_mut().is_handling = true;
+    let outcome = tell_all(caller).await;
+    caller.data_mut().is_handling = false;
+    outcome
+}
+
+async fn tell_all(caller: &mut Call<'_>) -> wasmtime::Result<()> {
+    while let Some(signal) = caller.data().signals().and_then(|signals| signals.next()) {
+        let Some(handler) = handler(caller) else { continue };
+        tracing::debug!("the guest is told of signal {signal}");
+        handler.call_async(&mut *caller, signal).await?;
+    }
+    Ok(())
+}
+
+fn handler(caller: &mut Call<'_>) -> Option<TypedFunc<u32, ()>> {
+    let name = caller.data().process().ok()?.handler()?;
+    match caller.get_export(&name) {
+        Some(Extern::Func(function)) => function.typed(&*caller).ok(),
+        _ => None,
+    }
+}

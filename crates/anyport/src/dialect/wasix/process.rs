@@ -1,0 +1,139 @@
+//! The process that a guest takes itself for: its number, directory, terminal, signals.
+
+use wasmtime::{Caller, Linker};
+
+use crate::descriptor::Descriptor;
+use crate::dialect::hostcall::{Fault, Hostcall, Row, Table, enter, given};
+use crate::dialect::preview1::process::Exit;
+use crate::errno::Errno;
+use crate::guest::Guest;
+use crate::guest::process::MAIN;
+use crate::memory::Memory;
+
+/// Every guest is the first process of a machine of its own.
+const PID: u32 = 1;
+
+/// Bytes of a path, as Linux has it; and of the name of an export.
+const PATH_BYTES: u32 = 4096;
+
+/// What a terminal is said to be like where nobody asked one.
+const COLUMNS: u32 = 80;
+const LINES: u32 = 25;
+
+/// `proc_id() -> pid`
+pub(super) fn id(_: &mut Guest, memory: &mut Memory<'_>, ro_pid: u32) -> Hostcall {
+    Ok(memory.write(ro_pid, PID)?)
+}
+
+/// `proc_parent(pid) -> pid`
+pub(super) fn parent(_: &mut Guest, memory: &mut Memory<'_>, pid: u32, ro_parent: u32) -> Hostcall {
+    if pid != PID {
+        return Err(Errno::NoProcess.into());
+    }
+    Ok(memory.write(ro_parent, 0_u32)?)
+}
+
+/// `proc_signals_sizes_get() -> size`: nothing was decided for the guest.
+pub(super) fn signals_sizes_get(_: &mut Guest, memory: &mut Memory<'_>, ro_count: u32) -> Hostcall {
+    Ok(memory.write(ro_count, 0_u32)?)
+}
+
+/// `proc_signals_get(buf)`: of which there are none.
+pub(super) fn signals_get(_: &mut Guest, _: &mut Memory<'_>, _buf: u32) -> Hostcall {
+    Ok(())
+}
+
+/// `proc_raise(sig)`
+pub(super) async fn raise(guest: &mut Guest, _: &mut Memory<'_>, sig: u32) -> Hostcall {
+    raise_for(guest, guest.thread, sig)
+}
+
+/// `proc_signal(pid, sig)`: a guest has no process but itself.
+pub(super) async fn signal(guest: &mut Guest, _: &mut Memory<'_>, pid: u32, sig: u32) -> Hostcall {
+    if pid != PID {
+        return Err(Errno::NoProcess.into());
+    }
+    raise_for(guest, MAIN, sig)
+}
+
+/// Raises a signal for a thread. Without a handler it ends the guest, as shells tell that.
+pub(super) fn raise_for(guest: &Guest, tid: u32, sig: u32) -> Hostcall {
+    let process = guest.process()?;
+    if !process.lives(tid) {
+        return Err(Errno::NoProcess.into());
+    }
+    match sig {
+        0 => Ok(()),
+        1..64 if process.raise(tid, sig) => Ok(()),
+        1..64 => Err(Fault::Trap(Exit(128 + sig).into())),
+        _ => Err(Errno::Invalid.into()),
+    }
+}
+
+/// `callback_signal(name)`: the export that is called with each signal. It has no result, so it is no ordinary row.
+pub(super) fn define_callback(
+    linker: &mut Linker<Guest>, row: &'static Row, table: &'static Table, key: &str,
+) -> wasmtime::Result<()> {
+    linker.func_wrap(table.module, key, |mut caller: Caller<'_, Guest>, name: u32, length: u32| {
+        let given = given(&mut caller);
+        let (guest, memory) = enter(&mut caller, &given, false);
+        let name = memory.bytes(name, length.min(PATH_BYTES)).unwrap_or_default();
+        (row.tell)(format_args!("callback_signal(name=\"{}\")", name.escape_ascii()));
+        if let (Ok(process), Ok(name)) = (guest.process(), String::from_utf8(name)) {
+            process.handle_signals(name);
+        }
+    })?;
+    Ok(())
+}
+
+/// `getcwd(path, len)`: `len` is the room there, and then what was written.
+pub(super) fn getcwd(guest: &mut Guest, memory: &mut Memory<'_>, path: u32, path_len: u32) -> Hostcall {
+    let directory = guest.process()?.directory();
+    let room: u32 = memory.read(path_len)?;
+    let length = u32::try_from(directory.len()).map_err(|_| Errno::Overflow)?;
+    memory.write(path_len, length)?;
+    if path == 0 {
+        return Err(Errno::Invalid.into());
+    }
+    if room < length {
+        return Err(Errno::Range.into());
+    }
+    memory.write_bytes(path, directory.as_bytes())?;
+    if room > length {
+        memory.write(path.checked_add(length).ok_or(wiggle::GuestError::PtrOverflow)?, 0_u8)?;
+    }
+    Ok(())
+}
+
+/// `chdir(path)`
+pub(super) fn chdir(guest: &mut Guest, memory: &mut Memory<'_>, path: u32, path_len: u32) -> Hostcall {
+    if path_len > PATH_BYTES {
+        return Err(Errno::NameTooLong.into());
+    }
+    let path = String::from_utf8(memory.bytes(path, path_len)?).map_err(|_| Errno::IllegalSequence)?;
+    if path.is_empty() {
+        return Err(Errno::NoEntry.into());
+    }
+    let process = guest.process()?;
+    process.enter(process.absolute(&path));
+    Ok(())
+}
+
+/// `tty_get() -> tty`
+pub(super) fn tty_get(guest: &mut Guest, memory: &mut Memory<'_>, ro_tty: u32) -> Hostcall {
+    let is_terminal = |fd| matches!(guest.descriptors.get(fd), Ok(Descriptor::Stdio(stdio)) if stdio.is_terminal());
+    let mut tty = Vec::with_capacity(24);
+    for number in [COLUMNS, LINES, 0, 0] {
+        tty.extend(number.to_le_bytes());
+    }
+    tty.extend([0, 1, 2].map(|fd| u8::from(is_terminal(fd))));
+    // Echo and line buffers, as every terminal begins.
+    tty.extend([1, 1, 1, 0, 0]);
+    Ok(memory.write_bytes(ro_tty, &tty)?)
+}
+
+/// `tty_set(tty)`: the terminal stays as it is.
+pub(super) fn tty_set(_: &mut Guest, memory: &mut Memory<'_>, tty: u32) -> Hostcall {
+    memory.bytes(tty, 24)?;
+    Ok(())
+}

@@ -1,0 +1,296 @@
+//! What the threads of one guest share beside its descriptors: a directory to work in, signals, each other.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::task::{Context, Poll};
+
+use futures_util::future::AbortHandle;
+
+use super::Guest;
+use super::futexes::Futexes;
+use super::signals::Signals;
+use crate::errno::Errno;
+use crate::memory::Given;
+use crate::net::waiters::Waiters;
+use crate::spelling::option;
+
+/// The number that a guest has for its first thread, as wasi-libc has it.
+pub(crate) const MAIN: u32 = 0x3fff_ffff;
+
+/// Numbers of threads are below this one.
+const THREADS_END: u32 = 0x1fff_ffff;
+
+/// Starts a thread: its guest, its number, and the pointer that it is given.
+pub(crate) type Start = Box<dyn Fn(Guest, Member, u32) -> Result<(), Errno> + Send + Sync>;
+
+/// What the threads share.
+pub(crate) struct Process {
+    pub(crate) futexes: Futexes,
+    /// Absolute, without a slash at its end.
+    directory: Mutex<String>,
+    /// The export that is called with each signal.
+    handler: Mutex<Option<String>>,
+    /// Of the first thread.
+    main: Arc<Signals>,
+    crew: Mutex<Crew>,
+    /// Told when a thread has ended.
+    ended: Waiters,
+    start: OnceLock<Start>,
+    /// What the guest called that is not supported.
+    missed: Mutex<HashSet<&'static str>>,
+    most: usize,
+    /// Set for the server when the guest says how it is told of signals.
+    is_told: Arc<AtomicBool>,
+}
+
+/// The threads that live beside the first.
+#[derive(Default)]
+struct Crew {
+    threads: HashMap<u32, Thread>,
+    last: u32,
+    /// None is started any more.
+    closed: bool,
+    told: bool,
+}
+
+struct Thread {
+    signals: Arc<Signals>,
+    abort: Option<AbortHandle>,
+}
+
+/// A thread lives for as long as this is held.
+pub(crate) struct Member {
+    process: Arc<Process>,
+    pub(crate) number: u32,
+    pub(crate) signals: Arc<Signals>,
+}
+
+impl Process {
+    /// With its first thread, and at most so many others.
+    pub(crate) fn new(most: usize, is_told: Arc<AtomicBool>) -> Self {
+        Self {
+            futexes: Futexes::default(),
+            directory: Mutex::new("/".to_owned()),
+            handler: Mutex::default(),
+            main: Arc::default(),
+            crew: Mutex::default(),
+            ended: Waiters::default(),
+            start: OnceLock::new(),
+            missed: Mutex::default(),
+            most,
+            is_told,
+        }
+    }
+
+    /// Says how threads are started.
+    pub(crate) fn can_start(&self, start: Start) {
+        // Once for each guest.
+        let _ = self.start.set(start);
+    }
+
+    pub(crate) fn main(&self) -> &Arc<Signals> {
+        &self.main
+    }
+
+    /// A place for another thread.
+    fn join(self: &Arc<Self>) -> Result<Member, Errno> {
+        let mut crew = lock(&self.crew);
+        if crew.closed || crew.threads.len() >= self.most {
+            if !crew.closed && !std::mem::replace(&mut crew.told, true) {
+                let more = option("limit", format!("threads={}", self.most.saturating_mul(2).max(1)));
+                tracing::warn!("the guest may not have more than {} threads; to allow more, add `{more}`", self.most);
+            }
+            return Err(Errno::Again);
+        }
+        let number = loop {
+            crew.last = if crew.last + 1 < THREADS_END { crew.last + 1 } else { 1 };
+            if !crew.threads.contains_key(&crew.last) {
+                break crew.last;
+            }
+        };
+        let signals = Arc::<Signals>::default();
+        crew.threads.insert(number, Thread { signals: Arc::clone(&signals), abort: None });
+        Ok(Member { process: Arc::clone(self), number, signals })
+    }
+
+    /// Ends all threads but the first, and starts none any more.
+    pub(crate) fn end(&self) {
+        let mut crew = lock(&self.crew);
+        crew.closed = true;
+        crew.threads.values().filter_map(|thread| thread.abort.as_ref()).for_each(AbortHandle::abort);
+    }
+
+    /// How many threads there are beside the first.
+    pub(crate) fn threads(&self) -> usize {
+        lock(&self.crew).threads.len()
+    }
+
+    /// Ready when a thread has ended, or when all have where none is named.
+    pub(crate) fn poll_ended(&self, context: &mut Context<'_>, number: Option<u32>) -> Poll<()> {
+        let crew = lock(&self.crew);
+        let lives = match number {
+            Some(number) => crew.threads.contains_key(&number),
+            None => !crew.threads.is_empty(),
+        };
+        if !lives {
+            return Poll::Ready(());
+        }
+        // With the lock held: who ends from now on wakes it.
+        self.ended.add(context.waker());
+        Poll::Pending
+    }
+
+    /// Whether there is a thread of this number.
+    pub(crate) fn lives(&self, number: u32) -> bool {
+        number == MAIN || lock(&self.crew).threads.contains_key(&number)
+    }
+
+    /// Raises a signal for a thread; false if there is no such thread or signal, or nobody is told of it.
+    pub(crate) fn raise(&self, number: u32, signal: u32) -> bool {
+        if lock(&self.handler).is_none() {
+            return false;
+        }
+        let signals = if number == MAIN { Some(Arc::clone(&self.main)) } else { self.signals_of(number) };
+        signals.is_some_and(|signals| signals.raise(signal))
+    }
+
+    fn signals_of(&self, number: u32) -> Option<Arc<Signals>> {
+        lock(&self.crew).threads.get(&number).map(|thread| Arc::clone(&thread.signals))
+    }
+
+    /// The export that is called with signals from now on.
+    pub(crate) fn handle_signals(&self, export: String) {
+        *lock(&self.handler) = Some(export);
+        self.is_told.store(true, Ordering::Release);
+    }
+
+    /// The export that is called with signals.
+    pub(crate) fn handler(&self) -> Option<String> {
+        lock(&self.handler).clone()
+    }
+
+    pub(crate) fn directory(&self) -> String {
+        lock(&self.directory).clone()
+    }
+
+    /// A path from the root, whichever directory it was relative to.
+    pub(crate) fn absolute(&self, path: &str) -> String {
+        let base = if path.starts_with('/') { String::new() } else { self.directory() };
+        let mut parts: Vec<&str> = Vec::new();
+        for part in base.split('/').chain(path.split('/')) {
+            match part {
+                "" | "." => {}
+                ".." => drop(parts.pop()),
+                part => parts.push(part),
+            }
+        }
+        format!("/{}", parts.join("/"))
+    }
+
+    pub(crate) fn enter(&self, directory: String) {
+        *lock(&self.directory) = directory;
+    }
+}
+
+impl Member {
+    /// Says how the thread is ended from outside.
+    pub(crate) fn can_end(&self, abort: AbortHandle) {
+        let mut crew = lock(&self.process.crew);
+        if crew.closed {
+            // Its guest has ended meanwhile.
+            abort.abort();
+        }
+        if let Some(thread) = crew.threads.get_mut(&self.number) {
+            thread.abort = Some(abort);
+        }
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        lock(&self.process.crew).threads.remove(&self.number);
+        self.process.ended.wake_all();
+    }
+}
+
+impl Guest {
+    /// What its threads share; an errno for a guest that is of no dialect with threads.
+    pub(crate) fn process(&self) -> Result<&Arc<Process>, Errno> {
+        self.process.as_ref().ok_or(Errno::NoSystemCall)
+    }
+
+    /// The same guest with the memory that it is given.
+    pub(crate) fn with_memory(self, memory: Given) -> Self {
+        Self { memory, ..self }
+    }
+
+    /// Whether names that preview1 and WASIX share have the meaning of WASIX.
+    pub(crate) fn is_wasix(&self) -> bool {
+        self.is_wasix
+    }
+
+    /// Whether it is the first time that the guest calls something of this name that is not supported.
+    pub(crate) fn misses(&self, name: &'static str) -> bool {
+        self.process.as_ref().is_some_and(|process| lock(&process.missed).insert(name))
+    }
+
+    /// The signals of this thread, if it can have any.
+    pub(crate) fn signals(&self) -> Option<Arc<Signals>> {
+        self.signals.clone()
+    }
+
+    /// Whether a signal is to be told at the end of a hostcall. Not while one is being told.
+    pub(crate) fn is_signalled(&self) -> bool {
+        !self.is_handling && self.signals.as_ref().is_some_and(|signals| signals.is_any())
+    }
+
+    /// Starts a thread; its number.
+    pub(crate) fn start_thread(&self, pointer: u32) -> Result<u32, Errno> {
+        let process = self.process()?;
+        let start = process.start.get().ok_or(Errno::NotSupported)?;
+        let member = process.join()?;
+        let number = member.number;
+        start(self.sibling(&member)?, member, pointer)?;
+        Ok(number)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_has_a_number_while_it_lives() {
+        let process = Arc::new(Process::new(2, Arc::default()));
+        let [one, two] = [process.join(), process.join()].map(|joined| joined.expect("room for two"));
+        assert_eq!([one.number, two.number], [1, 2]);
+        assert_eq!(process.join().err(), Some(Errno::Again));
+        drop(one);
+        let three = process.join().expect("room again");
+        assert_eq!((three.number, process.threads()), (3, 2), "a number is not used again at once");
+        process.end();
+        drop(two);
+        assert_eq!(process.join().err(), Some(Errno::Again));
+        assert!(process.lives(3) && process.lives(MAIN) && !process.lives(2));
+    }
+
+    #[test]
+    fn a_path_is_from_the_directory() {
+        let process = Process::new(0, Arc::default());
+        process.enter("/srv/app".to_owned());
+        for (path, want) in [
+            ("", "/srv/app"),
+            ("a/./b", "/srv/app/a/b"),
+            ("../x", "/srv/x"),
+            ("../../../..", "/"),
+            ("/etc//hosts", "/etc/hosts"),
+        ] {
+            assert_eq!(process.absolute(path), want);
+        }
+    }
+}

@@ -1,0 +1,34 @@
+//! The memory that a guest's hostcalls mean: its own, or one that it shares with its other threads.
+
+use std::cell::UnsafeCell;
+use std::sync::Arc;
+
+use wasmtime::SharedMemory;
+
+/// Given to a guest once, when it is instantiated, and never looked up by a hostcall.
+#[derive(Clone, Default)]
+pub(crate) enum Given {
+    /// None yet, or it has none: every pointer is outside of it.
+    #[default]
+    None,
+    Own(wasmtime::Memory),
+    Shared(Arc<SharedMemory>),
+}
+
+impl Given {
+    /// The bytes of a shared memory, which other threads change at any time.
+    pub(crate) fn cells(&self) -> Option<&[UnsafeCell<u8>]> {
+        match self {
+            Self::Shared(memory) => Some(memory.data()),
+            Self::None | Self::Own(_) => None,
+        }
+    }
+
+    /// Bytes of a shared memory.
+    pub(crate) fn shared_bytes(&self) -> Option<usize> {
+        match self {
+            Self::Shared(memory) => Some(memory.data_size()),
+            Self::None | Self::Own(_) => None,
+        }
+    }
+}

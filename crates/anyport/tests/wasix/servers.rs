@@ -1,0 +1,163 @@
+//! Servers that WASIX's own toolchain made of C: `guests/wasix`.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::sync::OnceLock;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyport::server::Restart;
+use anyport::{Artifact, Outcome, Policy, Running, Runtime};
+
+/// Longer than anything takes.
+const LONG: Duration = Duration::from_secs(60);
+
+fn runtime() -> &'static Runtime {
+    static RUNTIME: OnceLock<Runtime> = OnceLock::new();
+    RUNTIME.get_or_init(|| Runtime::builder().build().expect("tests run where anyport does"))
+}
+
+fn start(name: &str) -> Running {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../guests/wasix").join(name).with_extension("wasm");
+    let server = runtime().load(&Artifact::from_file(path).expect("it is committed")).expect("it can be loaded");
+    let policy = Policy { publish: vec!["0:8080".parse().expect("a port")], ..Policy::default() };
+    server.policy(policy).env("PORT", "8080").restart(Restart::No).start().expect("it starts")
+}
+
+fn connect(running: &Running) -> TcpStream {
+    let address: SocketAddr = running.ports()[0].address().expect("it is a port of the host");
+    let began = Instant::now();
+    let stream = loop {
+        match TcpStream::connect(address) {
+            Ok(stream) => break stream,
+            // The guest does not listen yet.
+            Err(error) if began.elapsed() > LONG => panic!("{error}"),
+            Err(_) => thread::sleep(Duration::from_millis(1)),
+        }
+    };
+    stream.set_read_timeout(Some(LONG)).expect("it is a time");
+    stream
+}
+
+/// One request and its whole answer.
+fn ask(stream: &mut TcpStream, request: &str) -> String {
+    stream.write_all(request.as_bytes()).expect("it is read");
+    let mut answer = Vec::new();
+    let mut bytes = [0; 4096];
+    loop {
+        let text = String::from_utf8_lossy(&answer);
+        let length = text.split_once("\r\n\r\n").and_then(|(head, body)| {
+            let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: "))?;
+            Some(body.len() >= length.parse().expect("a number"))
+        });
+        if length == Some(true) {
+            return text.into_owned();
+        }
+        let read = stream.read(&mut bytes).expect("it answers in time");
+        assert!(read > 0, "the answer ends early: {text}");
+        answer.extend(&bytes[..read]);
+    }
+}
+
+const GET: &str = "GET /x HTTP/1.1\r\nHost: here\r\n\r\n";
+
+/// Answers, and is stopped while it waits.
+fn serves(name: &str) {
+    let running = start(name);
+    for _ in 0..3 {
+        assert!(ask(&mut connect(&running), GET).contains("hello from wasix"));
+    }
+    let mut stream = connect(&running);
+    let answer = ask(&mut stream, "POST /echo HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc");
+    assert!(answer.contains("hello from wasix"), "{answer}");
+    let began = Instant::now();
+    running.stop();
+    assert_eq!(running.wait(), Outcome::Stopped);
+    assert!(began.elapsed() < LONG / 2);
+}
+
+#[test]
+fn one_that_blocks_and_tells_its_addresses() {
+    let running = start("blocking");
+    let mut stream = connect(&running);
+    let peer = stream.local_addr().expect("it has one");
+    let answer = ask(&mut stream, GET);
+    // As it has them: little-endian, whatever a probe finds.
+    assert!(answer.contains("local=127.0.0.1:8080 rc=0"), "{answer}");
+    assert!(answer.contains(&format!("accept_peer={peer} getpeername={peer} rc=0")), "{answer}");
+    running.stop();
+    serves("blocking");
+}
+
+#[test]
+fn one_that_polls() {
+    serves("pollsrv");
+}
+
+#[test]
+fn one_with_an_epoll_set_and_an_eventfd_that_blocks() {
+    let running = start("epollsrv");
+    let mut streams: Vec<TcpStream> = (0..8).map(|_| connect(&running)).collect();
+    for _ in 0..100 {
+        for stream in &mut streams {
+            assert!(ask(stream, GET).contains("hello from wasix epoll"));
+        }
+    }
+    running.stop();
+    serves("epollsrv");
+}
+
+#[test]
+fn one_with_a_thread_for_each_connection() {
+    let running = start("pthread");
+    thread::scope(|threads| {
+        for _ in 0..16 {
+            threads.spawn(|| {
+                let mut stream = connect(&running);
+                for turn in 1..=50 {
+                    let answer = ask(&mut stream, GET);
+                    assert!(answer.contains(&format!("mine={turn} ")), "{answer}");
+                }
+            });
+        }
+    });
+    let answer = ask(&mut connect(&running), GET);
+    assert!(answer.contains("total=801 "), "a mutex counts them: {answer}");
+    running.stop();
+    serves("pthread");
+}
+
+#[test]
+fn a_pool_of_threads_that_joins_them_in_the_end() {
+    let running = start("pool");
+    for _ in 0..200 {
+        assert!(ask(&mut connect(&running), GET).contains("hello from wasix pool"));
+    }
+    ask(&mut connect(&running), "GET /quit HTTP/1.1\r\n\r\n");
+    // Its first thread waits for one more, or has seen that it is over.
+    let address = running.ports()[0].address().expect("it is a port of the host");
+    let _ = TcpStream::connect(address);
+    assert_eq!(running.wait(), Outcome::Exited(7));
+}
+
+#[tokio::test]
+async fn one_that_is_told_to_leave_does_so_by_itself() {
+    let running = start("sigsrv");
+    assert!(ask(&mut connect(&running), GET).contains("hello from wasix sig"));
+    let began = Instant::now();
+    assert!(running.drain(LONG).await);
+    assert_eq!(running.wait(), Outcome::Exited(0));
+    assert!(began.elapsed() < LONG / 2);
+}
+
+/// Without a handler of its own the signal would end it at once; it is told when nothing is owed any more.
+#[tokio::test]
+async fn one_that_is_not_drains_as_any_other() {
+    let running = start("pollsrv");
+    assert!(ask(&mut connect(&running), GET).contains("hello from wasix poll"));
+    let began = Instant::now();
+    assert!(running.drain(LONG).await);
+    assert_eq!(running.wait(), Outcome::Stopped);
+    assert!(began.elapsed() < LONG / 2);
+}

@@ -1,0 +1,136 @@
+//! Threads: how they start, wait, and end, and that none of that is left when the guest is.
+
+use std::time::{Duration, Instant};
+
+use anyport::{Artifact, Outcome, Policy, Runtime};
+
+use super::machine::{module, run, run_with};
+
+#[test]
+fn a_thread_shares_memory_and_wakes_who_waits() {
+    let outcome = run("(func (export \"wasi_thread_start\") (param $number i32) (param $pointer i32)
+           (i32.store (i32.const 64) (local.get $pointer))
+           (drop (call $futex_wake (i32.const 64) (i32.const 80))))
+         (func (export \"_start\") (local $number i32)
+           (local.set $number (call $thread-spawn (i32.const 7)))
+           (call $is (i32.const 1) (i32.gt_s (local.get $number) (i32.const 0)) (i32.const 1))
+           (drop (call $futex_wait (i32.const 64) (i32.const 0) (i32.const 0) (i32.const 88)))
+           (call $is (i32.const 2) (i32.load (i32.const 64)) (i32.const 7))
+           (call $is (i32.const 3) (call $thread_join (local.get $number)) (i32.const 0)))");
+    assert_eq!(outcome, Outcome::Exited(0));
+}
+
+#[test]
+fn a_trap_of_any_thread_ends_the_guest_and_says_where() {
+    let outcome = run("(func $broken unreachable)
+         (func (export \"wasi_thread_start\") (param i32 i32) (call $broken))
+         (func (export \"_start\")
+           (drop (call $thread-spawn (i32.const 0)))
+           (drop (call $futex_wait (i32.const 64) (i32.const 0) (i32.const 0) (i32.const 88))))");
+    let Outcome::Trapped { backtrace, .. } = outcome else { panic!("{outcome:?}") };
+    assert!(backtrace.contains("broken"), "{backtrace}");
+}
+
+#[test]
+fn any_thread_may_end_the_guest_with_a_code() {
+    let outcome = run("(func (export \"wasi_thread_start\") (param i32 i32) (call $proc_exit2 (i32.const 9)))
+         (func (export \"_start\")
+           (drop (call $thread-spawn (i32.const 0)))
+           (drop (call $thread_sleep (i64.const 60000000000))))");
+    assert_eq!(outcome, Outcome::Exited(9));
+}
+
+#[test]
+fn the_return_of_the_first_ends_all() {
+    let outcome = run("(func (export \"wasi_thread_start\") (param i32 i32) (loop $for_ever (br $for_ever)))
+         (func (export \"_start\") (drop (call $thread-spawn (i32.const 0))))");
+    assert_eq!(outcome, Outcome::Exited(0));
+}
+
+#[test]
+fn the_end_of_the_first_alone_ends_nobody_else() {
+    let outcome = run("(func (export \"wasi_thread_start\") (param i32 i32)
+           (drop (call $thread_sleep (i64.const 20000000)))
+           (call $proc_exit2 (i32.const 5)))
+         (func (export \"_start\")
+           (drop (call $thread-spawn (i32.const 0)))
+           (call $thread_exit (i32.const 0)))");
+    assert_eq!(outcome, Outcome::Exited(5));
+}
+
+#[test]
+fn threads_without_end_are_bounded() {
+    // Each waits for ever; the one too many is an errno.
+    let outcome = run_with(
+        "(func (export \"wasi_thread_start\") (param i32 i32)
+           (drop (call $futex_wait (i32.const 64) (i32.const 0) (i32.const 0) (i32.const 88))))
+         (func (export \"_start\") (local $count i32) (local $number i32)
+           (loop $next
+             (local.set $number (call $thread-spawn (i32.const 0)))
+             (local.set $count (i32.add (local.get $count) (i32.const 1)))
+             (br_if $next (i32.gt_s (local.get $number) (i32.const 0))))
+           (call $is (i32.const 1) (local.get $number) (i32.const -6))
+           (call $is (i32.const 2) (local.get $count) (i32.const 101)))",
+        Policy::default(),
+        |limits| limits.threads = 100,
+    );
+    assert_eq!(outcome, Outcome::Exited(0));
+}
+
+#[test]
+fn a_memory_that_is_shared_has_the_limit_of_others() {
+    let outcome = run_with(
+        "(func (export \"_start\")
+           (call $is (i32.const 1) (memory.grow (i32.const 2)) (i32.const 2))
+           (call $is (i32.const 2) (memory.grow (i32.const 1)) (i32.const -1)))",
+        Policy::default(),
+        |limits| limits.memory_bytes = 4 << 16,
+    );
+    assert_eq!(outcome, Outcome::Exited(0));
+}
+
+#[test]
+fn a_signal_of_its_own_is_told_at_the_end_of_the_call() {
+    let outcome = run("(data (i32.const 512) \"handler\")
+         (func (export \"handler\") (param $signal i32) (i32.store (i32.const 64) (local.get $signal)))
+         (func (export \"_start\")
+           (call $callback_signal (i32.const 512) (i32.const 7))
+           (call $is (i32.const 1) (call $proc_raise (i32.const 10)) (i32.const 0))
+           (call $is (i32.const 2) (i32.load (i32.const 64)) (i32.const 10))
+           (call $is (i32.const 3) (call $proc_raise (i32.const 64)) (i32.const 28)))");
+    assert_eq!(outcome, Outcome::Exited(0));
+}
+
+#[test]
+fn a_signal_without_a_handler_ends_the_guest() {
+    let outcome = run("(func (export \"_start\") (drop (call $proc_raise (i32.const 6))))");
+    assert_eq!(outcome, Outcome::Exited(134));
+}
+
+/// However its threads wait: in a hostcall, in none, or in an instruction of their own.
+#[test]
+fn a_guest_that_never_ends_is_stopped() {
+    let waits = [
+        "(drop (call $futex_wait (i32.const 64) (i32.const 0) (i32.const 0) (i32.const 88)))",
+        "(loop $for_ever (br $for_ever))",
+        "(drop (memory.atomic.wait32 (i32.const 64) (i32.const 0) (i64.const -1)))",
+    ];
+    let runtime = Runtime::builder().build().expect("tests run where anyport does");
+    for wait in waits {
+        let own = format!(
+            "(func (export \"wasi_thread_start\") (param i32 i32) {wait})
+             (func (export \"_start\")
+               (drop (call $thread-spawn (i32.const 0)))
+               (drop (call $thread-spawn (i32.const 0)))
+               (drop (call $futex_wait (i32.const 64) (i32.const 0) (i32.const 0) (i32.const 88))))"
+        );
+        let bytes = wat::parse_str(module(&own)).expect("a module");
+        let server = runtime.load(&Artifact::from_bytes("wasix", bytes)).expect("it can be loaded");
+        let running = server.start().expect("it starts");
+        std::thread::sleep(Duration::from_millis(100));
+        let began = Instant::now();
+        running.stop();
+        assert_eq!(running.wait(), Outcome::Stopped, "{wait}");
+        assert!(began.elapsed() < Duration::from_secs(20), "{:?}: {wait}", began.elapsed());
+    }
+}
