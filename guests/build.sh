@@ -6,7 +6,8 @@
 # is unpacked, not installed, under .toolchain (ignored by git):
 #   Rust   the rustc on PATH if it has both targets (`rustup target add wasm32-wasip1 wasm32-wasip2`),
 #          else Debian's rustc and wasm standard library, linked by zig;
-#   C      zig's clang and wasi-libc, from PyPI's `ziglang`; for a component, Debian's wasi-libc;
+#   C      zig's clang and wasi-libc, from PyPI's `ziglang`; for a component, Debian's wasi-libc; for WASIX, Debian's
+#          wasix-libc;
 #   Go     the go on PATH if it is 1.21 or newer, else Debian's.
 #
 # MANIFEST has one line per .wasm, sorted (LC_ALL=C):
@@ -48,6 +49,7 @@ rust_guests=(
   wasmedge/mio
 )
 c_guests=(cgi command preview1/dotnet-like preview1/probe probe)
+wasix_guests=(blocking conform epollsrv evtest pollsrv pool pthread sigsrv)
 go_guests=(preview1/go-nethttp wasmedge/go-net)
 # One source, compiled once for each dialect and way to wait: `<variant> <dialect file> <defines>`.
 behaviour_variants=(
@@ -62,7 +64,7 @@ behaviour_variants=(
 )
 
 main() {
-  [ $# -gt 0 ] || set -- "${rust_guests[@]}" "${c_guests[@]}" "${go_guests[@]}" behaviour
+  [ $# -gt 0 ] || set -- "${rust_guests[@]}" "${c_guests[@]}" "${go_guests[@]}" behaviour wasix
   for name; do build "${name%/}"; done
 }
 
@@ -72,6 +74,7 @@ build() {
   elif listed "$name" "${go_guests[@]}"; then build_go "$name"
   elif listed "$name" "${c_guests[@]}"; then compile_c "$(output "$name")" "$name"/*.c
   elif [ "$name" = behaviour ]; then build_behaviour
+  elif [ "$name" = wasix ]; then build_wasix
   else die "no guest is called \`$name\`"
   fi
   record "$name"
@@ -116,6 +119,27 @@ build_behaviour() {
     case $line in *-DSOCKETS*) compile=compile_c_component ;; *) compile=compile_c ;; esac
     $compile "behaviour/behaviour-$1.wasm" behaviour/behaviour.c "behaviour/$2" "${@:3}"
   done
+}
+
+build_wasix() {
+  local guest
+  for guest in "${wasix_guests[@]}"; do compile_wasix "wasix/$guest"; done
+}
+
+# compile_wasix PATH: PATH.c with threads, a shared memory, and WASIX's own libc.
+compile_wasix() {
+  local exported=(__heap_base __stack_pointer __data_end __wasm_init_tls __wasm_signal __tls_size __tls_align __tls_base)
+  wasix_toolchain
+  say "$1.wasm (C)"
+  mkdir -p target/wasix
+  # The target's own clang gives `main` the name that its libc calls; this one's is told to.
+  "${zig[@]}" cc -target wasm32-freestanding -mcpu=generic+atomics+bulk_memory+mutable_globals -pthread \
+    -ftls-model=local-exec -D__wasi__ -Dmain=__main_argc_argv -D_WASI_EMULATED_SIGNAL -nostdinc "${wasix_headers[@]}" \
+    -std=gnu17 -O2 -c -o "target/$1.o" "$1.c"
+  "${zig[@]}" wasm-ld -o "$1.wasm" "$wasix_libs/crt1.o" "target/$1.o" -L "$wasix_libs" -lc "$wasix_builtins" \
+    --import-memory --shared-memory --max-memory=1073741824 --export-dynamic "${exported[@]/#/--export=}" --strip-debug
+  chmod 644 "$1.wasm"
+  report "$1.wasm"
 }
 
 compile_c() {
@@ -285,6 +309,20 @@ c_component_toolchain() {
   c_component_headers=(-isystem "$root/usr/include/wasm32-wasip2" -isystem "$clang")
   c_component_libs=$root/usr/lib/wasm32-wasip2
   c_component_builtins=$(find "$root" -name 'libclang_rt.builtins-wasm32.a' | head -1)
+}
+
+# Sets wasix_headers, wasix_libs and wasix_builtins: Debian's wasix-libc, which cannot be installed beside wasi-libc.
+wasix_toolchain() {
+  [ -z "${wasix_libs+set}" ] || return 0
+  c_toolchain
+  local root=$tools/wasix-libc clang
+  if [ ! -e "$root/unpacked" ]; then
+    unpack "$root" -- wasix-libc "$(newest_dependency libclang-rt-dev-wasm32 'libclang-rt-[0-9]*-dev-wasm32')"
+  fi
+  clang=$(dirname "$("${zig[@]}" env | sed -n 's/.*std_dir *= *"\(.*\)".*/\1/p')")/include
+  wasix_headers=(-isystem "$root/usr/include/wasm32-wasi" -isystem "$clang")
+  wasix_libs=$root/usr/lib/wasm32-wasi
+  wasix_builtins=$(find "$root" -name 'libclang_rt.builtins-wasm32.a' | head -1)
 }
 
 # Sets go_env: the environment in which `go` is 1.21 or newer, the first that can target wasip1.

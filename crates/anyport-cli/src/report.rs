@@ -170,6 +170,9 @@ fn write_inspection(out: &mut String, inspection: &Inspection) -> fmt::Result {
         let wants: Vec<&str> = inspection.wants.iter().map(|want| describe_want(*want)).collect();
         writeln!(out, "wants to: {}", wants.join(", "))?;
     }
+    if !inspection.not_supported.is_empty() {
+        writeln!(out, "not supported: {}, whose calls fail", inspection.not_supported.join(", "))?;
+    }
     write_imports(out, inspection)?;
     write_exports(out, inspection)?;
     if !inspection.runtimes.is_empty() {

@@ -128,6 +128,7 @@ fn json_for_scripts() {
       ],
       "kind": "module",
       "name": "guests/wasmedge/hello/server.wasm",
+      "not_supported": [],
       "problem": null,
       "run": "anyport run -p 8080:8080 -e PORT=8080 guests/wasmedge/hello/server.wasm",
       "runtimes": [
@@ -187,6 +188,7 @@ fn json_for_scripts() {
       ],
       "kind": "module",
       "name": "guests/preview1/axum-fd3/server.wasm",
+      "not_supported": [],
       "problem": null,
       "run": "anyport run -p 8080:8080 -e PORT=8080 guests/preview1/axum-fd3/server.wasm",
       "runtimes": [
@@ -232,7 +234,7 @@ fn mixed() -> Folder {
             r#"(module
         (import "wasi_snapshot_preview1" "fd_write" (func (param i32 i32 i32 i32) (result i32)))
         (import "wasi_snapshot_preview1" "sock_accept" (func (param i32) (result i32)))
-        (import "wasix_32v1" "sock_open" (func (param i32 i32 i32 i32) (result i32)))
+        (import "wasix_64v1" "sock_open" (func (param i32 i32 i32 i32) (result i32)))
         (import "wbg" "__wbindgen_throw" (func (param i32 i32)))
         (import "host" "table" (table 1 funcref))
         (memory (export "memory") 1)
@@ -254,7 +256,7 @@ fn a_module_that_needs_what_is_not_there() {
       wasi_snapshot_preview1::fd_write(iiii)i  WASI preview1
       wasi_snapshot_preview1::sock_accept(i)i  not found; there is (iii)i (WASI preview1), (ii)i ↵
     (WasmEdge sockets)
-      wasix_32v1::sock_open(iiii)i  not found; of WASIX (Wasmer)
+      wasix_64v1::sock_open(iiii)i  not found; of WASIX with 64-bit memory, which no toolchain makes
       wbg::__wbindgen_throw(ii)  not found; of browsers (wasm-bindgen)
       table host::table  not found
     exports:
@@ -299,11 +301,11 @@ fn a_module_that_needs_what_is_not_there() {
           ]
         },
         {
-          "module": "wasix_32v1",
+          "module": "wasix_64v1",
           "name": "sock_open",
           "signature": "(iiii)i",
           "status": "missing",
-          "owner": "WASIX (Wasmer)"
+          "owner": "WASIX with 64-bit memory, which no toolchain makes"
         },
         {
           "module": "wbg",
@@ -363,6 +365,7 @@ fn a_module_that_needs_what_is_not_there() {
           "why": "has no wasi_snapshot_preview1::sock_accept(i)i"
         }
       ],
+      "not_supported": [],
       "run": null,
       "problem": "`mixed.wasm` needs 4 imports that are not there",
       "hint": "rebuild it with a toolchain or library whose `sock_accept` is one of these"
@@ -386,6 +389,7 @@ fn json_of_what_is_no_module() {
       "world": null,
       "wants": [],
       "runtimes": [],
+      "not_supported": [],
       "run": null,
       "problem": "`x.wasm` is not a WebAssembly binary: it is text",
       "hint": "name the .wasm file"
@@ -603,6 +607,7 @@ fn json_of_a_component() {
       ],
       "kind": "component",
       "name": "guests/wasi-http-0.2/echo/server.wasm",
+      "not_supported": [],
       "problem": null,
       "run": "anyport run -p 8080 guests/wasi-http-0.2/echo/server.wasm",
       "runtimes": [

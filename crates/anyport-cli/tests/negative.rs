@@ -308,37 +308,45 @@ fn import_that_is_no_function() {
 
 #[test]
 fn wasix() {
-    snapshot!(verdicts(importing("wasix_32v1", "sock_open", "(func (param i32 i32 i32 i32) (result i32))")), @"
-    inspect: x.wasm: core module, 84 bytes (code 126)
+    snapshot!(verdicts(importing("wasix_32v1", "thread_local_create", "(func (param i64 i32) (result i32))")), @"
+    inspect: x.wasm: core module, 92 bytes (code 126)
     run: code 126
     --- stderr
-    error: `x.wasm` was built for WASIX (Wasmer), and needs an import that is not there:
-      wasix_32v1::sock_open(iiii)i
-    hint: run it with what it was built for, or rebuild it for `wasm32-wasip1`
+    error: `x.wasm` was built for the first WASIX, of 2022, and needs an import that is not there:
+      wasix_32v1::thread_local_create(Ii)i
+    hint: rebuild it with a current wasix-libc or cargo-wasix, for 32 bits
     ");
 }
 
 #[test]
-fn wasix_with_threads() {
+fn wasix_64() {
+    snapshot!(verdicts(importing("wasix_64v1", "sock_listen", "(func (param i32 i64) (result i32))")), @"
+    inspect: x.wasm: core module, 84 bytes (code 126)
+    run: code 126
+    --- stderr
+    error: `x.wasm` was built for WASIX with 64-bit memory, which no toolchain makes, and needs an ↵
+    import that is not there:
+      wasix_64v1::sock_listen(iI)i
+    hint: rebuild it with a current wasix-libc or cargo-wasix, for 32 bits
+    ");
+}
+
+#[test]
+fn wasix_with_threads_runs() {
     let bytes = wasm(
         r#"(module
         (import "wasi" "thread-spawn" (func (param i32) (result i32)))
         (import "wasix_32v1" "futex_wait" (func (param i32 i32 i32 i32) (result i32)))
+        (import "wasix_32v1" "proc_fork" (func (param i32 i32) (result i32)))
         (import "env" "memory" (memory 1 2 shared))
         (export "memory" (memory 0)) (func (export "_start")))"#,
     );
-    snapshot!(verdicts(&bytes), @"
-    inspect: x.wasm: core module, 120 bytes (code 126)
-    run: code 126
-    --- stderr
-    error: `x.wasm` was built for WASIX (Wasmer), and needs 3 imports that are not there:
-      wasi::thread-spawn(i)i
-      wasix_32v1::futex_wait(iiii)i
-      shared memory env::memory
-    hint: run it with what it was built for, or rebuild it for `wasm32-wasip1`
-    ");
-    let inspected = Folder::with("x.wasm", bytes).anyport(["inspect", "x.wasm"]);
-    assert!(inspected.stdout.contains("yes Wasmer 7                 has "), "{inspected}");
+    let folder = Folder::with("x.wasm", bytes);
+    let inspected = folder.anyport(["inspect", "x.wasm"]);
+    assert!(inspected.stdout.contains("yes Wasmer 7                 has threads"), "{inspected}");
+    assert!(inspected.stdout.contains("no  Wasmtime 36 to 46        has no wasix_32v1::futex_wait"), "{inspected}");
+    assert!(inspected.stdout.contains("not supported: proc_fork, whose calls fail"), "{inspected}");
+    assert_eq!(folder.anyport(["run", "x.wasm"]).code(), 0);
 }
 
 #[test]

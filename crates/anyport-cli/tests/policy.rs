@@ -457,7 +457,7 @@ fn limits_that_are_none_are_explained() {
     --- stderr
     error: `--limit memory=1g` is not right: it is NAME=N, where NAME is one of memory-bytes, ↵
     table-elements, descriptors, connections, copy-bytes, held-bytes, random-bytes, environment-bytes, ↵
-    iovecs, subscriptions, header-bytes, instances, queue, header-lines, body-bytes
+    iovecs, subscriptions, header-bytes, instances, queue, header-lines, body-bytes, threads
     hint: `anyport run --help` shows each option
     ");
     snapshot!(run(x.clone(), &["--limit", "descriptors=2"]), @"

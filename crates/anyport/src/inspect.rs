@@ -443,7 +443,7 @@ impl Contents {
         ]
     }
 
-    /// The first import that is neither to be had here, nor one of these: modules by the beginning of
+    /// The first import that is neither of preview1 or `WasmEdge`, nor one of these: modules by the beginning of
     /// their name, or [`THREADS`].
     fn lacks(&self, others: &[&str]) -> Option<&Import> {
         self.imports.iter().find(|import| {
@@ -451,7 +451,8 @@ impl Contents {
                 THREADS => import.is_of_threads(),
                 module => import.module.starts_with(module),
             };
-            import.dialect().is_none() && !others.iter().any(has)
+            let is_elsewhere = matches!(import.dialect(), None | Some(Dialect::Wasix | Dialect::Threads));
+            is_elsewhere && !others.iter().any(has)
         })
     }
 }

@@ -6,8 +6,8 @@ use super::{INTERFACES, TABLES};
 /// The text of DIALECTS.md.
 pub fn dialects_markdown() -> String {
     let mut page = OPENING.to_owned();
-    for table in TABLES {
-        page.push_str(&section(table));
+    for tables in TABLES.chunk_by(|one, next| (one.dialect, one.module) == (next.dialect, next.module)) {
+        page.push_str(&section(tables));
     }
     page.push_str(INTERFACES_OPENING);
     for (interface, version, dialect) in INTERFACES {
@@ -21,13 +21,14 @@ pub fn dialects_markdown() -> String {
     page
 }
 
-fn section(table: &Table) -> String {
-    let rows: String = table.rows.iter().map(line).collect();
+fn section(tables: &[Table]) -> String {
+    let rows = || tables.iter().flat_map(|table| table.rows);
+    let lines: String = rows().map(line).collect();
+    let count = rows().count();
+    let Some(Table { dialect, module, .. }) = tables.first() else { return lines };
     format!(
-        "\n## {}\n\nModule `{}`, {} functions.\n\n| function | type | parameters |\n|---|---|---|\n{rows}",
-        table.dialect,
-        table.module,
-        table.rows.len(),
+        "\n## {dialect}\n\nModule `{module}`, {count} functions.\n\n| function | type | parameters |\n|---|---|---|\n\
+         {lines}",
     )
 }
 

@@ -97,12 +97,12 @@ fn all_misses_are_told_together() {
     assert!(text.contains("  env::f7()\n  and 3 more"), "{text}");
     let mixed = "(import \"wasi_snapshot_preview1\" \"sock_bind\" (func (param i32 i32) (result i32)))
         (import \"wasi_snapshot_preview1\" \"nothing\" (func))
-        (import \"wasix_32v1\" \"sock_open\" (func (param i32 i32 i32 i32) (result i32)))";
+        (import \"wasix_64v1\" \"sock_open\" (func (param i32 i32 i32 i64) (result i32)))";
     let text = told(mixed);
     for line in [
         "  wasi_snapshot_preview1::sock_bind(ii)i; there is (iii)i (WasmEdge sockets)\n",
         "  wasi_snapshot_preview1::nothing()\n",
-        "  wasix_32v1::sock_open(iiii)i, of WASIX (Wasmer)\n",
+        "  wasix_64v1::sock_open(iiiI)i, of WASIX with 64-bit memory, which no toolchain makes\n",
     ] {
         assert!(text.contains(line), "{text}");
     }

@@ -139,7 +139,7 @@ pub(crate) const ABSENT: &[Row] = absent! {
         library_path_size: u32, buf: u32
     );
     "dlsym"(handle: u32, path: u32, path_len: u32, error: u32, error_size: u32, buf: u32);
-    "stack_checkpoint"(buf: u32, value: u32);
+    "stack_checkpoint"(buf: u32, result: u32);
     "context_create"(buf: u32, entrypoint: u32);
     "context_switch"(context: u64);
     "context_destroy"(context: u64);
