@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use wasmparser::component_types::ComponentEntityType;
 use wasmparser::types::{EntityType, Types, TypesRef};
-use wasmparser::{BinaryReaderError, Parser, Payload, ValType, ValidPayload, Validator, WasmFeatures};
+use wasmparser::{BinaryReaderError, Parser, Payload, TypeRef, ValType, ValidPayload, Validator, WasmFeatures};
 
 use crate::artifact::Artifact;
 use crate::component::{self, Interfaces, World};
@@ -147,10 +147,22 @@ pub(crate) fn must_run(artifact: &Artifact) -> Result<Kind, Error> {
 /// For which engines an artifact is, if it can be run at all.
 pub(crate) fn kind_of(artifact: &Artifact) -> Option<Kind> {
     match artifact.kind() {
+        ArtifactKind::Module if imports_shared_memory(artifact.bytes()) => Some(Kind::Threads),
         ArtifactKind::Module => Some(Kind::Modules),
         ArtifactKind::Component => Interfaces::of_bytes(artifact.bytes()).ok().map(|interfaces| interfaces.kind()),
         ArtifactKind::NotWasm | ArtifactKind::Precompiled => None,
     }
+}
+
+/// Whether a module is given its memory, for threads: the sections behind the imports are not looked at.
+fn imports_shared_memory(bytes: &[u8]) -> bool {
+    let mut sections = Parser::new(0).parse_all(bytes).map_while(Result::ok);
+    let imports = sections.find_map(|payload| match payload {
+        Payload::ImportSection(imports) => Some(imports),
+        _ => None,
+    });
+    let mut imports = imports.into_iter().flat_map(|section| section.into_imports()).map_while(Result::ok);
+    imports.any(|import| matches!(import.ty, TypeRef::Memory(memory) if memory.shared))
 }
 
 /// What the sections of a module or component say.
@@ -190,8 +202,15 @@ fn parse(artifact: &Artifact) -> Result<Contents, Error> {
 
 /// Fails where a module would not be a CGI program of RFC 3875.
 pub(crate) fn must_run_as_cgi(artifact: &Artifact) -> Result<(), Error> {
-    if must_run(artifact)? != Kind::Modules {
-        return Err(not_for_cgi(artifact.name()));
+    match must_run(artifact)? {
+        Kind::Modules => {}
+        Kind::Threads => {
+            return Err(Error::not_runnable(format!(
+                "`{artifact}` has a memory that threads share, and a CGI program has none of those"
+            ))
+            .with_hint("build it for `wasm32-wasip1`"));
+        }
+        Kind::Sequential | Kind::Concurrent => return Err(not_for_cgi(artifact.name())),
     }
     match cgi_dialect(artifact.bytes()).as_deref() {
         None | Some("rfc-3875") => Ok(()),

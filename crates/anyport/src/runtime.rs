@@ -153,7 +153,7 @@ impl Runtime {
     /// As [`Runtime::load_compiled`]; or it is no module for CGI.
     pub fn load_compiled_cgi(&self, file: File, name: &str) -> Result<Server, Error> {
         let compiled = Compiled::File(file);
-        if compiled.kinds() != [Kind::Modules] {
+        if !compiled.kinds().contains(&Kind::Modules) {
             return Err(inspect::not_for_cgi(name));
         }
         let engine = self.engine(Kind::Modules)?;
