@@ -274,7 +274,7 @@ pub(crate) struct Run {
     pub(crate) drain_timeout: String,
 
     /// Print each hostcall, as strace does; or some, by group or name: `--trace=sock,poll`, `--trace='!clock'`.
-    /// Groups are args, clock, environ, fd, path, poll, proc, random, sched, sock
+    /// Groups are args, clock, environ, fd, futex, path, poll, proc, random, sched, sock, thread, tty
     // An `=` is required, so that the file may stand behind it.
     #[arg(long, value_name = "WORDS", num_args = 0..=1, require_equals = true, default_missing_value = "")]
     pub(crate) trace: Option<String>,

@@ -53,8 +53,8 @@ fn help_of_run() {
     Options:
           --trace[=<WORDS>]               Print each hostcall, as strace does; or some, by group or
                                           name: `--trace=sock,poll`, `--trace='!clock'`. Groups are
-                                          args, clock, environ, fd, path, poll, proc, random, sched,
-                                          sock
+                                          args, clock, environ, fd, futex, path, poll, proc, random,
+                                          sched, sock, thread, tty
           --cgi                           Run the module anew for each HTTP request, as a CGI program:
                                           the request is in its environment and on its stdin, the answer
                                           is what it writes to stdout. WAGI's `modules.toml` and a

@@ -90,17 +90,15 @@ fn a_word_that_is_none() {
     code 125
     --- stderr
     error: `sokc` is no group of hostcalls, and no hostcall's name
-    hint: the groups are args, call, callback, chdir, clock, closure, context, dl, dlopen, dlsym, ↵
-    environ, fd, futex, getcwd, path, poll, port, proc, random, reflect, resolve, sched, sock, stack, ↵
-    thread, thread-spawn, tty; `fd_write` is a name
+    hint: the groups are args, clock, environ, fd, futex, path, poll, proc, random, sched, sock, thread, ↵
+    tty; `fd_write` is a name
     ");
     snapshot!(run(guests::exits(0), &["--trace=!fd_"]), @"
     code 125
     --- stderr
     error: `fd_` is no group of hostcalls, and no hostcall's name
-    hint: the groups are args, call, callback, chdir, clock, closure, context, dl, dlopen, dlsym, ↵
-    environ, fd, futex, getcwd, path, poll, port, proc, random, reflect, resolve, sched, sock, stack, ↵
-    thread, thread-spawn, tty; `fd_write` is a name
+    hint: the groups are args, clock, environ, fd, futex, path, poll, proc, random, sched, sock, thread, ↵
+    tty; `fd_write` is a name
     ");
 }
 

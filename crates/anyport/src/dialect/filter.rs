@@ -39,10 +39,11 @@ fn hostcalls() -> BTreeSet<&'static str> {
     TABLES.iter().flat_map(|table| table.rows.iter().map(|row| row.name)).collect()
 }
 
-/// The first word of a name; `epoll_oneoff` polls.
+/// The first word of a name; `epoll_oneoff` polls, and a handler of signals is the process's.
 fn group(name: &str) -> &str {
-    match name.split('_').next() {
+    match name.split(['_', '-']).next() {
         Some("epoll") => "poll",
+        Some("callback") => "proc",
         first => first.unwrap_or(name),
     }
 }
@@ -57,9 +58,11 @@ fn unknown(word: &str) -> Error {
         .with_hint(format!("the groups are {}; `fd_write` is a name", groups()))
 }
 
-/// The groups of hostcalls, for people.
+/// The groups of hostcalls, for people: those of what is there, and of more than a name that says all.
 pub fn groups() -> String {
-    let groups: BTreeSet<&str> = hostcalls().into_iter().map(group).collect();
+    let there = TABLES.iter().flat_map(|table| table.rows).filter(|row| !row.is_absent).map(|row| row.name);
+    let groups: BTreeSet<&str> =
+        there.map(|name| (name, group(name))).filter(|(name, group)| name != group).map(|(_, group)| group).collect();
     groups.into_iter().collect::<Vec<_>>().join(", ")
 }
 

@@ -40,7 +40,7 @@ pub(crate) fn an_entrypoint_that_is_missing_is_named(node: &Node) {
 pub(crate) fn a_module_of_another_kind_is_refused_in_words(node: &Node) {
     let component = b"\0asm\x0d\0\x01\0".to_vec();
     refused(node, &Image::of("bad-component", component), &["component"]);
-    // (module (import "wasix_32v1" "thread_id" (func (param i32) (result i32))))
-    let wasix = b"\0asm\x01\0\0\0\x01\x06\x01\x60\x01\x7f\x01\x7f\x02\x18\x01\x0awasix_32v1\x09thread_id\0\0".to_vec();
+    // (module (import "wasix_64v1" "thread_id" (func (param i64) (result i32))))
+    let wasix = b"\0asm\x01\0\0\0\x01\x06\x01\x60\x01\x7e\x01\x7f\x02\x18\x01\x0awasix_64v1\x09thread_id\0\0".to_vec();
     refused(node, &Image::of("bad-wasix", wasix), &["WASIX"]);
 }
