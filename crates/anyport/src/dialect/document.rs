@@ -22,7 +22,7 @@ pub fn dialects_markdown() -> String {
 }
 
 fn section(tables: &[Table]) -> String {
-    let rows = || tables.iter().flat_map(|table| table.rows);
+    let rows = || tables.iter().flat_map(Table::rows);
     let lines: String = rows().map(line).collect();
     let count = rows().count();
     let Some(Table { dialect, module, .. }) = tables.first() else { return lines };

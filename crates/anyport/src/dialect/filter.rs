@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::TABLES;
+use super::hostcall::Table;
 use crate::error::{Error, ErrorKind};
 
 /// The target of the log that those of all hostcalls begin with.
@@ -36,7 +37,7 @@ fn directive(name: &str, is_shown: bool) -> String {
 
 /// The names of all hostcalls.
 fn hostcalls() -> BTreeSet<&'static str> {
-    TABLES.iter().flat_map(|table| table.rows.iter().map(|row| row.name)).collect()
+    TABLES.iter().flat_map(Table::rows).map(|row| row.name).collect()
 }
 
 /// The first word of a name; `epoll_oneoff` polls, and a handler of signals is the process's.
@@ -60,7 +61,7 @@ fn unknown(word: &str) -> Error {
 
 /// The groups of hostcalls, for people: those of what is there, and of more than a name that says all.
 pub fn groups() -> String {
-    let there = TABLES.iter().flat_map(|table| table.rows).filter(|row| !row.is_absent).map(|row| row.name);
+    let there = TABLES.iter().flat_map(Table::rows).filter(|row| !row.is_absent).map(|row| row.name);
     let groups: BTreeSet<&str> =
         there.map(|name| (name, group(name))).filter(|(name, group)| name != group).map(|(_, group)| group).collect();
     groups.into_iter().collect::<Vec<_>>().join(", ")

@@ -78,9 +78,30 @@ pub(crate) struct Param {
 pub(crate) struct Table {
     pub(crate) dialect: super::Dialect,
     pub(crate) module: &'static str,
-    pub(crate) rows: &'static [Row],
+    rows: &'static [Row],
+    /// Names among them that this dialect has another row for.
+    except: &'static [&'static str],
     /// What the dialect answers to a pointer outside of memory, or misaligned.
     pub(crate) bad_pointer: fn(GuestError) -> Fault,
+}
+
+impl Table {
+    /// All of these rows.
+    pub(crate) const fn new(
+        dialect: super::Dialect, module: &'static str, rows: &'static [Row], bad_pointer: fn(GuestError) -> Fault,
+    ) -> Self {
+        Self { dialect, module, rows, except: &[], bad_pointer }
+    }
+
+    /// The same without those of these names.
+    pub(crate) const fn except(self, except: &'static [&'static str]) -> Self {
+        Self { except, ..self }
+    }
+
+    pub(crate) fn rows(&self) -> impl Iterator<Item = &'static Row> + use<> {
+        let except = self.except;
+        self.rows.iter().filter(move |row| !except.contains(&row.name))
+    }
 }
 
 impl Row {
@@ -148,7 +169,8 @@ impl Wire for u64 {
 }
 
 /// Declares a [`Row`]: `row!("sock_shutdown"(fd: u32, how: u32) = shutdown)`, with `async` in front
-/// where the shim may wait. The shim takes the guest, its memory, and the parameters.
+/// where the shim may wait. The shim takes the guest, its memory, and the parameters. With `silent` in front it
+/// is one without a result, and what follows defines it.
 macro_rules! row {
     ($name:literal ($($param:ident : $kind:ty),*) = $shim:expr) => {
         $crate::dialect::hostcall::Row {
@@ -204,6 +226,16 @@ macro_rules! row {
                 })?;
                 Ok(())
             },
+        }
+    };
+    (silent $name:literal ($($param:ident : $kind:ty),*) = $define:expr) => {
+        $crate::dialect::hostcall::Row {
+            name: $name,
+            params: &[$($crate::dialect::hostcall::row!(@param $param $kind)),*],
+            result: false,
+            is_absent: false,
+            tell: $crate::dialect::trace::tell!($name),
+            define: $define,
         }
     };
     (@param $param:ident $kind:ty) => {
@@ -284,7 +316,7 @@ pub(crate) fn leave(
 pub(crate) fn linker(engine: &Engine) -> wasmtime::Result<Linker<Guest>> {
     let mut linker = Linker::new(engine);
     for table in super::TABLES {
-        for row in table.rows {
+        for row in table.rows() {
             (row.define)(&mut linker, row, table, &row.key())?;
         }
     }

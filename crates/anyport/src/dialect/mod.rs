@@ -80,49 +80,18 @@ impl fmt::Display for Dialect {
 
 /// Every table. No two rows have the same module, name and type; a test holds that.
 pub(crate) const TABLES: &[Table] = &[
-    Table {
-        dialect: Dialect::Preview1,
-        module: "wasi_snapshot_preview1",
-        rows: preview1::ROWS,
-        bad_pointer: hostcall::trap_on_bad_pointer,
-    },
-    Table {
-        dialect: Dialect::WasmEdge,
-        module: "wasi_snapshot_preview1",
-        rows: wasmedge::ROWS,
-        bad_pointer: wasmedge::errno_on_bad_pointer,
-    },
-    Table {
-        dialect: Dialect::Wasix,
-        module: "wasix_32v1",
-        rows: wasix::preview1::ROWS,
-        bad_pointer: hostcall::errno_on_bad_pointer,
-    },
-    Table {
-        dialect: Dialect::Wasix,
-        module: "wasix_32v1",
-        rows: wasix::ROWS,
-        bad_pointer: hostcall::errno_on_bad_pointer,
-    },
-    Table {
-        dialect: Dialect::Wasix,
-        module: "wasix_32v1",
-        rows: wasix::ABSENT,
-        bad_pointer: hostcall::errno_on_bad_pointer,
-    },
-    Table {
-        dialect: Dialect::Wasix,
-        module: "wasix_32v1",
-        rows: wasix::ABSENT_ENDS,
-        bad_pointer: hostcall::errno_on_bad_pointer,
-    },
-    Table {
-        dialect: Dialect::Threads,
-        module: "wasi",
-        rows: wasix::thread::SPAWN,
-        bad_pointer: hostcall::trap_on_bad_pointer,
-    },
+    Table::new(Dialect::Preview1, PREVIEW1, preview1::ROWS, hostcall::trap_on_bad_pointer),
+    Table::new(Dialect::WasmEdge, PREVIEW1, wasmedge::ROWS, wasmedge::errno_on_bad_pointer),
+    // Programs of 2023 import preview1 from here. It means the same, but for what `Guest::is_wasix` tells.
+    Table::new(Dialect::Wasix, WASIX, preview1::ROWS, hostcall::errno_on_bad_pointer).except(wasix::OTHERWISE),
+    Table::new(Dialect::Wasix, WASIX, wasix::ROWS, hostcall::errno_on_bad_pointer),
+    Table::new(Dialect::Wasix, WASIX, wasix::ABSENT, hostcall::errno_on_bad_pointer),
+    Table::new(Dialect::Wasix, WASIX, wasix::ABSENT_ENDS, hostcall::errno_on_bad_pointer),
+    Table::new(Dialect::Threads, "wasi", wasix::thread::SPAWN, hostcall::trap_on_bad_pointer),
 ];
+
+const PREVIEW1: &str = "wasi_snapshot_preview1";
+const WASIX: &str = "wasix_32v1";
 
 /// Every interface that a component may import, with the version that it is compatible with.
 pub(crate) const INTERFACES: &[(&str, &str, Dialect)] = &[

@@ -312,10 +312,11 @@ fn listed(count: u32, element: impl FnMut(u32) -> Option<String>) -> Option<Stri
 mod tests {
     use super::*;
     use crate::dialect::TABLES;
+    use crate::dialect::hostcall::Table;
 
     #[test]
     fn a_row_has_what_its_parameters_are_told_with() {
-        for row in TABLES.iter().flat_map(|table| table.rows) {
+        for row in TABLES.iter().flat_map(Table::rows) {
             let has = |name: &str| row.params.iter().any(|param| param.name == name);
             for Param { name, wide } in row.params {
                 let told = meaning(name);

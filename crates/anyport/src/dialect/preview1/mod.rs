@@ -8,8 +8,7 @@ pub(crate) mod poll;
 pub(crate) mod process;
 pub(crate) mod sock;
 
-use super::hostcall::{Param, Row, row};
-use super::trace::tell;
+use super::hostcall::{Row, row};
 
 pub(crate) const ROWS: &[Row] = &[
     row!(async "args_get"(argv: u32, argv_buf: u32) = host_files::args_get),
@@ -50,14 +49,7 @@ pub(crate) const ROWS: &[Row] = &[
     row!(async "path_symlink"(old_path: u32, old_path_len: u32, fd: u32, new_path: u32, new_path_len: u32) = host_files::path_symlink),
     row!(async "path_unlink_file"(fd: u32, path: u32, path_len: u32) = host_files::path_unlink_file),
     row!(async "poll_oneoff"(subscriptions: u32, events: u32, nsubscriptions: u32, ro_nevents: u32) = poll::oneoff),
-    Row {
-        name: "proc_exit",
-        params: &[Param { name: "rval", wide: false }],
-        result: false,
-        is_absent: false,
-        tell: tell!("proc_exit"),
-        define: process::define_exit,
-    },
+    row!(silent "proc_exit"(rval: u32) = process::define_exit),
     row!("proc_raise"(sig: u32) = process::raise),
     row!(async "sched_yield"() = process::sched_yield),
     row!("random_get"(buf: u32, buf_len: u32) = process::random_get),

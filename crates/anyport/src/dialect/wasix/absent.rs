@@ -1,11 +1,7 @@
 //! What a guest may import and cannot have here: other processes, code that is loaded later, networks of its own.
 //! It links, so that one which never gets there runs.
 
-use std::fmt;
-
-use wasmtime::Linker;
-
-use crate::dialect::hostcall::{Hostcall, Param, Row, Table};
+use crate::dialect::hostcall::{Hostcall, Row};
 use crate::errno::Errno;
 use crate::guest::Guest;
 
@@ -32,22 +28,9 @@ macro_rules! absent {
 }
 pub(super) use absent;
 
-pub(super) const PATH: Param = Param { name: "path", wide: false };
-pub(super) const PATH_LEN: Param = Param { name: "path_len", wide: false };
-pub(super) const ARGS: Param = Param { name: "args", wide: false };
-pub(super) const ARGS_SIZE: Param = Param { name: "args_size", wide: false };
-pub(super) const ENVS: Param = Param { name: "envs", wide: false };
-pub(super) const ENVS_SIZE: Param = Param { name: "envs_size", wide: false };
-pub(super) const VALUE: Param = Param { name: "value64", wide: true };
-
-/// How a row gets into a linker.
-type Define = fn(&mut Linker<Guest>, &'static Row, &'static Table, &str) -> wasmtime::Result<()>;
-
-/// A row without a result.
-pub(super) const fn ends(
-    name: &'static str, params: &'static [Param], tell: fn(fmt::Arguments<'_>), define: Define,
-) -> Row {
-    Row { name, params, result: false, is_absent: true, tell, define }
+/// The same for a row without a result.
+pub(super) const fn ends(row: Row) -> Row {
+    Row { is_absent: true, ..row }
 }
 
 /// Ends the guest.

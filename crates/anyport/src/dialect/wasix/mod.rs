@@ -1,46 +1,33 @@
 //! WASIX, the system interface of Wasmer, with 32-bit pointers: what it has beside preview1, in the order of its
 //! own list. <https://github.com/wasix-org/wasix-libc>
 //!
-//! What is named alike in preview1 is in `preview1.rs`, and means the same but for what `Guest::is_wasix` tells.
+//! What is named alike in preview1 is of that table, but for [`OTHERWISE`].
 
 mod absent;
 mod address;
 mod event;
 mod option;
-pub(super) mod preview1;
 mod process;
 mod sock;
 pub(crate) mod thread;
 
 use self::absent::absent;
-use super::hostcall::{Param, Row, row};
-use super::preview1 as shared;
-use super::trace::tell;
+use super::hostcall::{Row, row};
+use super::preview1;
+
+/// What there is of preview1's names with a row of its own here.
+pub(crate) const OTHERWISE: &[&str] = &["proc_raise", "sock_accept"];
 
 /// What there is.
 pub(crate) const ROWS: &[Row] = &[
     row!("proc_signals_get"(buf: u32) = process::signals_get),
     row!("proc_signals_sizes_get"(ro_signal_count: u32) = process::signals_sizes_get),
-    Row {
-        name: "proc_exit2",
-        params: &[Param { name: "rval", wide: false }],
-        result: false,
-        is_absent: false,
-        tell: tell!("proc_exit2"),
-        define: shared::process::define_exit,
-    },
+    row!(silent "proc_exit2"(rval: u32) = preview1::process::define_exit),
     row!("proc_id"(ro_pid: u32) = process::id),
     row!("proc_parent"(pid: u32, ro_parent: u32) = process::parent),
     row!(async "proc_raise"(sig: u32) = process::raise),
     row!(async "proc_signal"(pid: u32, sig: u32) = process::signal),
-    Row {
-        name: "callback_signal",
-        params: &[Param { name: "path", wide: false }, Param { name: "path_len", wide: false }],
-        result: false,
-        is_absent: false,
-        tell: tell!("callback_signal"),
-        define: process::define_callback,
-    },
+    row!(silent "callback_signal"(path: u32, path_len: u32) = process::define_callback),
     row!("getcwd"(buf: u32, so_datalen: u32) = process::getcwd),
     row!("chdir"(path: u32, path_len: u32) = process::chdir),
     row!("tty_get"(ro_stat: u32) = process::tty_get),
@@ -52,14 +39,7 @@ pub(crate) const ROWS: &[Row] = &[
     row!("thread_id"(ro_tid: u32) = thread::id),
     row!(async "thread_join"(tid: u32) = thread::join),
     row!("thread_parallelism"(ro_parallelism: u32) = thread::parallelism),
-    Row {
-        name: "thread_exit",
-        params: &[Param { name: "rval", wide: false }],
-        result: false,
-        is_absent: false,
-        tell: tell!("thread_exit"),
-        define: thread::define_exit,
-    },
+    row!(silent "thread_exit"(rval: u32) = thread::define_exit),
     row!(async "futex_wait"(futex: u32, expected: u32, buf: u32, ro_stat: u32) = thread::futex_wait),
     row!("futex_wake"(futex: u32, ro_stat: u32) = thread::futex_wake),
     row!("futex_wake_all"(futex: u32, ro_stat: u32) = thread::futex_wake_all),
@@ -164,28 +144,23 @@ pub(crate) const ABSENT: &[Row] = absent! {
 
 /// The same without a result: a guest that gets there ends.
 pub(crate) const ABSENT_ENDS: &[Row] = &[
-    absent::ends(
-        "proc_exec",
-        &[absent::PATH, absent::PATH_LEN, absent::ARGS, absent::ARGS_SIZE],
-        tell!("proc_exec"),
+    absent::ends(row!(silent "proc_exec"(path: u32, path_len: u32, args: u32, args_size: u32) =
         |linker, _, table, key| {
             linker.func_wrap(table.module, key, |_: u32, _: u32, _: u32, _: u32| absent::end("proc_exec"))?;
             Ok(())
-        },
-    ),
-    absent::ends(
-        "proc_exec2",
-        &[absent::PATH, absent::PATH_LEN, absent::ARGS, absent::ARGS_SIZE, absent::ENVS, absent::ENVS_SIZE],
-        tell!("proc_exec2"),
+        }
+    )),
+    absent::ends(row!(
+        silent "proc_exec2"(path: u32, path_len: u32, args: u32, args_size: u32, envs: u32, envs_size: u32) =
         |linker, _, table, key| {
             linker.func_wrap(table.module, key, |_: u32, _: u32, _: u32, _: u32, _: u32, _: u32| {
                 absent::end("proc_exec2")
             })?;
             Ok(())
-        },
-    ),
-    absent::ends("stack_restore", &[absent::ARGS, absent::VALUE], tell!("stack_restore"), |linker, _, table, key| {
+        }
+    )),
+    absent::ends(row!(silent "stack_restore"(args: u32, value64: u64) = |linker, _, table, key| {
         linker.func_wrap(table.module, key, |_: u32, _: u64| absent::end("stack_restore"))?;
         Ok(())
-    }),
+    })),
 ];
