@@ -184,7 +184,7 @@ impl Engine {
 
     fn load_module(&self, compiled: &Compiled) -> wasmtime::Result<Module> {
         let module = self.deserialize_module(compiled)?;
-        if shares_memory(&module) == (self.kind == Kind::Threads) {
+        if shared_memory(&module).is_some() == (self.kind == Kind::Threads) {
             return Ok(module);
         }
         Err(wasmtime::Error::msg("it is for another kind of engine"))
@@ -224,11 +224,9 @@ impl Engine {
     }
 }
 
-/// Whether a module's memory is one that threads share.
-fn shares_memory(module: &Module) -> bool {
-    let imports = module.imports().map(|import| import.ty());
-    let mut types = imports.chain(module.exports().map(|export| export.ty()));
-    types.any(|kind| kind.memory().is_some_and(MemoryType::is_shared))
+/// The memory for threads that a module is to be given. One of its own would grow without a limit being asked.
+pub(crate) fn shared_memory(module: &Module) -> Option<MemoryType> {
+    module.imports().find_map(|import| import.ty().memory().filter(|kind| kind.is_shared()).cloned())
 }
 
 /// Elements of each table in a pool at least: wasmtime's own.

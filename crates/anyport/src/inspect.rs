@@ -139,9 +139,8 @@ impl Inspection {
 
 /// Fails with a sentence where an artifact cannot be run; cheap, before it is compiled. Else for which engines it is.
 pub(crate) fn must_run(artifact: &Artifact) -> Result<Kind, Error> {
-    let contents = read(artifact)?;
-    contents.check(artifact)?;
-    Ok(contents.kind())
+    read(artifact)?.check(artifact)?;
+    kind_of(artifact).ok_or_else(|| artifact.not_wasm())
 }
 
 /// For which engines an artifact is, if it can be run at all.
@@ -200,17 +199,17 @@ fn parse(artifact: &Artifact) -> Result<Contents, Error> {
         .map_err(|error| damaged(artifact, &error, "module"))
 }
 
-/// Fails where a module would not be a CGI program of RFC 3875.
-pub(crate) fn must_run_as_cgi(artifact: &Artifact) -> Result<(), Error> {
-    match must_run(artifact)? {
-        Kind::Modules => {}
-        Kind::Threads => {
+/// Fails where an artifact says that it is no CGI program of RFC 3875. Whether it runs at all is another matter.
+pub(crate) fn may_be_cgi(artifact: &Artifact) -> Result<(), Error> {
+    match kind_of(artifact) {
+        Some(Kind::Modules) | None => {}
+        Some(Kind::Threads) => {
             return Err(Error::not_runnable(format!(
                 "`{artifact}` has a memory that threads share, and a CGI program has none of those"
             ))
             .with_hint("build it for `wasm32-wasip1`"));
         }
-        Kind::Sequential | Kind::Concurrent => return Err(not_for_cgi(artifact.name())),
+        Some(Kind::Sequential | Kind::Concurrent) => return Err(not_for_cgi(artifact.name())),
     }
     match cgi_dialect(artifact.bytes()).as_deref() {
         None | Some("rfc-3875") => Ok(()),
@@ -309,21 +308,6 @@ impl Contents {
         }
     }
 
-    /// The engines that it is for.
-    fn kind(&self) -> Kind {
-        match &self.interfaces {
-            Some(interfaces) => interfaces.kind(),
-            None if self.shares_memory() => Kind::Threads,
-            None => Kind::Modules,
-        }
-    }
-
-    /// Whether its memory is one that threads share.
-    fn shares_memory(&self) -> bool {
-        let imported = self.imports.iter().map(|import| &import.signature);
-        imported.chain(self.exports.iter().map(|export| &export.signature)).any(|kind| kind == link::SHARED_MEMORY)
-    }
-
     fn exports(&self, name: &str, signature: &str) -> bool {
         self.exports.iter().any(|export| export.name == name && export.signature == signature)
     }
@@ -347,7 +331,8 @@ impl Contents {
             return Err(self.not_a_command(artifact));
         }
         let passes_pointers = |import: &Import| !POINTERLESS.contains(&import.name.as_str());
-        let has_memory = self.exports("memory", "memory") || self.shares_memory();
+        let is_given = self.imports.iter().any(|import| import.signature == link::SHARED_MEMORY);
+        let has_memory = self.exports("memory", "memory") || is_given;
         if self.imports.iter().any(passes_pointers) && !has_memory {
             return Err(Error::not_runnable(format!("`{artifact}` calls the host but exports no memory"))
                 .with_hint("export its memory under the name `memory`, as every toolchain does"));

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use wasmtime::ResourcesRequired;
 use wasmtime::component::Component;
-use wasmtime::{Extern, ExternType, Instance, Linker, MemoryType, Module, SharedMemory, Store};
+use wasmtime::{ExternType, Instance, Linker, MemoryType, Module, SharedMemory, Store};
 use wasmtime_wasi::{p2, p3};
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
 use wasmtime_wasi_http::p3::bindings::ServicePre;
@@ -14,7 +14,7 @@ use crate::component::{self, Interfaces, World};
 use crate::dialect::hostcall;
 use crate::dialect::preview1::process::Exit;
 use crate::directory::Directory;
-use crate::engine::{Compiled, Engine, Loaded, Room};
+use crate::engine::{self, Compiled, Engine, Loaded, Room};
 use crate::error::{Error, printable};
 use crate::guest::{Abi, Generation, Guest};
 use crate::link::{self, Import};
@@ -155,7 +155,9 @@ impl Program {
     /// What the threads of a module with a memory that they share are made of.
     pub(crate) fn threads(&self) -> Option<&Arc<Parts>> {
         match self {
-            Self::Module { parts, .. } if parts.abi.has_threads && parts.shared_memory().is_some() => Some(parts),
+            Self::Module { parts, .. } if parts.abi.has_threads && engine::shared_memory(&parts.module).is_some() => {
+                Some(parts)
+            }
             _ => None,
         }
     }
@@ -213,11 +215,7 @@ impl Program {
 async fn instantiate(linker: &Linker<Guest>, store: &mut Store<Guest>, module: &Module) -> wasmtime::Result<Instance> {
     let instance = link::instantiate(linker, store, module).await?;
     if matches!(store.data().memory, Given::None) {
-        store.data_mut().memory = match instance.get_export(&mut *store, "memory") {
-            Some(Extern::Memory(memory)) => Given::Own(memory),
-            Some(Extern::SharedMemory(memory)) => Given::Shared(Arc::new(memory)),
-            _ => Given::None,
-        };
+        store.data_mut().memory = instance.get_memory(&mut *store, "memory").map_or(Given::None, Given::Own);
     }
     Ok(instance)
 }
@@ -326,12 +324,8 @@ fn linker(engine: &Engine) -> Result<Linker<Guest>, Error> {
 }
 
 impl Parts {
-    fn shared_memory(&self) -> Option<MemoryType> {
-        self.module.imports().find_map(|import| import.ty().memory().filter(|kind| kind.is_shared()).cloned())
-    }
-
     fn memory(&self, engine: &Engine, most: usize) -> Result<Given, Error> {
-        let Some(kind) = self.shared_memory() else { return Ok(Given::None) };
+        let Some(kind) = engine::shared_memory(&self.module) else { return Ok(Given::None) };
         let fails = |why: String| Error::host(format!("the guest's memory cannot be made: {why}"));
         let (least, most) = (kind.minimum(), most as u64 / kind.page_size());
         if least > most {

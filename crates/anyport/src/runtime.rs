@@ -86,8 +86,9 @@ impl Runtime {
             let loaded = engine.load(&compiled).map_err(|error| compiled_elsewhere(artifact, &error))?;
             (compiled, loaded)
         } else {
-            inspect::must_run_as_cgi(artifact)?;
-            engine.compile(artifact, self.cache.as_ref())?
+            inspect::may_be_cgi(artifact)?;
+            let (_, compiled, loaded) = self.compiled(artifact)?;
+            (compiled, loaded)
         };
         match loaded {
             Loaded::Module(module) => Ok((compiled, module)),

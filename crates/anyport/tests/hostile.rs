@@ -99,6 +99,7 @@ fn odd_modules_end_in_words() {
     }
     for (body, words) in [
         (format!("{write} (func (export \"_start\") {call})"), "memory"),
+        (format!("{write} (memory (export \"memory\") 1 1 shared) (func (export \"_start\"))"), "memory"),
         (format!("{write} (func (export \"memory\")) (func (export \"_start\"))"), "memory"),
         (format!("{memory} (func (export \"_start\") (param i32))"), "`_start`"),
         (format!("{memory} (global (export \"_start\") i32 (i32.const 0))"), "`_start`"),

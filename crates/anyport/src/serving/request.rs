@@ -172,9 +172,7 @@ async fn answer_02(
     alarm.set(site.limits.timeout);
     let mut ended = None;
     let answered = poll_fn(|context| {
-        if ended.is_none()
-            && let Poll::Ready(outcome) = call.poll(context)
-        {
+        if let Poll::Ready(outcome) = call.poll(context) {
             ended = Some(outcome);
         }
         // A guest may drop it, and go on.
@@ -346,8 +344,7 @@ impl Streamed {
             Poll::Ready(Some(Ok(frame))) => {
                 let sent = frame.data_ref().map_or(0, |data| data.len() as u64);
                 self.left = self.left.map(|left| left.saturating_sub(sent));
-                // A guest whose last bytes are taken mostly ends with that. If it does so here, and not in a task of
-                // its own later, the next request has the same place in the pool, which is in the caches.
+                // A guest whose last bytes are taken mostly ends with that: then it needs no task for its rest.
                 if self.left == Some(0) {
                     self.go_on(context);
                 }
