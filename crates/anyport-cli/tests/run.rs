@@ -9,6 +9,8 @@ mod run {
 use std::ffi::OsStr;
 use std::io::pipe;
 use std::process::Stdio;
+use std::time::{Duration, Instant};
+use std::{fs, thread};
 
 use rustix::process::Signal;
 
@@ -172,6 +174,26 @@ fn a_published_port_that_is_never_bound_is_fine() {
     ");
     let quiet = folder.anyport(["run", "-q", "-p", "0:8080", "exit.wasm"]);
     snapshot!(quiet, @"code 0");
+}
+
+#[test]
+fn memory_that_only_the_start_needed_is_given_back() {
+    let words = ["run", "-p", "0:8080", "guests/wasi-http-0.2/echo/server.wasm"];
+    let mut server = Process::spawn(command_in(&root(), words));
+    let address = server.address();
+    let status = format!("/proc/{}/status", server.id());
+    let kilobytes = |name: &str| -> u64 {
+        let status = fs::read_to_string(&status).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("Linux tells it");
+        line.trim_end_matches("kB").trim().parse().expect("a number")
+    };
+    let start = Instant::now();
+    while kilobytes("VmRSS:") * 4 > kilobytes("VmHWM:") * 3 {
+        assert!(start.elapsed() < PATIENCE, "it keeps {} kB", kilobytes("VmRSS:"));
+        thread::sleep(Duration::from_millis(20));
+    }
+    let answer = support::http::http(address, "GET", "/hello", None);
+    assert!(answer.ends_with("\r\n\r\nHello\n"), "{answer}");
 }
 
 #[test]

@@ -40,8 +40,8 @@
 //! `runtime`, `inspect`; `server`, `settings`, `running`, `status`, `front`, `worker`, `serving`, `lane`,
 //! `connection_limits`; `ingress`; `instance`, `program`, `component`, `link`, `engine`, `ticker`, `cache`, `artifact`;
 //! `dialect`; `guest`; `outgoing`; `health`, `busy`, `readiness`, `sending`, `descriptor`, `epoll`; `event`, `stdio`,
-//! `journal`; `net`, `memory`, `tls`, `access_log`; `cgi`, `policy`; `address`, `limits`, `stage`, `directory`;
-//! `errno`, `error`, `spelling`.
+//! `journal`; `net`, `memory`, `tls`, `access_log`; `cgi`, `policy`; `address`, `limits`, `mappings`, `stage`,
+//! `directory`; `errno`, `error`, `spelling`.
 
 mod access_log;
 mod address;
@@ -69,6 +69,7 @@ mod journal;
 mod lane;
 pub mod limits;
 mod link;
+pub mod mappings;
 mod memory;
 mod net;
 mod outgoing;

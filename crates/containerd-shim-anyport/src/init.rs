@@ -19,9 +19,9 @@ use tokio::sync::Notify;
 
 use crate::bundle::Bundle;
 use crate::control::{AsyncControl, Control, Failure, FromInit, Prepared, ToInit};
-use crate::memory::Mappings;
 use crate::options::Options;
 use crate::{log, sandbox};
+use anyport::mappings::Mappings;
 
 /// As shells tell the end by `abort`: 128 + SIGABRT.
 pub(crate) const TRAPPED: u8 = 134;

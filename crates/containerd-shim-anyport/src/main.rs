@@ -16,7 +16,6 @@ mod hooks;
 mod init;
 mod launch;
 mod log;
-mod memory;
 mod options;
 mod prepare;
 mod probe;

@@ -22,9 +22,9 @@ use tokio::sync::{Notify, oneshot};
 use crate::container::Container;
 use crate::events::timestamp;
 use crate::launch::Daemon;
-use crate::memory::Mappings;
 use crate::process::{Life, Process};
 use crate::stdio::Streams;
+use anyport::mappings::Mappings;
 
 /// The names under which containerd 1 and 2 ask for this service.
 const NAMES: [&str; 2] = ["containerd.task.v2.Task", "containerd.task.v3.Task"];

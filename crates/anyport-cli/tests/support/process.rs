@@ -67,6 +67,12 @@ impl Process {
         line.unwrap_or_else(|text| panic!("`{wanted}` did not come on stderr, but: {text}"))
     }
 
+    /// Waits until stderr contains this so many times.
+    pub fn lines(&mut self, wanted: &str, times: usize) {
+        let found = self.stderr.wait(|text| (text.matches(wanted).count() >= times).then_some(()));
+        found.unwrap_or_else(|text| panic!("`{wanted}` did not come {times} times on stderr, but: {text}"));
+    }
+
     /// Waits until stdout contains this.
     pub fn output(&mut self, wanted: &str) {
         self.outputs(wanted, 1);

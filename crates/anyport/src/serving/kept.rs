@@ -1,6 +1,7 @@
-//! Instances of `wasi:http` 0.2 that answer one request after the other, where that was asked for.
+//! Instances of `wasi:http` 0.2 that wait for a request: new ones, and where that was asked for, used ones.
 
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::sync::OwnedSemaphorePermit;
 use wasmtime::Store;
@@ -22,22 +23,24 @@ pub(super) struct Instance {
 /// The instances of one worker that wait for their next request.
 pub(super) struct Kept {
     idle: Mutex<Vec<Instance>>,
+    /// A new one is about to be made.
+    refills: AtomicBool,
     requests: Arc<Requests>,
 }
 
 impl Kept {
     pub(super) fn new(requests: &Arc<Requests>) -> Self {
-        Self { idle: Mutex::default(), requests: Arc::clone(requests) }
+        Self { idle: Mutex::default(), refills: AtomicBool::new(false), requests: Arc::clone(requests) }
     }
 
     /// The one that was used last, whose memory is the warmest.
     pub(super) fn take(&self) -> Option<Instance> {
-        self.idle.lock().expect("no panic while held").pop()
+        self.lock().pop()
     }
 
     /// Gives all of them up.
     pub(super) fn clear(&self) {
-        let idle = std::mem::take(&mut *self.idle.lock().expect("no panic while held"));
+        let idle = std::mem::take(&mut *self.lock());
         drop(idle);
     }
 
@@ -45,7 +48,24 @@ impl Kept {
     /// another worker.
     pub(super) fn put(&self, instance: Instance) {
         if !self.requests.are_waiting() {
-            self.idle.lock().expect("no panic while held").push(instance);
+            self.lock().push(instance);
         }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.lock().is_empty()
+    }
+
+    /// Whether to make a new one, which nobody does yet.
+    pub(super) fn begin_refill(&self) -> bool {
+        !self.refills.swap(true, Ordering::Relaxed)
+    }
+
+    pub(super) fn end_refill(&self) {
+        self.refills.store(false, Ordering::Relaxed);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Instance>> {
+        self.idle.lock().expect("no panic while held")
     }
 }

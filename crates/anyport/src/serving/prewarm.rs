@@ -1,4 +1,5 @@
-//! Instances that are made before the port is open, so that the first requests find them ready.
+//! Instances that are made before there is a request for them: before the port is open, and while a worker has
+//! nothing else to do.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -12,6 +13,37 @@ use super::{Site, reuse};
 use crate::guest::Guest;
 use crate::instance::{self, Neighbours, Outcome};
 use crate::program::Handler;
+
+/// Makes an instance for the next request of 0.2 when this one has been answered, unless one waits already: a client
+/// with one connection then never waits for that. Where many come at a time, each makes its own as it comes.
+pub(super) fn refill(site: &Arc<Site>, handler: &ProxyPre<Guest>) {
+    if !site.kept.begin_refill() {
+        return;
+    }
+    let (site, handler) = (Arc::clone(site), handler.clone());
+    tokio::spawn(async move {
+        // What is ready comes first.
+        tokio::task::yield_now().await;
+        if let Some(permit) = spare(&site)
+            && let Err(outcome) = make_02(&site, &handler, permit).await
+        {
+            // The next request meets the same, and tells.
+            tracing::debug!("no instance could be made ready: {outcome:?}");
+        }
+        site.kept.end_refill();
+    });
+}
+
+/// A place that no request needs for now. The last ones are never taken, nor any where requests must not wait until
+/// it is given back.
+fn spare(site: &Site) -> Option<OwnedSemaphorePermit> {
+    let least = (site.limits.instances as usize / 2).max(site.inbound.published.workers());
+    let has_room = site.limits.queue > 0 && site.requests.permits.available_permits() > least;
+    if site.drains() || !has_room || !site.kept.is_empty() {
+        return None;
+    }
+    Arc::clone(&site.requests.permits).try_acquire_owned().ok()
+}
 
 /// Makes an instance, which waits for a request; or how it has ended.
 pub(super) async fn make(site: &Arc<Site>, permit: OwnedSemaphorePermit) -> Result<(), Outcome> {

@@ -27,7 +27,7 @@ use super::connection::Asked;
 use super::kept::Instance;
 use super::reuse::{self, Reply};
 use super::upload::{Upload, poll_late};
-use super::{RequestId, Site, tell_end};
+use super::{RequestId, Site, prewarm, tell_end};
 use crate::guest::Guest;
 use crate::instance::{self, Neighbours, Outcome};
 use crate::program::Handler;
@@ -163,6 +163,7 @@ async fn answer_02(
             Source::New(instance::store(&site.engine, guest, Neighbours::Always), permit)
         }
     };
+    prewarm::refill(site, handler);
     let (bodiless, fate) = (request.method() == Method::HEAD, request.body().fate());
     let pace = source.guest().busy.pace();
     let (tell, mut head) = oneshot::channel();

@@ -1,7 +1,8 @@
-//! Gives back the memory that only a start needed.
+//! Gives back the memory that only a start needed: for programs whose work from then on is to serve.
 //!
-//! A start touches much of the program once: what the loader reads, the container's description, its sandbox. The
-//! kernel maps 64 KiB around each page that is touched, and such pages stay mapped although nobody reads them again.
+//! A start touches much of the program once: what the loader reads, the engine's set-up, a container's description and
+//! sandbox. The kernel maps 64 KiB around each page that is touched, and such pages stay mapped although nobody reads
+//! them again.
 #![allow(unsafe_code, reason = "rustix calls madvise unsafe")]
 
 use std::fs::File;
@@ -12,24 +13,28 @@ use std::time::Duration;
 
 use rustix::mm::Advice;
 
-/// How long what follows a start may take: the guest's first steps, and containerd's next questions.
+/// How long what follows a start may take: the guest's first steps, and the next questions of who started it.
 const SETTLING: Duration = Duration::from_secs(1);
 
 /// What this process has mapped.
-pub(crate) struct Mappings {
+#[derive(Debug)]
+pub struct Mappings {
     smaps: io::Result<File>,
 }
 
 impl Mappings {
     /// Finds them, for later: a process that has another root by then may have no `/proc`. Where they cannot be
     /// found, nothing is given back.
-    pub(crate) fn open() -> Self {
+    #[must_use]
+    pub fn open() -> Self {
         Self { smaps: File::open("/proc/self/smaps") }
     }
 
     /// Unmaps, a little later, the pages of files that are as they are in the file. Those that are touched again are
     /// mapped again, from the page cache.
-    pub(crate) async fn give_back(self) {
+    ///
+    /// For a process that unmaps none of its files any more.
+    pub async fn give_back(self) {
         tokio::time::sleep(SETTLING).await;
         match self.smaps.and_then(read) {
             Ok(smaps) => unwritten(&smaps).for_each(unmap),
