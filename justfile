@@ -59,6 +59,12 @@ bench-http *ARGS:
     cargo build --release --locked
     python3 bench/handlers.py {{ ARGS }}
 
+# Measures servers of WASIX against Wasmer and native builds of their sources
+bench-wasix *ARGS:
+    [ -x bench/.peers/wasmer-7/bin/wasmer ] || sh bench/setup.sh
+    cargo build --release --locked
+    python3 bench/wasix.py {{ ARGS }}
+
 # Measures containers against native ones under runc, and those of runwasi if its shim is built; needs root
 bench-containers *ARGS:
     cargo build --release --locked

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Sets up what `just bench` and `just bench-http` measure against: wrk, WasmEdge, wasmtime and the native twins of
-# the guests.
+# Sets up what `just bench`, `just bench-http` and `just bench-wasix` measure against: wrk, WasmEdge, wasmtime, Wasmer
+# and the native twins of the guests.
 #
 # wasmtime 46 is the last that hands a guest a listener (`-S tcplisten`); wasmtime 48 serves components. cargo
 # builds them, which takes ten minutes or more for each.
@@ -59,5 +59,10 @@ if [ ! -x "$peers/wasmtime-48/bin/wasmtime" ]; then
   # Likewise for components, and what they may import.
   cargo install wasmtime-cli --version 48.0.8 --locked --root "$peers/wasmtime-48" --no-default-features \
     --features run,serve,compile,cranelift,parallel-compilation,pooling-allocator,cache,component-model,component-model-async,threads,gc,gc-drc,demangle,addr2line,logging,wasi-http,wasi-config
+fi
+if [ ! -x "$peers/wasmer-7/bin/wasmer" ]; then
+  # Likewise for WASIX.
+  cargo install wasmer-cli --version 7.4.2 --locked --root "$peers/wasmer-7" --no-default-features \
+    --features cranelift,sys,wat,journal,wasmer-artifact-create,static-artifact-create
 fi
 cargo build --release --locked --manifest-path native/Cargo.toml

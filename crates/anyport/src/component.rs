@@ -155,8 +155,13 @@ fn version_of(name: &str) -> Option<&str> {
     name.split_once('@').map(|(_, version)| version)
 }
 
+/// A handler that calls the next one.
+const MIDDLEWARE: &str = "use as middleware, in front of another handler";
+
 /// Packages that are known from elsewhere, by their beginning, with whose they are.
 const OWNERS: &[(&str, &str)] = &[
+    ("wasi:http/handler@", MIDDLEWARE),
+    ("wasi:http/incoming-handler@", MIDDLEWARE),
     ("wasi:config/", "an older draft of wasi:config, of which `wasi:config/store@0.2.0-rc.1` is here"),
     ("wasi:keyvalue/", "wasi:keyvalue, a store that Spin and wasmCloud have"),
     ("wasi:blobstore/", "wasi:blobstore, a store that wasmCloud has"),

@@ -267,6 +267,9 @@ fn describe_miss(import: &Import) -> String {
 fn hint_for(import: &Import) -> String {
     match (import.module.as_str(), &import.status) {
         ("wasi_unstable", _) => "rebuild it with a toolchain of after 2020, for `wasm32-wasip1`".to_owned(),
+        (module, _) if module.starts_with("wasi:http/") && module.contains("handler@") => {
+            "put the handler into it: `wac plug MIDDLEWARE --plug HANDLER -o server.wasm`".to_owned()
+        }
         ("gojs" | "go", _) => "rebuild it with `GOOS=wasip1`".to_owned(),
         ("wasix_32v1" | "wasix_64v1", _) => {
             "rebuild it with a current wasix-libc or cargo-wasix, for 32 bits".to_owned()
