@@ -255,7 +255,11 @@ async fn work(
     tell: oneshot::Sender<Head>,
 ) -> Outcome {
     let mut instance = match source {
-        Source::Kept(instance) => *instance,
+        Source::Kept(mut instance) => {
+            // The ticks while it waited are not its own: it would give way before it has begun.
+            instance.store.set_epoch_deadline(1);
+            *instance
+        }
         Source::New(mut store, permit) => match handler.instantiate_async(&mut store).await {
             Ok(proxy) => Instance { store, proxy, used: 0, _permit: permit },
             Err(error) => return instance::outcome(&store, Err(error)),
