@@ -6,6 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use tokio::sync::Mutex as Turn;
+
 use crate::address::Family;
 use crate::epoll::{Epoll, Room};
 use crate::errno::Errno;
@@ -109,6 +111,8 @@ pub(crate) struct Socket {
     kept: AtomicU32,
     /// Those who want to know when it was read, and when a write had to wait.
     uses: [Uses; 2],
+    /// Of the threads that block in an accept: one waits for a connection, the others for their turn.
+    pub(crate) turn: Turn<()>,
 }
 
 /// What passed over a connection last, for the time limits of connections. Written by the guest's
@@ -195,6 +199,7 @@ impl Socket {
             noted: Mutex::default(),
             kept: AtomicU32::new(0),
             uses: Default::default(),
+            turn: Turn::default(),
         }
     }
 

@@ -334,18 +334,34 @@ impl Guest {
     /// The next connection of a listener; waits if the listener blocks.
     pub(crate) async fn accept(&mut self, fd: u32, nonblocking: bool) -> Result<Opened, Errno> {
         let listener = self.descriptors.socket(fd)?;
-        let tcp = listener.tcp()?;
-        let stream = loop {
-            let accepted = self.may_accept(&listener).and_then(Tcp::accept);
-            listener.touched(Interest::Read);
-            match accepted {
-                Err(Errno::Again) if !listener.is_nonblocking() => {
-                    readiness::ready(&tcp.endpoint(), Interest::Read, listener.receive_timeout()).await?;
+        let stream = match self.accept_now(&listener) {
+            Err(Errno::Again) if !listener.is_nonblocking() => {
+                let waits = self.accept_in_turn(&listener);
+                match listener.receive_timeout() {
+                    None => waits.await?,
+                    Some(timeout) => tokio::time::timeout(timeout, waits).await.map_err(|_| Errno::Again)??,
                 }
-                accepted => break accepted?,
             }
+            accepted => accepted?,
         };
-        self.accepted(tcp, stream, nonblocking)
+        self.accepted(listener.tcp()?, stream, nonblocking)
+    }
+
+    fn accept_now(&mut self, listener: &Socket) -> Result<Tcp, Errno> {
+        let accepted = self.may_accept(listener).and_then(Tcp::accept);
+        listener.touched(Interest::Read);
+        accepted
+    }
+
+    /// Waits for the next connection, one thread at a time: the others would all be woken for one.
+    async fn accept_in_turn(&mut self, listener: &Socket) -> Result<Tcp, Errno> {
+        let _turn = listener.turn.lock().await;
+        loop {
+            match self.accept_now(listener) {
+                Err(Errno::Again) => readiness::ready(&listener.endpoint(), Interest::Read, None).await?,
+                accepted => return accepted,
+            }
+        }
     }
 
     /// The same, if there is one already.

@@ -215,3 +215,30 @@ async fn wait(ready: impl Future<Output = io::Result<Ready>>, timeout: Option<Du
         },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::task::Wake;
+
+    use super::*;
+    use crate::event::Event;
+
+    struct Thread;
+
+    impl Wake for Thread {
+        fn wake(self: Arc<Self>) {}
+    }
+
+    #[test]
+    fn a_thread_that_has_waited_is_kept_by_nothing() {
+        let thread = Arc::new(Thread);
+        let descriptor = Descriptor::Event(Arc::new(Event::new(0, false, false)));
+        let mut watches = [Interest::Read, Interest::Read].map(|interest| Watch::new(descriptor.clone(), interest));
+        let mut fresh = Fresh { watches: &mut watches, forgets: true, waker: None };
+        let waker = Waker::from(Arc::clone(&thread));
+        assert!(Pin::new(&mut fresh).poll(&mut Context::from_waker(&waker)).is_pending());
+        drop((fresh, waker));
+        assert_eq!(Arc::strong_count(&thread), 1);
+    }
+}

@@ -385,3 +385,35 @@ fn an_accept_without_a_timeout_outlasts_calls_with_one() {
     let _second = connect(&running);
     assert_eq!(running.wait(), Outcome::Exited(0));
 }
+
+/// One of them at a time waits for a connection; who has one lets the next wait.
+#[test]
+fn threads_that_block_in_one_accept_each_get_a_connection() {
+    let accept = "(call $is (i32.const 5)
+        (call $sock_accept4 (i32.const 3) (i32.const 0) (local.get $out) (i32.const 256)) (i32.const 0))";
+    let running = serve(
+        &format!(
+            "(func (export \"wasi_thread_start\") (param $number i32) (param $out i32)
+               {accept}
+               (call $is (i32.const 6) (call $fd_close (i32.load (local.get $out))) (i32.const 0)))
+             (func (export \"_start\") (local $one i32) (local $two i32) (local $three i32)
+               {FULL}
+               (local.set $one (call $thread-spawn (i32.const 600)))
+               (local.set $two (call $thread-spawn (i32.const 604)))
+               (local.set $three (call $thread-spawn (i32.const 608)))
+               {}
+               (drop (call $thread_join (local.get $one)))
+               (drop (call $thread_join (local.get $two)))
+               (drop (call $thread_join (local.get $three))))",
+            moves("fd_write", 4, 1),
+        ),
+        |_| {},
+    );
+    let mut first = connect(&running);
+    assert_eq!(byte(&mut first), Some(0));
+    for _ in 0..3 {
+        let mut next = connect(&running);
+        assert_eq!(byte(&mut next), None);
+    }
+    assert_eq!(running.wait(), Outcome::Exited(0));
+}

@@ -85,7 +85,8 @@ async fn poll(
     if too_few || count > guest.limits.subscriptions {
         return Err(Errno::Invalid.into());
     }
-    let mut wait = Wait::default();
+    let (subscribed, watched) = (Vec::with_capacity(count as usize), Vec::with_capacity(count as usize));
+    let mut wait = Wait { subscriptions: subscribed, watches: watched, ..Wait::default() };
     for index in 0..count {
         let at = array_element(subscriptions, index, SUBSCRIPTION_BYTES)?;
         wait.add(guest, memory, at, edge)?;
