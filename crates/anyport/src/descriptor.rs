@@ -3,17 +3,20 @@
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::task::Waker;
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use tokio::sync::Mutex as Turn;
+
 use crate::address::Family;
-use crate::epoll::Epoll;
+use crate::epoll::{Epoll, Room};
 use crate::errno::Errno;
 use crate::event::Event;
+use crate::limits::WATCHED_EACH;
 use crate::net::tcp::Tcp;
 use crate::net::udp::Udp;
-use crate::net::waiters::Waiters;
-use crate::net::{Endpoint, Interest};
+use crate::net::waiters::Uses;
+use crate::net::{Endpoint, Interest, Ready};
 use crate::sending::Habit;
 use crate::stdio::Stdio;
 
@@ -26,6 +29,61 @@ pub(crate) enum Descriptor {
     Socket(Arc<Socket>),
     Event(Arc<Event>),
     Epoll(Arc<Epoll>),
+}
+
+impl Descriptor {
+    /// Whether a direction is ready; else the task is woken when it is.
+    pub(crate) fn poll_ready(&self, context: &mut Context<'_>, interest: Interest) -> Poll<Result<Ready, Errno>> {
+        let polled = match self {
+            // Files never block.
+            Self::Host(_) => Poll::Ready(Ok(Ready::default())),
+            Self::Stdio(stdio) => stdio.poll_ready(context, interest),
+            Self::Event(event) => event.poll_ready(context, interest).map(|()| Ok(Ready::default())),
+            Self::Epoll(set) => set.poll_ready(context, interest).map(|()| Ok(Ready::default())),
+            Self::Socket(socket) => match &socket.kind {
+                SocketKind::Tcp(tcp) => tcp.poll_ready(context, interest),
+                SocketKind::Udp(udp) => udp.endpoint().poll_ready(context, interest),
+            },
+        };
+        polled.map_err(Errno::from)
+    }
+
+    /// Ready when nothing comes to be read any more, read or not: of sockets.
+    pub(crate) fn poll_ended(&self, context: &mut Context<'_>) -> Poll<Result<Ready, Errno>> {
+        let Self::Socket(socket) = self else { return Poll::Pending };
+        let polled = match &socket.kind {
+            SocketKind::Tcp(tcp) => tcp.poll_ended(context),
+            SocketKind::Udp(udp) => udp.endpoint().poll_ended(context),
+        };
+        polled.map_err(Errno::from)
+    }
+
+    /// What is known of a direction that is ready: another number is news to who is told of edges. Has a task woken
+    /// when it is another. Called before the look whose outcome is told.
+    pub(crate) fn watch(&self, waker: &Waker, interest: Interest) -> u64 {
+        match self {
+            Self::Host(_) => 0,
+            Self::Stdio(stdio) => stdio.uses(interest).watch(waker),
+            Self::Socket(socket) => socket.uses[interest as usize].watch(waker),
+            // Whoever looks at these is woken by each change.
+            Self::Event(event) => event.changes(interest),
+            Self::Epoll(set) => set.news(),
+        }
+    }
+
+    /// Forgets one who waits no longer.
+    pub(crate) fn forget(&self, waker: &Waker) {
+        match self {
+            Self::Host(_) => {}
+            Self::Stdio(stdio) => stdio.forget(waker),
+            Self::Event(event) => event.forget(waker),
+            Self::Epoll(set) => set.forget(waker),
+            Self::Socket(socket) => {
+                socket.uses.iter().for_each(|uses| uses.forget(waker));
+                socket.endpoint().forget(waker);
+            }
+        }
+    }
 }
 
 /// A socket with what only its guest knows of it.
@@ -51,9 +109,10 @@ pub(crate) struct Socket {
     noted: Mutex<Option<SocketAddr>>,
     /// Options that change nothing, a bit each.
     kept: AtomicU32,
-    /// Those who want to know of the next use.
-    is_watched: AtomicBool,
-    watchers: Waiters,
+    /// Those who want to know when it was read, and when a write had to wait.
+    uses: [Uses; 2],
+    /// Of the threads that block in an accept: one waits for a connection, the others for their turn.
+    pub(crate) turn: Turn<()>,
 }
 
 /// What passed over a connection last, for the time limits of connections. Written by the guest's
@@ -139,8 +198,8 @@ impl Socket {
             traffic: Traffic::default(),
             noted: Mutex::default(),
             kept: AtomicU32::new(0),
-            is_watched: AtomicBool::new(false),
-            watchers: Waiters::default(),
+            uses: Default::default(),
+            turn: Turn::default(),
         }
     }
 
@@ -227,17 +286,14 @@ impl Socket {
         self.kept.load(Ordering::Relaxed) & (1 << option) != 0
     }
 
-    /// Has a task woken when the guest has used the socket.
-    pub(crate) fn watch_use(&self, waker: &Waker) {
-        self.watchers.add(waker);
-        self.is_watched.store(true, Ordering::SeqCst);
+    /// The guest has read, or could not write all: what the kernel made of that is known.
+    pub(crate) fn touched(&self, interest: Interest) {
+        self.uses[interest as usize].touch();
     }
 
-    /// The guest has used it: what the kernel made of that is known.
-    pub(crate) fn touched(&self) {
-        if self.is_watched.load(Ordering::Relaxed) && self.is_watched.swap(false, Ordering::SeqCst) {
-            self.watchers.wake_all();
-        }
+    /// It listens, connects, or is shut down from now on: both directions may be ready in another way.
+    pub(crate) fn changed(&self) {
+        self.uses.iter().for_each(Uses::touch);
     }
 
     pub(crate) fn endpoint(&self) -> Arc<Endpoint> {
@@ -302,6 +358,8 @@ fn micros(timeout: Option<Duration>) -> u64 {
 pub(crate) struct Descriptors {
     slots: Mutex<Slots>,
     most: usize,
+    /// Of the entries of epoll sets.
+    room: Arc<Room>,
 }
 
 #[derive(Debug, Default)]
@@ -332,7 +390,12 @@ impl Slots {
 impl Descriptors {
     /// An empty table for at most `most` descriptors.
     pub(crate) fn new(most: usize) -> Self {
-        Self { slots: Mutex::default(), most }
+        Self { slots: Mutex::default(), most, room: Room::new(most.saturating_mul(WATCHED_EACH)) }
+    }
+
+    /// An epoll set of descriptors of this table.
+    pub(crate) fn new_set(&self) -> Epoll {
+        Epoll::new(&self.room)
     }
 
     /// How many are open.

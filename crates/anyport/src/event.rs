@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use crate::errno::Errno;
 use crate::net::Interest;
@@ -21,8 +21,8 @@ pub(crate) struct Event {
 #[derive(Debug)]
 struct State {
     count: u64,
-    /// Counts the writes, each of which is news to whoever is told of edges.
-    writes: u64,
+    /// Counts the writes, which are news to who is told of edges and reads, and the reads, to who writes.
+    changes: [u64; 2],
 }
 
 /// What the number may be at most, as in eventfd(2).
@@ -31,7 +31,7 @@ const MOST: u64 = u64::MAX - 1;
 impl Event {
     pub(crate) fn new(count: u64, semaphore: bool, nonblocking: bool) -> Self {
         Self {
-            state: Mutex::new(State { count, writes: 0 }),
+            state: Mutex::new(State { count, changes: [0; 2] }),
             semaphore,
             nonblocking: AtomicBool::new(nonblocking),
             waiters: Default::default(),
@@ -55,6 +55,7 @@ impl Event {
             }
             let taken = if self.semaphore { 1 } else { state.count };
             state.count -= taken;
+            state.changes[Interest::Write as usize] += 1;
             taken
         };
         self.waiting(Interest::Write).wake_all();
@@ -70,15 +71,22 @@ impl Event {
                 return Err(Errno::Invalid);
             }
             state.count = sum.ok_or(Errno::Again)?;
-            state.writes += 1;
+            state.changes[Interest::Read as usize] += 1;
         }
         self.waiting(Interest::Read).wake_all();
         Ok(())
     }
 
-    /// How often it was written to.
-    pub(crate) fn writes(&self) -> u64 {
-        self.lock().writes
+    /// How often something came about that is news of a direction.
+    pub(crate) fn changes(&self, interest: Interest) -> u64 {
+        self.lock().changes[interest as usize]
+    }
+
+    /// Forgets one who waits no longer.
+    pub(crate) fn forget(&self, waker: &Waker) {
+        for waiters in &self.waiters {
+            waiters.forget(waker);
+        }
     }
 
     /// Whether the direction is ready. Whoever asks is woken by the next change, ready or not: that is news too.
@@ -94,7 +102,7 @@ impl Event {
     }
 
     fn waiting(&self, interest: Interest) -> &Waiters {
-        &self.waiters[usize::from(interest == Interest::Write)]
+        &self.waiters[interest as usize]
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -104,8 +112,6 @@ impl Event {
 
 #[cfg(test)]
 mod tests {
-    use std::task::Waker;
-
     use super::*;
 
     fn is_ready(event: &Event, interest: Interest) -> bool {

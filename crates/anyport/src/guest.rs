@@ -16,7 +16,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use wasmtime_wasi::WasiView;
 use wasmtime_wasi::p1::WasiP1Ctx;
@@ -38,14 +38,13 @@ use crate::net::connections::Connections;
 use crate::net::port::Claim;
 use crate::net::published::Published;
 use crate::net::resolve::{Names, Resolver};
-use crate::net::tcp::{Awaited, Tcp};
+use crate::net::tcp::Tcp;
 use crate::net::udp::Udp;
 use crate::net::{Endpoint, Interest, Network, ReceiveFlags, Shutdown};
 use crate::outgoing::{Outgoing, Way};
 use crate::policy::{Admission, Denial, Gate};
-use crate::readiness::{self, Pacing, Source};
+use crate::readiness::{self, Pacing};
 use crate::sending::Sending;
-use crate::spelling::option;
 use crate::stdio::Stdio;
 
 /// The state of one guest: the `T` of its `Store<T>`.
@@ -142,9 +141,6 @@ pub(crate) struct Setup {
     pub(crate) journal: Arc<Journal>,
 }
 
-/// How often a thread looks whether there is room for another connection.
-const PAUSE_FOR_ROOM: Duration = Duration::from_millis(10);
-
 /// The first directory in wasmtime-wasi's own table, after its standard streams.
 const HOST_DIRECTORIES: u32 = 3;
 
@@ -215,7 +211,7 @@ impl Guest {
             growth: self.growth.sibling(),
             limits: Arc::clone(&self.limits),
             started: self.started,
-            pacing: Pacing::default(),
+            pacing: Pacing::of_another(),
             generation: self.generation,
             busy: self.busy.sibling(),
             network: self.network.clone(),
@@ -330,28 +326,42 @@ impl Guest {
             return Ok(());
         }
         self.serves();
-        tcp.listen(backlog)
+        let outcome = tcp.listen(backlog);
+        socket.changed();
+        outcome
     }
 
     /// The next connection of a listener; waits if the listener blocks.
     pub(crate) async fn accept(&mut self, fd: u32, nonblocking: bool) -> Result<Opened, Errno> {
         let listener = self.descriptors.socket(fd)?;
-        // Where others may free a place meanwhile, who blocks waits for one.
-        while self.signals.is_some() && !listener.is_nonblocking() && self.is_full_for(&listener) {
-            tokio::time::sleep(PAUSE_FOR_ROOM).await;
-        }
-        let tcp = self.may_accept(&listener)?;
-        let stream = loop {
-            let accepted = tcp.accept();
-            listener.touched();
-            match accepted {
-                Err(Errno::Again) if !listener.is_nonblocking() => {
-                    readiness::ready(&tcp.endpoint(), Interest::Read, listener.receive_timeout()).await?;
+        let stream = match self.accept_now(&listener) {
+            Err(Errno::Again) if !listener.is_nonblocking() => {
+                let waits = self.accept_in_turn(&listener);
+                match listener.receive_timeout() {
+                    None => waits.await?,
+                    Some(timeout) => tokio::time::timeout(timeout, waits).await.map_err(|_| Errno::Again)??,
                 }
-                accepted => break accepted?,
             }
+            accepted => accepted?,
         };
-        self.accepted(tcp, stream, nonblocking)
+        self.accepted(listener.tcp()?, stream, nonblocking)
+    }
+
+    fn accept_now(&mut self, listener: &Socket) -> Result<Tcp, Errno> {
+        let accepted = self.may_accept(listener).and_then(Tcp::accept);
+        listener.touched(Interest::Read);
+        accepted
+    }
+
+    /// Waits for the next connection, one thread at a time: the others would all be woken for one.
+    async fn accept_in_turn(&mut self, listener: &Socket) -> Result<Tcp, Errno> {
+        let _turn = listener.turn.lock().await;
+        loop {
+            match self.accept_now(listener) {
+                Err(Errno::Again) => readiness::ready(&listener.endpoint(), Interest::Read, None).await?,
+                accepted => return accepted,
+            }
+        }
     }
 
     /// The same, if there is one already.
@@ -378,18 +388,17 @@ impl Guest {
         if self.descriptors.is_full() {
             return Err(Errno::TooManyOpen);
         }
-        if tcp.endpoint().is_public() && self.is_crowded() {
-            // No error: servers end themselves on one, and the next close makes room. A guest that
-            // blocks here closes nothing meanwhile.
-            return Err(if listener.is_nonblocking() { Errno::Again } else { Errno::TooManyOpen });
+        if tcp.endpoint().is_public() && self.connections.is_crowded() {
+            // No error: servers end themselves on one, and the next close makes room. A guest whose only
+            // thread blocks here closes nothing meanwhile.
+            let waits = listener.is_nonblocking() || self.has_other_threads();
+            return Err(if waits { Errno::Again } else { Errno::TooManyOpen });
         }
         Ok(tcp)
     }
 
-    /// Whether the guest holds as many connections of a listener as it may, and has threads that may end one.
-    fn is_full_for(&self, listener: &Socket) -> bool {
-        let has_others = self.process.as_ref().is_some_and(|process| process.threads() > 0);
-        has_others && listener.tcp().is_ok_and(|tcp| tcp.endpoint().is_public()) && self.is_crowded()
+    fn has_other_threads(&self) -> bool {
+        self.process.as_ref().is_some_and(|process| process.threads() > 0)
     }
 
     /// The guest has something to serve.
@@ -403,15 +412,6 @@ impl Guest {
     /// The guest is called with requests, and never looks for connections by itself.
     pub(crate) fn serves_requests(&mut self) {
         self.busy.serves();
-    }
-
-    /// Whether the guest holds as many accepted connections as it may.
-    fn is_crowded(&self) -> bool {
-        let (crowded, most) = (!self.connections.may_open(), self.limits.connections);
-        if crowded {
-            tracing::debug!("the guest holds {most} connections, its most; add `{}`", option("max-connections", "N"));
-        }
-        crowded
     }
 
     /// Connects, waiting if the socket blocks.
@@ -437,10 +437,12 @@ impl Guest {
         self.may_reach(socket, to)?;
         socket.used(Interest::Write);
         self.busy.turn();
-        match &socket.kind {
+        let outcome = match &socket.kind {
             SocketKind::Tcp(tcp) => tcp.connect(to),
             SocketKind::Udp(udp) => udp.connect(to),
-        }
+        };
+        socket.changed();
+        outcome
     }
 
     /// Receives into the buffers; 0 is the end of the stream. Waits if the socket blocks.
@@ -459,7 +461,7 @@ impl Guest {
         loop {
             let endpoint = socket.stream()?;
             let received = memory.scatter(&buffers, |slices| endpoint.receive(slices, flags))?;
-            socket.touched();
+            socket.touched(Interest::Read);
             match received {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     if socket.is_nonblocking() || flags.dont_wait {
@@ -500,9 +502,9 @@ impl Guest {
         let more = self.sending.send(socket);
         loop {
             let sent = memory.gather(&buffers, |slices| endpoint.send(slices, more))?;
-            socket.touched();
             match sent {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    socket.touched(Interest::Write);
                     if held {
                         // What was held back for this send does not wait with it.
                         endpoint.push();
@@ -523,6 +525,7 @@ impl Guest {
                     let all = buffers.advance(sent);
                     socket.traffic.sent();
                     if !all {
+                        socket.touched(Interest::Write);
                         socket.traffic.stuck();
                     }
                     if all || nonblocking {
@@ -550,6 +553,7 @@ impl Guest {
             self.sending.shut(&socket);
         }
         let outcome = endpoint.shutdown(how).map_err(Errno::from);
+        socket.changed();
         let first = !socket.was_shut_down.swap(true, Ordering::Relaxed);
         match outcome {
             // The peer has reset the connection: it is shut down already. Servers built with
@@ -559,28 +563,13 @@ impl Guest {
         }
     }
 
-    /// What to wait for on behalf of a descriptor.
-    pub(crate) fn source(&mut self, descriptor: &Descriptor, interest: Interest) -> Source {
-        let socket = match descriptor {
-            Descriptor::Host(_) => return Source::File,
-            Descriptor::Stdio(stdio) => return Source::Stdio(Arc::clone(stdio)),
-            Descriptor::Event(event) => return Source::Event(Arc::clone(event)),
-            // Sets of sets are refused.
-            Descriptor::Epoll(_) => return Source::Never,
-            Descriptor::Socket(socket) => socket,
-        };
-        match &socket.kind {
-            SocketKind::Udp(udp) => Source::Socket(udp.endpoint()),
-            SocketKind::Tcp(tcp) => match tcp.awaited() {
-                Awaited::Nothing => Source::HungUp,
-                Awaited::Connections(endpoint) => {
-                    self.serves();
-                    // tokio polls listeners for writing too: that must neither fire nor fail.
-                    let never = interest == Interest::Write || (endpoint.is_public() && self.is_crowded());
-                    if never { Source::Never } else { Source::Socket(endpoint) }
-                }
-                Awaited::Bytes(endpoint) => Source::Socket(endpoint),
-            },
+    /// The guest waits for a descriptor: where that is a listener that it was handed, it begins to serve.
+    pub(crate) fn looks_for_connections(&mut self, descriptor: &Descriptor) {
+        if !self.busy.is_serving()
+            && let Descriptor::Socket(socket) = descriptor
+            && socket.tcp().is_ok_and(Tcp::is_listening)
+        {
+            self.serves();
         }
     }
 }

@@ -51,6 +51,9 @@ pub(crate) const RESOURCES: usize = 50_000;
 /// The same for each of its descriptors: a socket, its two streams, and what waits for each of them, twice.
 pub(crate) const RESOURCES_EACH: usize = 8;
 
+/// Entries of epoll sets for each of a guest's descriptors, all sets together: some sets have the same descriptors.
+pub(crate) const WATCHED_EACH: usize = 8;
+
 /// The largest file that is taken for a module, in bytes: 1 GiB, as browsers have it. The largest
 /// servers, with an interpreter and its libraries in them, have 100 MiB.
 pub(crate) const MODULE_BYTES: u64 = 1 << 30;

@@ -2,12 +2,12 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use crate::descriptor::Descriptor;
 use crate::errno::Errno;
-use crate::event::Event;
 use crate::net::{Endpoint, Interest, Ready};
 use crate::stdio::Stdio;
 
@@ -20,53 +20,24 @@ pub(crate) enum Patience {
     None,
 }
 
-/// Something that can become ready.
-#[derive(Clone, Debug)]
-pub(crate) enum Source {
-    Socket(Arc<Endpoint>),
-    Stdio(Arc<Stdio>),
-    Event(Arc<Event>),
-    /// Files never block.
-    File,
-    /// A TCP socket that neither listens nor connects: `poll(2)` says that it hangs up.
-    HungUp,
-    /// Never becomes ready: a listener that has no room for another connection.
-    Never,
-}
-
 /// One thing waited for, and what came of it.
 #[derive(Debug)]
 pub(crate) struct Watch {
-    pub(crate) source: Source,
+    pub(crate) descriptor: Descriptor,
     pub(crate) interest: Interest,
     /// The guest was told of this readiness already and did not use it.
     pub(crate) stale: bool,
     pub(crate) outcome: Option<Result<Ready, Errno>>,
 }
 
-impl Source {
-    /// Whether a direction is ready; else the task is woken when it is.
-    pub(crate) fn poll(&self, context: &mut Context<'_>, interest: Interest) -> Poll<Result<Ready, Errno>> {
-        let polled = match self {
-            Self::Socket(endpoint) => endpoint.poll_ready(context, interest),
-            Self::Stdio(stdio) => stdio.poll_ready(context, interest),
-            Self::Event(event) => event.poll_ready(context, interest).map(|()| Ok(Ready::default())),
-            Self::File => Poll::Ready(Ok(Ready::default())),
-            Self::HungUp => Poll::Ready(Ok(Ready { hangup: true, ended: true })),
-            Self::Never => Poll::Pending,
-        };
-        polled.map_err(Errno::from)
-    }
-}
-
 impl Watch {
-    pub(crate) fn new(source: Source, interest: Interest) -> Self {
-        Self { source, interest, stale: false, outcome: None }
+    pub(crate) fn new(descriptor: Descriptor, interest: Interest) -> Self {
+        Self { descriptor, interest, stale: false, outcome: None }
     }
 
     /// Polls once.
     fn poll(&mut self, context: &mut Context<'_>) -> News {
-        match self.source.poll(context, self.interest) {
+        match self.descriptor.poll_ready(context, self.interest) {
             Poll::Pending => News::None,
             Poll::Ready(outcome) => {
                 // A hang-up is news, however often writability was told.
@@ -98,6 +69,8 @@ pub(crate) struct Pacing {
     pauses: u32,
     /// Answers in a row for which the poller was not asked.
     unasked: u32,
+    /// It is of a thread that may be gone before what it waited for.
+    forgets: bool,
 }
 
 /// The first pause, and how often it may double: 1 to 64 ms. A guest that depends on being told
@@ -110,6 +83,11 @@ const PAUSE_DOUBLINGS: u32 = 6;
 const UNASKED_MOST: u32 = 16;
 
 impl Pacing {
+    /// That of a thread beside the first.
+    pub(crate) fn of_another() -> Self {
+        Self { forgets: true, ..Self::default() }
+    }
+
     /// Whether the poller has to be asked before what is known to be ready is told again.
     pub(crate) fn is_owed_a_look(&self) -> bool {
         self.unasked >= UNASKED_MOST
@@ -154,7 +132,7 @@ impl Pacing {
             News::None => {}
         }
         self.unasked = 0;
-        if until(watches, deadline).await {
+        if until(watches, deadline, self.forgets).await {
             self.pauses = 0;
         }
     }
@@ -166,23 +144,49 @@ async fn look(watches: &mut [Watch]) -> News {
 }
 
 /// Waits for fresh news; false when the deadline came first.
-async fn until(watches: &mut [Watch], deadline: Option<Instant>) -> bool {
-    let fresh = poll_fn(|context| match poll_all(watches, context) {
-        News::Fresh => Poll::Ready(()),
-        News::Stale | News::None => Poll::Pending,
-    });
+async fn until(watches: &mut [Watch], deadline: Option<Instant>, forgets: bool) -> bool {
+    if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+        // Lets the poller look once: a guest may spin on a zero timeout.
+        tokio::task::yield_now().await;
+        return look(watches).await == News::Fresh;
+    }
+    let fresh = Fresh { watches, forgets, waker: None };
     match deadline {
         None => {
             fresh.await;
             true
         }
-        Some(deadline) if deadline <= Instant::now() => {
-            drop(fresh);
-            // Lets the poller look once: a guest may spin on a zero timeout.
-            tokio::task::yield_now().await;
-            look(watches).await == News::Fresh
-        }
         Some(deadline) => tokio::time::timeout_at(deadline.into(), fresh).await.is_ok(),
+    }
+}
+
+/// A wait for fresh news.
+struct Fresh<'w> {
+    watches: &'w mut [Watch],
+    forgets: bool,
+    /// Who is to be forgotten in the end.
+    waker: Option<Waker>,
+}
+
+impl Future for Fresh<'_> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        if self.forgets && self.waker.is_none() {
+            self.waker = Some(context.waker().clone());
+        }
+        match poll_all(self.watches, context) {
+            News::Fresh => Poll::Ready(()),
+            News::Stale | News::None => Poll::Pending,
+        }
+    }
+}
+
+impl Drop for Fresh<'_> {
+    fn drop(&mut self) {
+        if let Some(waker) = &self.waker {
+            self.watches.iter().for_each(|watch| watch.descriptor.forget(waker));
+        }
     }
 }
 
@@ -209,5 +213,32 @@ async fn wait(ready: impl Future<Output = io::Result<Ready>>, timeout: Option<Du
             Ok(outcome) => outcome.map(drop).map_err(Errno::from),
             Err(_) => Err(Errno::Again),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::task::Wake;
+
+    use super::*;
+    use crate::event::Event;
+
+    struct Thread;
+
+    impl Wake for Thread {
+        fn wake(self: Arc<Self>) {}
+    }
+
+    #[test]
+    fn a_thread_that_has_waited_is_kept_by_nothing() {
+        let thread = Arc::new(Thread);
+        let descriptor = Descriptor::Event(Arc::new(Event::new(0, false, false)));
+        let mut watches = [Interest::Read, Interest::Read].map(|interest| Watch::new(descriptor.clone(), interest));
+        let mut fresh = Fresh { watches: &mut watches, forgets: true, waker: None };
+        let waker = Waker::from(Arc::clone(&thread));
+        assert!(Pin::new(&mut fresh).poll(&mut Context::from_waker(&waker)).is_pending());
+        drop((fresh, waker));
+        assert_eq!(Arc::strong_count(&thread), 1);
     }
 }

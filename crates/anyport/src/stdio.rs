@@ -8,7 +8,7 @@ use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::FileType;
@@ -16,7 +16,7 @@ use rustix::io::Errno;
 use smallvec::SmallVec;
 use tokio::io::unix::AsyncFd;
 
-use crate::net::waiters::Shared;
+use crate::net::waiters::{Shared, Uses};
 use crate::net::{Interest, Ready, poller};
 
 /// `PIPE_BUF`: what a pipe that is ready takes without blocking.
@@ -65,6 +65,8 @@ pub(crate) struct Stdio {
     registering: Mutex<()>,
     /// Those who wait to read, and to write.
     waiting: [Shared; 2],
+    /// Those who want to know when it was read, and when a write had to wait.
+    uses: [Uses; 2],
     nonblocking: AtomicBool,
 }
 
@@ -115,6 +117,7 @@ impl Stdio {
             poller: OnceLock::new(),
             registering: Mutex::default(),
             waiting: Default::default(),
+            uses: Default::default(),
             nonblocking: AtomicBool::new(false),
         }
     }
@@ -137,6 +140,12 @@ impl Stdio {
 
     /// Reads without waiting; [`io::ErrorKind::WouldBlock`] says wait.
     pub(crate) fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        let outcome = self.read_now(buffer);
+        self.uses(Interest::Read).touch();
+        outcome
+    }
+
+    fn read_now(&self, buffer: &mut [u8]) -> io::Result<usize> {
         if let Some(channel) = &self.channel {
             return channel.try_read(buffer);
         }
@@ -150,6 +159,14 @@ impl Stdio {
     /// Writes as much as goes without waiting; [`io::ErrorKind::WouldBlock`] says wait. What goes, goes in one
     /// piece: the guests of other workers write there too, and libc hands over a line in two buffers.
     pub(crate) fn try_write(&self, buffers: &[IoSlice<'_>]) -> io::Result<usize> {
+        let outcome = self.write_now(buffers);
+        if !outcome.as_ref().is_ok_and(|written| *written == buffers.iter().map(|buffer| buffer.len()).sum::<usize>()) {
+            self.uses(Interest::Write).touch();
+        }
+        outcome
+    }
+
+    fn write_now(&self, buffers: &[IoSlice<'_>]) -> io::Result<usize> {
         if let Some(channel) = &self.channel {
             return channel.try_write(buffers);
         }
@@ -195,6 +212,17 @@ impl Stdio {
                 return Poll::Pending;
             }
         }
+    }
+
+    /// Who wants to know when the guest uses a direction.
+    pub(crate) fn uses(&self, interest: Interest) -> &Uses {
+        &self.uses[interest as usize]
+    }
+
+    /// Forgets one who waits no longer.
+    pub(crate) fn forget(&self, waker: &Waker) {
+        self.waiting.iter().for_each(|waiting| waiting.forget(waker));
+        self.uses.iter().for_each(|uses| uses.forget(waker));
     }
 
     fn poller(&self) -> io::Result<Option<&AsyncFd<Arc<OwnedFd>>>> {

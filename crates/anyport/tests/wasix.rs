@@ -6,4 +6,5 @@ mod wasix {
     mod servers;
     mod surprises;
     mod threads;
+    mod waiting;
 }

@@ -46,7 +46,7 @@ impl Guest {
         self.busy.turn();
         let endpoint = socket.stream()?;
         let received = endpoint.receive_from(buffer, flags);
-        socket.touched();
+        socket.touched(Interest::Read);
         let datagram = received?;
         if self.may_hear(socket, datagram.from) {
             return Ok(Some(datagram));
@@ -90,7 +90,9 @@ impl Guest {
         socket.used(Interest::Write);
         self.busy.turn();
         let sent = socket.stream()?.send_to(bytes, to);
-        socket.touched();
+        if sent.is_err() {
+            socket.touched(Interest::Write);
+        }
         Ok(sent?)
     }
 }

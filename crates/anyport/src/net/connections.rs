@@ -1,10 +1,15 @@
 //! How many connections there are: for the limit, for the choice of a worker, for draining.
 
+use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, Waker};
 
 use tokio::sync::Notify;
+
+use super::waiters::Waiters;
+use crate::spelling::option;
 
 /// The connections of a server, whoever has them.
 #[derive(Debug, Default)]
@@ -22,6 +27,8 @@ pub(crate) struct Connections {
     /// Those that its guest has accepted.
     open: AtomicUsize,
     most: usize,
+    /// Who waits until its guest may accept another.
+    waiting: Waiters,
     all: Arc<All>,
 }
 
@@ -49,7 +56,8 @@ impl All {
 impl Connections {
     /// None yet, and `most` at a time.
     pub(crate) fn new(most: usize, all: &Arc<All>) -> Arc<Self> {
-        Arc::new(Self { held: AtomicUsize::new(0), open: AtomicUsize::new(0), most, all: Arc::clone(all) })
+        let (held, open) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        Arc::new(Self { held, open, most, waiting: Waiters::default(), all: Arc::clone(all) })
     }
 
     /// Those that its guest has accepted.
@@ -68,19 +76,34 @@ impl Connections {
 
     /// Waits until its guest may accept another.
     pub(crate) async fn room(&self) {
-        loop {
-            let mut ended = pin!(self.all.ended.notified());
-            ended.as_mut().enable();
-            if self.may_open() {
-                return;
-            }
-            ended.await;
+        poll_fn(|context| self.poll_room(context)).await;
+    }
+
+    /// Ready when its guest may accept another.
+    pub(crate) fn poll_room(&self, context: &Context<'_>) -> Poll<()> {
+        if !self.may_open() {
+            self.waiting.add(context.waker());
         }
+        // Again: what has ended in between has woken the others alone.
+        if self.is_crowded() { Poll::Pending } else { Poll::Ready(()) }
+    }
+
+    pub(crate) fn forget(&self, waker: &Waker) {
+        self.waiting.forget(waker);
     }
 
     /// Whether its guest may accept another.
     pub(crate) fn may_open(&self) -> bool {
         self.open() < self.most
+    }
+
+    /// Whether its guest holds as many as it may, which the person is told then.
+    pub(crate) fn is_crowded(&self) -> bool {
+        let (crowded, most) = (!self.may_open(), self.most);
+        if crowded {
+            tracing::debug!("the guest holds {most} connections, its most; add `{}`", option("max-connections", "N"));
+        }
+        crowded
     }
 
     /// Counts one more, even above the most: whoever asks for it looks first.
@@ -110,9 +133,10 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        let Connections { held, open, all, .. } = &*self.connections;
+        let Connections { held, open, waiting, all, .. } = &*self.connections;
         if self.accepted {
             open.fetch_sub(1, Ordering::AcqRel);
+            waiting.wake_all();
         }
         held.fetch_sub(1, Ordering::AcqRel);
         all.count.fetch_sub(1, Ordering::AcqRel);

@@ -9,7 +9,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -83,7 +83,10 @@ impl Inlet {
             return Poll::Pending;
         }
         self.serve();
-        if self.port.queue(self.worker).poll_waiting(context).is_ready() {
+        let queue = self.port.queue(self.worker);
+        // A guest that holds as many as it may is told of the next when one has ended.
+        ready!(queue.poll_room(context));
+        if queue.poll_waiting(context).is_ready() {
             return Poll::Ready(Ok(Ready::default()));
         }
         let Some(direct) = &self.direct else { return Poll::Pending };
@@ -91,6 +94,15 @@ impl Inlet {
         let ready = ready!(direct.poll_ready(context, interest));
         // A public port that was closed to drain is no hang-up: the guest has connections to serve.
         if self.port.is_closed() { Poll::Pending } else { Poll::Ready(ready) }
+    }
+
+    /// As [`Endpoint::forget`].
+    pub(super) fn forget(&self, waker: &Waker) {
+        self.port.queue(self.worker).forget(waker);
+        self.resting.forget(waker);
+        if let Some(direct) = &self.direct {
+            direct.forget(waker);
+        }
     }
 
     pub(super) fn local_address(&self) -> SocketAddr {

@@ -24,7 +24,7 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -332,6 +332,25 @@ impl Endpoint {
             Self::Os(endpoint) => endpoint.poll_ready(context, interest),
             Self::Simulated(endpoint) => endpoint.poll_ready(context, interest),
             Self::Inlet(inlet) => inlet.poll_ready(context, interest),
+        }
+    }
+
+    /// Ready when the peer sends no more, whatever came before that and was not read.
+    pub(crate) fn poll_ended(&self, context: &mut Context<'_>) -> Poll<io::Result<Ready>> {
+        match self {
+            Self::Os(endpoint) => endpoint.poll_ended(context),
+            Self::Simulated(endpoint) => endpoint.poll_ended(context),
+            Self::Inlet(_) => Poll::Pending,
+        }
+    }
+
+    /// Forgets one who waits no longer: what never becomes ready would keep it.
+    pub(crate) fn forget(&self, waker: &Waker) {
+        match self {
+            Self::Os(endpoint) => endpoint.forget(waker),
+            // It wakes all before there are many.
+            Self::Simulated(_) => {}
+            Self::Inlet(inlet) => inlet.forget(waker),
         }
     }
 }

@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
@@ -41,6 +41,8 @@ pub(crate) struct Endpoint {
     /// An `EAGAIN` was answered from the cache: the next call asks the kernel, so that a guest that
     /// retries without ever waiting still makes progress.
     again: [AtomicBool; 2],
+    /// The same socket once more, for who waits for its end alone.
+    end: OnceLock<Box<Self>>,
 }
 
 /// What the poller knows of a socket, and who waits for its directions.
@@ -66,6 +68,7 @@ impl From<OwnedFd> for Endpoint {
             closing: AtomicBool::new(false),
             doubtful: AtomicBool::new(false),
             again: Default::default(),
+            end: OnceLock::new(),
         }
     }
 }
@@ -312,6 +315,34 @@ impl Endpoint {
                 return Poll::Ready(Ok(()));
             }
             guard.clear_ready();
+        }
+    }
+
+    /// As [`super::Endpoint::poll_ended`]. What the poller knows is used up, so it is that of a socket of its own.
+    pub(super) fn poll_ended(&self, context: &mut Context<'_>) -> Poll<io::Result<Ready>> {
+        let end = match self.end.get() {
+            Some(end) => end,
+            None => {
+                let renewed = Box::new(self.renewed()?);
+                self.end.get_or_init(|| renewed)
+            }
+        };
+        loop {
+            let mut guard = ready!(end.registered()?.poll(context, Interest::Read))?;
+            if guard.ready().is_read_closed() {
+                return Poll::Ready(Ok(Ready { hangup: self.hung_up(), ended: true }));
+            }
+            guard.clear_ready();
+        }
+    }
+
+    /// As [`super::Endpoint::forget`].
+    pub(super) fn forget(&self, waker: &Waker) {
+        if let Some(registered) = self.poller.get() {
+            registered.waiting.iter().for_each(|waiting| waiting.forget(waker));
+        }
+        if let Some(end) = self.end.get() {
+            end.forget(waker);
         }
     }
 

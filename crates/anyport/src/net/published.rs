@@ -5,7 +5,6 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
-use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -191,14 +190,7 @@ impl Published {
 
     /// Waits until a worker may accept another connection.
     pub(crate) async fn room(&self, worker: usize) {
-        loop {
-            let mut ended = pin!(self.all.ended.notified());
-            ended.as_mut().enable();
-            if self.connections(worker).may_open() {
-                return;
-            }
-            ended.await;
-        }
+        self.connections(worker).room().await;
     }
 
     /// Gives the next connection of a port to the worker with the fewest. One that is raw is given back with

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use super::Endpoint;
 use super::connections::{Connections, Permit};
@@ -85,6 +85,17 @@ impl Queue {
 
     pub(crate) fn is_closed(&self) -> bool {
         self.lock().closed
+    }
+
+    /// Ready when the guest may have another connection.
+    pub(crate) fn poll_room(&self, context: &Context<'_>) -> Poll<()> {
+        self.connections.poll_room(context)
+    }
+
+    /// Forgets one who waits no longer.
+    pub(crate) fn forget(&self, waker: &Waker) {
+        self.waiters.forget(waker);
+        self.connections.forget(waker);
     }
 
     pub(crate) fn poll_waiting(&self, context: &mut Context<'_>) -> Poll<()> {

@@ -333,6 +333,10 @@ impl Endpoint {
         self.network.lock(|world| world.poll_ready(self.id, context, interest)).map(Ok)
     }
 
+    pub(super) fn poll_ended(&self, context: &mut Context<'_>) -> Poll<io::Result<Ready>> {
+        self.network.lock(|world| world.poll_ended(self.id, context)).map(Ok)
+    }
+
     /// Makes a call, and waits while it is refused with `WouldBlock`.
     fn poll_call<R>(
         &self, context: &mut Context<'_>, interest: Interest, mut call: impl FnMut(&Self) -> io::Result<R>,

@@ -3,12 +3,16 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Context, Poll};
 
 use super::connections::Permit;
 use super::os::LOCAL_PEER;
-use super::{Endpoint, Network, OptionName, Shutdown, SocketOption};
+use super::{Endpoint, Interest, Network, OptionName, Ready, Shutdown, SocketOption};
 use crate::address::{Family, Transport};
 use crate::errno::Errno;
+
+/// What `poll(2)` says of a socket that neither listens nor connects.
+const HUNG_UP: Ready = Ready { hangup: true, ended: true };
 
 #[derive(Debug)]
 pub(crate) struct Tcp {
@@ -37,15 +41,6 @@ enum Stage {
     Connecting,
     /// Moves bytes; the last stage, since a shut-down socket stays connected as on Linux.
     Connected { peer: SocketAddr, local_port: Option<u16>, permit: Option<Permit> },
-}
-
-/// What a TCP socket can be waited for, by its stage.
-pub(crate) enum Awaited {
-    /// It neither listens nor connects.
-    Nothing,
-    Connections(Arc<Endpoint>),
-    /// Bytes, room for bytes, or the end of a connect.
-    Bytes(Arc<Endpoint>),
 }
 
 impl Tcp {
@@ -122,13 +117,30 @@ impl Tcp {
         Ok(())
     }
 
-    /// What can be waited for.
-    pub(crate) fn awaited(&self) -> Awaited {
+    /// As [`Endpoint::poll_ready`], by the stage.
+    pub(crate) fn poll_ready(&self, context: &mut Context<'_>, interest: Interest) -> Poll<io::Result<Ready>> {
         let inner = self.lock();
         match inner.stage {
-            Stage::Fresh | Stage::Bound { .. } => Awaited::Nothing,
-            Stage::Listening { .. } => Awaited::Connections(Arc::clone(&inner.endpoint)),
-            Stage::Connecting | Stage::Connected { .. } => Awaited::Bytes(Arc::clone(&inner.endpoint)),
+            Stage::Fresh | Stage::Bound { .. } => Poll::Ready(Ok(HUNG_UP)),
+            // tokio polls listeners for writing too: that must neither fire nor fail.
+            Stage::Listening { .. } if interest == Interest::Write => Poll::Pending,
+            Stage::Listening { .. } => {
+                let listener = Arc::clone(&inner.endpoint);
+                // Whoever is told that a port is served may ask for the guest's sockets.
+                drop(inner);
+                listener.poll_ready(context, interest)
+            }
+            Stage::Connecting | Stage::Connected { .. } => inner.endpoint.poll_ready(context, interest),
+        }
+    }
+
+    /// As [`Endpoint::poll_ended`], by the stage.
+    pub(crate) fn poll_ended(&self, context: &mut Context<'_>) -> Poll<io::Result<Ready>> {
+        let inner = self.lock();
+        match inner.stage {
+            Stage::Fresh | Stage::Bound { .. } => Poll::Ready(Ok(HUNG_UP)),
+            Stage::Listening { .. } => Poll::Pending,
+            Stage::Connecting | Stage::Connected { .. } => inner.endpoint.poll_ended(context),
         }
     }
 

@@ -1,15 +1,25 @@
 //! Modules of WASIX in the text format, run to their end.
 
-use anyport::{Artifact, Limits, Outcome, Policy, Runtime};
+use std::net::{SocketAddr, TcpStream};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyport::server::Restart;
+use anyport::{Artifact, Limits, Outcome, Policy, Running, Runtime};
+
+/// Longer than anything takes.
+pub(crate) const LONG: Duration = Duration::from_secs(60);
 
 /// What a module imports, as far as tests use it: WASIX from its own namespace, preview1 from its own.
 const IMPORTS: &[(&str, &str, &str)] = &[
     ("wasi_snapshot_preview1", "fd_close", "(param i32) (result i32)"),
+    ("wasi_snapshot_preview1", "fd_fdstat_set_flags", "(param i32 i32) (result i32)"),
     ("wasi_snapshot_preview1", "fd_read", "(param i32 i32 i32 i32) (result i32)"),
     ("wasi_snapshot_preview1", "fd_renumber", "(param i32 i32) (result i32)"),
     ("wasi_snapshot_preview1", "fd_write", "(param i32 i32 i32 i32) (result i32)"),
     ("wasi_snapshot_preview1", "poll_oneoff", "(param i32 i32 i32 i32) (result i32)"),
     ("wasi_snapshot_preview1", "sock_accept", "(param i32 i32 i32) (result i32)"),
+    ("wasi_snapshot_preview1", "sock_shutdown", "(param i32 i32) (result i32)"),
     ("wasix_32v1", "callback_signal", "(param i32 i32)"),
     ("wasix_32v1", "chdir", "(param i32 i32) (result i32)"),
     ("wasix_32v1", "epoll_create", "(param i32) (result i32)"),
@@ -28,10 +38,12 @@ const IMPORTS: &[(&str, &str, &str)] = &[
     ("wasix_32v1", "sock_addr_local", "(param i32 i32) (result i32)"),
     ("wasix_32v1", "sock_bind", "(param i32 i32) (result i32)"),
     ("wasix_32v1", "sock_get_opt_flag", "(param i32 i32 i32) (result i32)"),
+    ("wasix_32v1", "sock_get_opt_time", "(param i32 i32 i32) (result i32)"),
     ("wasix_32v1", "sock_listen", "(param i32 i32) (result i32)"),
     ("wasix_32v1", "sock_open", "(param i32 i32 i32 i32) (result i32)"),
     ("wasix_32v1", "sock_pair", "(param i32 i32 i32 i32 i32) (result i32)"),
     ("wasix_32v1", "sock_set_opt_flag", "(param i32 i32 i32) (result i32)"),
+    ("wasix_32v1", "sock_set_opt_time", "(param i32 i32 i32) (result i32)"),
     ("wasix_32v1", "thread_exit", "(param i32)"),
     ("wasix_32v1", "thread_join", "(param i32) (result i32)"),
     ("wasix_32v1", "thread_sleep", "(param i64) (result i32)"),
@@ -62,12 +74,38 @@ pub(crate) fn run(own: &str) -> Outcome {
 }
 
 pub(crate) fn run_with(own: &str, policy: Policy, limit: impl FnOnce(&mut Limits)) -> Outcome {
+    start(own, policy, limit).wait()
+}
+
+/// Starts one that serves port 8080.
+pub(crate) fn serve(own: &str, limit: impl FnOnce(&mut Limits)) -> Running {
+    start(own, Policy { publish: vec!["0:8080".parse().expect("a port")], ..Policy::default() }, limit)
+}
+
+fn start(own: &str, policy: Policy, limit: impl FnOnce(&mut Limits)) -> Running {
     let bytes = wat::parse_str(module(own)).unwrap_or_else(|error| panic!("{error}"));
     let mut limits = Limits::default();
     limit(&mut limits);
     let runtime = Runtime::builder().build().expect("tests run where anyport does");
     let server = runtime.load(&Artifact::from_bytes("wasix", bytes)).unwrap_or_else(|error| panic!("{error}"));
-    server.policy(policy).limits(limits).start().unwrap_or_else(|error| panic!("{error}")).wait()
+    let server = server.policy(policy).limits(limits).restart(Restart::No);
+    server.start().unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// A client. What it reads comes in time, or counts as lost.
+pub(crate) fn connect(running: &Running) -> TcpStream {
+    let address: SocketAddr = running.ports()[0].address().expect("it is a port of the host");
+    let began = Instant::now();
+    let stream = loop {
+        match TcpStream::connect(address) {
+            Ok(stream) => break stream,
+            // The guest does not listen yet.
+            Err(error) if began.elapsed() > LONG => panic!("{error}"),
+            Err(_) => thread::sleep(Duration::from_millis(1)),
+        }
+    };
+    stream.set_read_timeout(Some(LONG)).expect("it is a time");
+    stream
 }
 
 /// That a module whose `_start` is this ends by itself: each check has its number.

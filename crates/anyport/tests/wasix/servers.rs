@@ -1,17 +1,16 @@
 //! Servers that WASIX's own toolchain made of C: `guests/wasix`.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::path::Path;
 use std::sync::OnceLock;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyport::server::Restart;
 use anyport::{Artifact, Outcome, Policy, Running, Runtime};
 
-/// Longer than anything takes.
-const LONG: Duration = Duration::from_secs(60);
+use super::machine::{LONG, connect};
 
 fn runtime() -> &'static Runtime {
     static RUNTIME: OnceLock<Runtime> = OnceLock::new();
@@ -23,21 +22,6 @@ fn start(name: &str) -> Running {
     let server = runtime().load(&Artifact::from_file(path).expect("it is committed")).expect("it can be loaded");
     let policy = Policy { publish: vec!["0:8080".parse().expect("a port")], ..Policy::default() };
     server.policy(policy).env("PORT", "8080").restart(Restart::No).start().expect("it starts")
-}
-
-fn connect(running: &Running) -> TcpStream {
-    let address: SocketAddr = running.ports()[0].address().expect("it is a port of the host");
-    let began = Instant::now();
-    let stream = loop {
-        match TcpStream::connect(address) {
-            Ok(stream) => break stream,
-            // The guest does not listen yet.
-            Err(error) if began.elapsed() > LONG => panic!("{error}"),
-            Err(_) => thread::sleep(Duration::from_millis(1)),
-        }
-    };
-    stream.set_read_timeout(Some(LONG)).expect("it is a time");
-    stream
 }
 
 /// One request and its whole answer.

@@ -12,7 +12,7 @@ use crate::errno::Errno;
 use crate::guest::{Generation, Guest};
 use crate::memory::Memory;
 use crate::net::{Interest, Ready};
-use crate::readiness::{Patience, Source, Watch};
+use crate::readiness::{Patience, Watch};
 
 use super::clock;
 
@@ -32,10 +32,14 @@ const HANGUP: u16 = 1;
 
 /// What a subscription waits for.
 enum Wanted {
-    /// `None` never comes.
-    Clock(Option<Instant>),
+    Clock(Instant),
+    /// What never comes.
+    Never,
     /// Its watch, and the socket that remembers what its guest was told.
-    Watch { index: usize, socket: Option<Arc<Socket>> },
+    Watch {
+        index: usize,
+        socket: Option<Arc<Socket>>,
+    },
     /// Known at once.
     Failed(Errno),
 }
@@ -81,7 +85,8 @@ async fn poll(
     if too_few || count > guest.limits.subscriptions {
         return Err(Errno::Invalid.into());
     }
-    let mut wait = Wait::default();
+    let (subscribed, watched) = (Vec::with_capacity(count as usize), Vec::with_capacity(count as usize));
+    let mut wait = Wait { subscriptions: subscribed, watches: watched, ..Wait::default() };
     for index in 0..count {
         let at = array_element(subscriptions, index, SUBSCRIPTION_BYTES)?;
         wait.add(guest, memory, at, edge)?;
@@ -121,7 +126,7 @@ impl Wait {
                     (Some(soonest), Some(deadline)) => Some(soonest.min(deadline)),
                     (soonest, deadline) => soonest.or(deadline),
                 };
-                Wanted::Clock(deadline)
+                deadline.map_or(Wanted::Never, Wanted::Clock)
             }
         })
     }
@@ -131,17 +136,17 @@ impl Wait {
             Ok(descriptor) => descriptor,
             Err(errno) => return Wanted::Failed(errno),
         };
-        let mut source = guest.source(&descriptor, interest);
-        let socket = match descriptor {
-            Descriptor::Socket(socket) => Some(socket),
+        guest.looks_for_connections(&descriptor);
+        let socket = match &descriptor {
+            Descriptor::Socket(socket) => Some(Arc::clone(socket)),
             _ => None,
         };
         let told = socket.as_ref().is_some_and(|socket| socket.was_told(interest));
         if told && edge {
-            source = Source::Never;
+            return Wanted::Never;
         }
         let stale = told && interest == Interest::Write;
-        self.watches.push(Watch { stale, ..Watch::new(source, interest) });
+        self.watches.push(Watch { stale, ..Watch::new(descriptor, interest) });
         Wanted::Watch { index: self.watches.len() - 1, socket }
     }
 
@@ -169,8 +174,8 @@ impl Wait {
     fn outcome(&self, wanted: &Wanted, now: Instant) -> Option<Result<(Ready, u64), Errno>> {
         match wanted {
             Wanted::Failed(errno) => Some(Err(*errno)),
-            Wanted::Clock(Some(due)) => (*due <= now).then_some(Ok((Ready::default(), 0))),
-            Wanted::Clock(None) => None,
+            Wanted::Clock(due) => (*due <= now).then_some(Ok((Ready::default(), 0))),
+            Wanted::Never => None,
             Wanted::Watch { index, socket } => {
                 let watch = &self.watches[*index];
                 let outcome = watch.outcome?;

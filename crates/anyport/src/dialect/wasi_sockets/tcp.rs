@@ -17,7 +17,6 @@ use crate::busy::Pace;
 use crate::descriptor::{Opened, Socket};
 use crate::errno::Errno;
 use crate::guest::Guest;
-use crate::net::connections::Connections;
 use crate::net::{Endpoint, Interest, Shutdown};
 
 /// What the table has for a socket. Streams share it, and the last that lets go closes it.
@@ -37,7 +36,6 @@ pub(super) struct TcpSocket {
     pub(super) socket: Arc<Socket>,
     opened: Opened,
     pub(super) pace: Arc<Pace>,
-    connections: Arc<Connections>,
     state: Mutex<State>,
     pub(super) output: Output,
 }
@@ -100,7 +98,6 @@ impl Tcp {
             socket,
             opened,
             pace: guest.busy.pace(),
-            connections: Arc::clone(&guest.connections),
             state: Mutex::new(state),
             output: Output::default(),
         })))
@@ -222,11 +219,8 @@ impl TcpSocket {
 
     /// Waits until a listener has a connection that the guest may have.
     pub(super) fn arrival(&self) -> impl Future<Output = ()> + Send + use<> {
-        let (connections, endpoint) = (Arc::clone(&self.connections), self.socket.endpoint());
+        let endpoint = self.socket.endpoint();
         async move {
-            if endpoint.is_public() {
-                connections.room().await;
-            }
             // What is wrong with a listener, the next look at it says.
             let _ = poll_fn(|context| endpoint.poll_ready(context, Interest::Read)).await;
         }

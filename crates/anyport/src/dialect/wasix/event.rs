@@ -49,8 +49,9 @@ pub(super) fn epoll_ctl(
     let epoll = epoll(guest, fd)?;
     let descriptor = guest.descriptors.get(target)?;
     if op == DEL {
-        return Ok(epoll.remove(target)?);
+        return Ok(epoll.remove(target, &descriptor)?);
     }
+    guest.looks_for_connections(&descriptor);
     let wanted: u32 = memory.read(event)?;
     let data = memory.bytes(event.checked_add(DATA_AT).ok_or(wiggle::GuestError::PtrOverflow)?, 24)?;
     let data = Data::try_from(data).map_err(|_| Errno::Invalid)?;

@@ -232,7 +232,8 @@ impl Socket {
                 (readable || !read, datagrams.shut_read && datagrams.shut_write, next)
             }
         };
-        if is_ready || hangup || self.error.is_some() { Ok(Ready { hangup, ended: hangup }) } else { Err(again) }
+        let ended = hangup || matches!(&self.state, State::Connected(stream) if stream.read_ended(now));
+        if is_ready || hangup || self.error.is_some() { Ok(Ready { hangup, ended }) } else { Err(again) }
     }
 }
 

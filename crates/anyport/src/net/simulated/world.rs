@@ -358,6 +358,17 @@ impl World {
         }
     }
 
+    /// Ready when the peer sends no more.
+    pub(super) fn poll_ended(&mut self, id: Id, context: &mut Context<'_>) -> Poll<Ready> {
+        match self.poll_ready(id, context, Interest::Read) {
+            Poll::Ready(ready) if ready.ended => Poll::Ready(ready),
+            _ => {
+                self.enlist(id, Interest::Read, context.waker());
+                Poll::Pending
+            }
+        }
+    }
+
     /// The waiter with this waker, found or made.
     fn enlist(&mut self, id: Id, interest: Interest, waker: &Waker) -> &mut Waiter {
         let socket = self.sockets.get_mut(&id).expect("a socket is there until its endpoint is dropped");
