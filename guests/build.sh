@@ -49,7 +49,7 @@ rust_guests=(
   wasmedge/mio
 )
 c_guests=(cgi command preview1/dotnet-like preview1/probe probe)
-wasix_guests=(blocking conform epollsrv evtest pollsrv pool pthread sigsrv)
+wasix_guests=(blocking cgi conform epollsrv evtest files pollsrv pool pthread sigsrv)
 go_guests=(preview1/go-nethttp wasmedge/go-net)
 # One source, compiled once for each dialect and way to wait: `<variant> <dialect file> <defines>`.
 behaviour_variants=(

@@ -27,7 +27,8 @@ pub(crate) fn is_manifest(file: &Path) -> bool {
 }
 
 impl Manifest {
-    pub(crate) fn read(file: &Path) -> Result<Self, Error> {
+    /// Reads a file. What it mounts where one of `granted` is, is left out: whoever runs it has the last word.
+    pub(crate) fn read(file: &Path, granted: &[Directory]) -> Result<Self, Error> {
         let name = file.display();
         let text = std::fs::read_to_string(file).map_err(|error| {
             let kind = match error.kind() {
@@ -36,10 +37,11 @@ impl Manifest {
             };
             Error::new(kind, format!("`{name}` cannot be read: {error}"))
         })?;
-        Self::parse(file, &text)
+        let folder = Folder { path: file.parent().unwrap_or_else(|| Path::new("")), granted };
+        Self::parse(file, &text, folder)
     }
 
-    fn parse(file: &Path, text: &str) -> Result<Self, Error> {
+    fn parse(file: &Path, text: &str, folder: Folder<'_>) -> Result<Self, Error> {
         let name = file.display().to_string();
         let table: Table = text.parse().map_err(|error: toml::de::Error| {
             let line = error.span().map_or(1, |span| text[..span.start.min(text.len())].matches('\n').count() + 1);
@@ -48,9 +50,9 @@ impl Manifest {
         let mut manifest = Self::default();
         let keys = Keys { table, place: name.clone() };
         if keys.table.contains_key("command") || keys.table.contains_key("package") {
-            manifest.take_wasmer(file, keys)?;
+            manifest.take_wasmer(folder, keys)?;
         } else if keys.table.contains_key("module") {
-            manifest.take_wagi(file, keys)?;
+            manifest.take_wagi(folder, keys)?;
         } else {
             return Err(wrong(format!("`{name}` names no CGI program: it has neither `[[module]]` nor `[[command]]`"))
                 .with_hint("`modules.toml` of WAGI and `wasmer.toml` with `runner = \"wcgi\"` are taken"));
@@ -59,7 +61,7 @@ impl Manifest {
     }
 
     /// <https://github.com/deislabs/wagi/blob/main/docs/configuring_and_running.md>
-    fn take_wagi(&mut self, file: &Path, mut keys: Keys) -> Result<(), Error> {
+    fn take_wagi(&mut self, folder: Folder<'_>, mut keys: Keys) -> Result<(), Error> {
         self.is_wagi = true;
         for (index, table) in keys.tables("module")?.into_iter().enumerate() {
             let mut module = Keys { table, place: format!("`[[module]]` {} of `{}`", index + 1, keys.place) };
@@ -74,9 +76,9 @@ impl Manifest {
             }
             script.env = module.map("environment")?;
             for (guest, host) in module.map("volumes")? {
-                script.directories.push(directory(file, &guest, &host, false, &module)?);
+                script.directories.extend(folder.directory(&guest, &host, false, &module)?);
             }
-            self.programs.push((local(file, &source, &module)?, script));
+            self.programs.push((folder.module(&source, &module)?, script));
             module.rest(&mut self.ignored);
         }
         keys.rest(&mut self.ignored);
@@ -84,7 +86,7 @@ impl Manifest {
     }
 
     /// <https://docs.wasmer.io/registry/manifest>
-    fn take_wasmer(&mut self, file: &Path, mut keys: Keys) -> Result<(), Error> {
+    fn take_wasmer(&mut self, folder: Folder<'_>, mut keys: Keys) -> Result<(), Error> {
         let entrypoint = match keys.table.get("package").and_then(|package| package.get("entrypoint")) {
             Some(Value::String(name)) => Some(name.clone()),
             _ => None,
@@ -120,11 +122,11 @@ impl Manifest {
         if let Some(mut fs) = keys.table("fs")? {
             for (guest, host) in fs.all()? {
                 // Of a package: what a program writes there is not the package.
-                script.directories.push(directory(file, &guest, &host, true, &fs)?);
+                script.directories.extend(folder.directory(&guest, &host, true, &fs)?);
             }
         }
         let source = keys.source_of(&wanted)?;
-        self.programs.push((local(file, &source, &keys)?, script));
+        self.programs.push((folder.module(&source, &keys)?, script));
         for (known, _) in ["package", "dependencies"].map(|known| (known, keys.table.remove(known))) {
             tracing::debug!("`{known}` of `{}` is not looked at", keys.place);
         }
@@ -253,36 +255,50 @@ impl Keys {
     }
 }
 
-/// A file of this machine, as WAGI and Wasmer name one: beside the manifest, or where we are.
-fn local(file: &Path, source: &str, keys: &Keys) -> Result<PathBuf, Error> {
-    let path = match source.split_once(':') {
-        Some(("file", path)) => path.strip_prefix("//").unwrap_or(path),
-        Some((scheme, _)) if scheme.len() > 1 && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric()) => {
-            return Err(keys
-                .wrong("module", &format!("`{source}` is not on this machine"))
-                .with_hint("fetch it, and name the file"));
-        }
-        _ => source,
-    };
-    Ok(beside(file, path))
+/// Where a file is that names programs: somebody else may have written it, so it gives away nothing but what is there.
+#[derive(Clone, Copy)]
+struct Folder<'f> {
+    path: &'f Path,
+    /// What the person gives, inside of it or not.
+    granted: &'f [Directory],
 }
 
-fn beside(file: &Path, path: &str) -> PathBuf {
-    let beside = file.parent().unwrap_or_else(|| Path::new("")).join(path);
-    // WAGI takes a path as it is from where it was started.
-    if beside.exists() { beside } else { PathBuf::from(path) }
-}
-
-fn directory(file: &Path, guest: &str, host: &str, read_only: bool, keys: &Keys) -> Result<Directory, Error> {
-    let host = beside(file, host);
-    if !host.is_dir() {
-        return Err(wrong(format!(
-            "there is no directory `{}`, which {} wants as `{guest}`",
-            host.display(),
-            keys.shown()
-        )));
+impl Folder<'_> {
+    /// The file of a module.
+    fn module(self, source: &str, keys: &Keys) -> Result<PathBuf, Error> {
+        let path = match source.split_once(':') {
+            Some(("file", path)) => path.strip_prefix("//").unwrap_or(path),
+            Some((scheme, _)) if scheme.len() > 1 && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric()) => {
+                return Err(keys
+                    .wrong("module", &format!("`{source}` is not on this machine"))
+                    .with_hint("fetch it, and name the file"));
+            }
+            _ => source,
+        };
+        Ok(self.path.join(path))
     }
-    Ok(Directory { host, guest: guest.to_owned(), read_only })
+
+    /// A directory that is mounted, unless the person has mounted one there.
+    fn directory(self, guest: &str, host: &str, read_only: bool, keys: &Keys) -> Result<Option<Directory>, Error> {
+        let is_there = |other: &Directory| other.guest.trim_end_matches('/') == guest.trim_end_matches('/');
+        if self.granted.iter().any(is_there) {
+            return Ok(None);
+        }
+        let (wanted, place) = (self.path.join(host), keys.shown());
+        // As `..` and links lead.
+        let Some(host) = wanted.canonicalize().ok().filter(|host| host.is_dir()) else {
+            let wanted = wanted.display();
+            return Err(wrong(format!("there is no directory `{wanted}`, which {place} wants as `{guest}`")));
+        };
+        // A path of no parts is where we are.
+        let own = Path::new(".").join(self.path).canonicalize();
+        if own.is_ok_and(|own| host.starts_with(own)) {
+            return Ok(Some(Directory { host, guest: guest.to_owned(), read_only }));
+        }
+        let (outside, only) = (host.display(), if read_only { ":ro" } else { "" });
+        Err(wrong(format!("{place} wants `{outside}` as `{guest}`, which is outside of the file's own directory"))
+            .with_hint(format!("to give it that directory, add `--dir {outside}:{guest}{only}`")))
+    }
 }
 
 fn wrong(what: String) -> Error {

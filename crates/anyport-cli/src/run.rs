@@ -110,7 +110,7 @@ fn programs(plan: &mut Plan, how: How) -> Result<Option<Vec<(PathBuf, Script)>>,
     if !is_manifest(&plan.file) {
         return Ok(how.is_cgi.then(|| vec![(plan.file.clone(), Script::default())]));
     }
-    let Manifest { programs, args, is_wagi, ignored } = Manifest::read(&plan.file)?;
+    let Manifest { programs, args, is_wagi, ignored } = Manifest::read(&plan.file, &plan.directories)?;
     for what in ignored {
         report::warn(&what);
     }

@@ -10,6 +10,7 @@ mod lookup;
 pub(crate) mod process;
 pub(crate) mod signals;
 mod sync;
+mod timers;
 mod waiting;
 
 use std::io;

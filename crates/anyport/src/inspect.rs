@@ -202,13 +202,7 @@ fn parse(artifact: &Artifact) -> Result<Contents, Error> {
 /// Fails where an artifact says that it is no CGI program of RFC 3875. Whether it runs at all is another matter.
 pub(crate) fn may_be_cgi(artifact: &Artifact) -> Result<(), Error> {
     match kind_of(artifact) {
-        Some(Kind::Modules) | None => {}
-        Some(Kind::Threads) => {
-            return Err(Error::not_runnable(format!(
-                "`{artifact}` has a memory that threads share, and a CGI program has none of those"
-            ))
-            .with_hint("build it for `wasm32-wasip1`"));
-        }
+        Some(Kind::Modules | Kind::Threads) | None => {}
         Some(Kind::Sequential | Kind::Concurrent) => return Err(not_for_cgi(artifact.name())),
     }
     match cgi_dialect(artifact.bytes()).as_deref() {

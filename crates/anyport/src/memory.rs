@@ -4,6 +4,7 @@
 //! which know shared memories too; there is no `unsafe` of ours.
 
 mod given;
+mod own;
 
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -13,6 +14,7 @@ use smallvec::SmallVec;
 use wiggle::{GuestError, GuestMemory, GuestPtr, GuestType, Pointee, Region};
 
 pub(crate) use given::Given;
+pub(crate) use own::Own;
 
 use crate::errno::Errno;
 use crate::limits::Limits;

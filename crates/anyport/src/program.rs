@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use tokio::runtime::Runtime;
+use tokio::task::JoinHandle;
 use wasmtime::ResourcesRequired;
 use wasmtime::component::Component;
 use wasmtime::{ExternType, Instance, Linker, MemoryType, Module, SharedMemory, Store};
@@ -14,7 +16,7 @@ use crate::component::{self, Interfaces, World};
 use crate::dialect::hostcall;
 use crate::dialect::preview1::process::Exit;
 use crate::directory::Directory;
-use crate::engine::{self, Compiled, Engine, Loaded, Room};
+use crate::engine::{self, Compiled, Engine, Kind, Loaded, Room};
 use crate::error::{Error, printable};
 use crate::guest::{Abi, Generation, Guest};
 use crate::link::{self, Import};
@@ -38,8 +40,10 @@ pub(crate) enum Program {
 /// What each thread of a core module is made of.
 pub(crate) struct Parts {
     module: Module,
-    linker: Linker<Guest>,
+    linker: Arc<Linker<Guest>>,
     pub(crate) abi: Abi,
+    /// The function that its first thread begins with.
+    entrypoint: String,
 }
 
 /// A component that serves requests, up to its pool of instances, whose size is not known before it starts.
@@ -60,6 +64,8 @@ struct Loose {
     name: String,
     script: Script,
     compiled: Compiled,
+    abi: Abi,
+    kind: Kind,
 }
 
 /// What answers requests.
@@ -74,8 +80,9 @@ pub(crate) enum Handler {
 
 /// Modules that can be instantiated for requests.
 pub(crate) struct Commands {
-    linker: Linker<Guest>,
     pub(crate) list: Vec<Command>,
+    /// Where those run whose threads share a memory, if there is one.
+    pub(crate) crews: Option<Crews>,
     /// Arguments behind a program's name.
     pub(crate) args: Vec<String>,
 }
@@ -86,7 +93,15 @@ pub(crate) struct Command {
     pub(crate) script: Script,
     pub(crate) env: Vec<(String, String)>,
     pub(crate) directories: Vec<Directory>,
-    module: Module,
+    pub(crate) parts: Arc<Parts>,
+    /// It runs on the engine for threads.
+    pub(crate) shares_memory: bool,
+}
+
+/// An engine for threads, and those of the host that work on all of them.
+pub(crate) struct Crews {
+    pub(crate) engine: Arc<Engine>,
+    runtime: Option<Runtime>,
 }
 
 impl Program {
@@ -103,7 +118,8 @@ impl Program {
     }
 
     fn of_module(engine: &Engine, module: Module, imports: &[Import]) -> Result<Self, Error> {
-        let parts = Parts { module, linker: linker(engine)?, abi: link::abi_of(imports) };
+        let (linker, abi) = (Arc::new(linker(engine)?), link::abi_of(imports));
+        let parts = Parts { module, linker, abi, entrypoint: "_start".to_owned() };
         Ok(Self::Module {
             parts: Arc::new(parts),
             generation: link::generation_of(imports),
@@ -220,15 +236,6 @@ async fn instantiate(linker: &Linker<Guest>, store: &mut Store<Guest>, module: &
     Ok(instance)
 }
 
-/// Instantiates a module and calls a function of it.
-async fn call(
-    linker: &Linker<Guest>, store: &mut Store<Guest>, module: &Module, entrypoint: &str,
-) -> wasmtime::Result<()> {
-    let instance = instantiate(linker, store, module).await?;
-    let start = instance.get_typed_func::<(), ()>(&mut *store, entrypoint)?;
-    start.call_async(store, ()).await
-}
-
 impl Scripts {
     /// None yet.
     pub(crate) fn new() -> Self {
@@ -262,12 +269,25 @@ impl Scripts {
             ))
             .with_hint("build it as a command (a program with `main`) for `wasm32-wasip1`"));
         }
+        let abi = link::abi_of(&imports);
+        if engine::shared_memory(module).is_some() {
+            if abi.blocks {
+                return Err(Error::not_runnable(format!(
+                    "`{shown}` waits for its threads by instructions of its own, which no time limit of a request ends"
+                ))
+                .with_hint("build it with the libc of WASIX, or without threads for `wasm32-wasip1`"));
+            }
+            // It lives as one that starts some, whether it does or not.
+            let abi = Abi { has_threads: true, ..abi };
+            self.all.push(Loose { name: name.to_owned(), script, compiled, abi, kind: Kind::Threads });
+            return Ok(());
+        }
         let needs = module.resources_required();
         self.needs.num_memories = self.needs.num_memories.max(needs.num_memories);
         self.needs.num_tables = self.needs.num_tables.max(needs.num_tables);
         self.needs.max_initial_memory_size = self.needs.max_initial_memory_size.max(needs.max_initial_memory_size);
         self.needs.max_initial_table_size = self.needs.max_initial_table_size.max(needs.max_initial_table_size);
-        self.all.push(Loose { name: name.to_owned(), script, compiled });
+        self.all.push(Loose { name: name.to_owned(), script, compiled, abi, kind: Kind::Modules });
         Ok(())
     }
 
@@ -275,10 +295,16 @@ impl Scripts {
     pub(crate) fn pool(
         self, plain: &Engine, room: Room, args: &[String], env: &[(String, String)], directories: &[Directory],
     ) -> Result<(Arc<Engine>, Handler), Error> {
-        let engine = pooled(plain, &self.needs, room)?;
-        let linker = linker(&engine)?;
+        let engine = Arc::new(pooled(plain, &self.needs, room)?);
+        let pooled = Arc::new(linker(&engine)?);
+        let crews = self.all.iter().any(|loose| loose.kind == Kind::Threads).then(Crews::new).transpose()?;
+        let shared = crews.as_ref().map(|crews| linker(&crews.engine)).transpose()?.map(Arc::new);
         let mut list = Vec::with_capacity(self.all.len());
-        for Loose { name, script, compiled } in self.all {
+        for Loose { name, script, compiled, abi, kind } in self.all {
+            let (engine, linker) = match (kind, &crews, &shared) {
+                (Kind::Threads, Some(crews), Some(linker)) => (&crews.engine, linker),
+                _ => (&engine, &pooled),
+            };
             let module = match engine.load(&compiled) {
                 Ok(Loaded::Module(module)) => module,
                 Ok(Loaded::Component(_)) => return Err(mismatched(&name, "it is no module")),
@@ -288,10 +314,37 @@ impl Scripts {
             let is_other = |(name, _): &&(String, String)| !script.env.iter().any(|(own, _)| own == name);
             let env = env.iter().filter(is_other).chain(&script.env).cloned().collect();
             let directories = directories.iter().chain(&script.directories).cloned().collect();
-            list.push(Command { name, script, env, directories, module });
+            let (linker, entrypoint) = (Arc::clone(linker), script.entrypoint.clone());
+            let parts = Arc::new(Parts { module, linker, abi, entrypoint });
+            list.push(Command { name, script, env, directories, parts, shares_memory: kind == Kind::Threads });
         }
         let args = args.iter().skip(1).cloned().collect();
-        Ok((Arc::new(engine), Handler::Cgi(Arc::new(Commands { linker, list, args }))))
+        Ok((engine, Handler::Cgi(Arc::new(Commands { list, crews, args }))))
+    }
+}
+
+impl Crews {
+    fn new() -> Result<Self, Error> {
+        let runtime = tokio::runtime::Builder::new_multi_thread().thread_name("anyport-guests").enable_all().build();
+        let runtime =
+            runtime.map_err(|error| Error::host(format!("the guests' threads cannot be started: {error}")))?;
+        Ok(Self { engine: Arc::new(Engine::new(Kind::Threads)?), runtime: Some(runtime) })
+    }
+
+    /// Begins the life of a guest there.
+    pub(crate) fn spawn<T: Send + 'static>(
+        &self, life: impl Future<Output = T> + Send + 'static,
+    ) -> Option<JoinHandle<T>> {
+        self.runtime.as_ref().map(|runtime| runtime.spawn(life))
+    }
+}
+
+impl Drop for Crews {
+    fn drop(&mut self) {
+        // Wherever that is: it waits for nobody.
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
     }
 }
 
@@ -300,12 +353,6 @@ impl Commands {
     pub(crate) fn find(&self, path: &str) -> Option<usize> {
         let fitting = self.list.iter().enumerate().filter(|(_, command)| command.script.route.has(path));
         fitting.max_by_key(|(_, command)| command.script.route.weight()).map(|(place, _)| place)
-    }
-
-    /// Runs one to its end.
-    pub(crate) async fn run(&self, place: usize, store: &mut Store<Guest>) -> wasmtime::Result<()> {
-        let Command { module, script, .. } = &self.list[place];
-        call(&self.linker, store, module, &script.entrypoint).await
     }
 }
 
@@ -324,7 +371,8 @@ fn linker(engine: &Engine) -> Result<Linker<Guest>, Error> {
 }
 
 impl Parts {
-    fn memory(&self, engine: &Engine, most: usize) -> Result<Given, Error> {
+    /// The memory that a guest is given where it brings none, of at most so many bytes.
+    pub(crate) fn memory(&self, engine: &Engine, most: usize) -> Result<Given, Error> {
         let Some(kind) = engine::shared_memory(&self.module) else { return Ok(Given::None) };
         let fails = |why: String| Error::host(format!("the guest's memory cannot be made: {why}"));
         let (least, most) = (kind.minimum(), most as u64 / kind.page_size());
@@ -344,7 +392,9 @@ impl Parts {
 
     /// Runs its first thread to the end.
     pub(crate) async fn run(&self, store: &mut Store<Guest>) -> wasmtime::Result<()> {
-        call(&self.linker, store, &self.module, "_start").await
+        let instance = instantiate(&self.linker, store, &self.module).await?;
+        let start = instance.get_typed_func::<(), ()>(&mut *store, &self.entrypoint)?;
+        start.call_async(store, ()).await
     }
 
     /// Runs another to the end.

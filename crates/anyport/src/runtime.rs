@@ -73,17 +73,17 @@ impl Runtime {
             return Err(Error::host(format!("`{}` names no program", printable(name))));
         }
         for (artifact, script) in programs {
-            let (compiled, module) = self.module(&engine, &artifact, script.is_precompiled)?;
+            let (compiled, module) = self.module(&artifact, script.is_precompiled)?;
             scripts.add(artifact.name(), script, compiled, &module)?;
         }
         Ok(Server::new(engine, Program::Scripts(scripts), name))
     }
 
     /// The module of an artifact; nothing else will do.
-    fn module(&self, engine: &Engine, artifact: &Artifact, is_precompiled: bool) -> Result<(Compiled, Module), Error> {
+    fn module(&self, artifact: &Artifact, is_precompiled: bool) -> Result<(Compiled, Module), Error> {
         let (compiled, loaded) = if is_precompiled {
             let compiled = Compiled::trusted(artifact)?;
-            let loaded = engine.load(&compiled).map_err(|error| compiled_elsewhere(artifact, &error))?;
+            let (_, loaded) = self.taken(&compiled).map_err(|error| compiled_elsewhere(artifact, &error))?;
             (compiled, loaded)
         } else {
             inspect::may_be_cgi(artifact)?;
@@ -104,8 +104,7 @@ impl Runtime {
     /// It was made by another version, or for another machine.
     pub fn load_precompiled(&self, artifact: &Artifact) -> Result<Server, Error> {
         let compiled = Compiled::trusted(artifact)?;
-        let kinds = compiled.kinds();
-        self.serve(artifact.name(), compiled, kinds, |error| compiled_elsewhere(artifact, error))
+        self.serve(artifact.name(), compiled, |error| compiled_elsewhere(artifact, error))
     }
 
     /// Machine code for [`Runtime::load_precompiled`] on this kind of machine.
@@ -143,9 +142,7 @@ impl Runtime {
     /// # Errors
     /// It was compiled by another version, or for another machine.
     pub fn load_compiled(&self, file: File, name: &str) -> Result<Server, Error> {
-        let compiled = Compiled::File(file);
-        let kinds = compiled.kinds();
-        self.serve(name, compiled, kinds, |error| of_another_version(name, error))
+        self.serve(name, Compiled::File(file), |error| of_another_version(name, error))
     }
 
     /// The same of a module that answers requests by CGI, as [`Runtime::load_cgi`] has it, with a route for all.
@@ -154,16 +151,11 @@ impl Runtime {
     /// As [`Runtime::load_compiled`]; or it is no module for CGI.
     pub fn load_compiled_cgi(&self, file: File, name: &str) -> Result<Server, Error> {
         let compiled = Compiled::File(file);
-        if !compiled.kinds().contains(&Kind::Modules) {
-            return Err(inspect::not_for_cgi(name));
-        }
-        let engine = self.engine(Kind::Modules)?;
-        let Loaded::Module(module) = engine.load(&compiled).map_err(|error| of_another_version(name, &error))? else {
-            return Err(inspect::not_for_cgi(name));
-        };
+        let (_, loaded) = self.taken(&compiled).map_err(|error| of_another_version(name, &error))?;
+        let Loaded::Module(module) = loaded else { return Err(inspect::not_for_cgi(name)) };
         let mut scripts = Scripts::new();
         scripts.add(name, Script::default(), compiled, &module)?;
-        Ok(Server::new(engine, Program::Scripts(scripts), name))
+        Ok(Server::new(self.engine(Kind::Modules)?, Program::Scripts(scripts), name))
     }
 
     /// The machine code of an artifact, which is checked unless it is in the cache: then it was before.
@@ -179,23 +171,26 @@ impl Runtime {
         Ok((engine, compiled, loaded))
     }
 
-    /// A server on the first of these engines that takes the machine code.
+    /// A server of machine code that somebody vouched for.
     fn serve(
-        &self, name: &str, compiled: Compiled, kinds: &[Kind], refuse: impl Fn(&wasmtime::Error) -> Error,
+        &self, name: &str, compiled: Compiled, refuse: impl Fn(&wasmtime::Error) -> Error,
     ) -> Result<Server, Error> {
+        let (engine, loaded) = self.taken(&compiled).map_err(|error| refuse(&error))?;
+        let program = Program::new(&engine, name, compiled, loaded)?;
+        Ok(Server::new(engine, program, name))
+    }
+
+    /// The first engine that takes machine code, and the same loaded there.
+    fn taken(&self, compiled: &Compiled) -> wasmtime::Result<(Arc<Engine>, Loaded)> {
         let mut refused = None;
-        for kind in kinds {
-            let engine = self.engine(*kind)?;
-            match engine.load(&compiled) {
-                Ok(loaded) => {
-                    let program = Program::new(&engine, name, compiled, loaded)?;
-                    return Ok(Server::new(engine, program, name));
-                }
+        for kind in compiled.kinds() {
+            let engine = self.engine(*kind).map_err(wasmtime::Error::msg)?;
+            match engine.load(compiled) {
+                Ok(loaded) => return Ok((engine, loaded)),
                 Err(error) => refused = refused.or(Some(error)),
             }
         }
-        let refused = refused.unwrap_or_else(|| wasmtime::Error::msg("no engine takes it"));
-        Err(refuse(&refused))
+        Err(refused.unwrap_or_else(|| wasmtime::Error::msg("no engine takes it")))
     }
 
     fn engine(&self, kind: Kind) -> Result<Arc<Engine>, Error> {

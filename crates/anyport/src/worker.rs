@@ -147,17 +147,22 @@ impl Template {
         let stdio = self.open_stdio()?;
         // The first shows what is wrong with all.
         let way = self.way();
-        let mut first = self.setup(self.start(&stdio), None, &way, worker)?;
-        for directories in requests.directories() {
-            self.setup(Start { directories, ..self.start(&stdio) }, None, &way, worker)?;
-        }
-        // Opened once for all requests, but for those of programs that have their own.
-        let opened = (!self.directories.is_empty()).then(|| first.files.filesystem().ctx.clone());
+        // Opened once for all requests: what a guest puts in the place of one leads nobody elsewhere.
+        let open = |directories| {
+            let mut setup = self.setup(Start { directories, ..self.start(&stdio) }, None, &way, worker)?;
+            Ok((!directories.is_empty()).then(|| setup.files.filesystem().ctx.clone()))
+        };
+        let opened = open(&self.directories)?;
+        let programs: Vec<_> = requests.directories().map(open).collect::<Result<_, Error>>()?;
         let template = Arc::clone(self);
-        let make = Box::new(move |start: Option<Start<'_>>| {
-            let opened = if start.is_none() { opened.as_ref() } else { None };
-            let start = start.unwrap_or_else(|| template.start(&stdio));
-            template.make(template.setup(start, opened, &way, worker)?)
+        let make = Box::new(move |start: Option<(usize, Start<'_>)>| {
+            let (opened, start) = match start {
+                Some((program, start)) => (programs.get(program).and_then(Option::as_ref), start),
+                None => (opened.as_ref(), template.start(&stdio)),
+            };
+            // None of them is told to leave: it ends with its request.
+            let takes_signals = Arc::default();
+            template.make(Setup { takes_signals, ..template.setup(start, opened, &way, worker)? })
         });
         let name = thread_name(&self.name);
         let inbound = Inbound {
@@ -178,7 +183,7 @@ impl Template {
 
     /// How most guests start.
     fn start<'s>(&'s self, stdio: &'s [Arc<Stdio>; 3]) -> Start<'s> {
-        Start { args: &self.args, env: &self.env, directories: &self.directories, stdio }
+        Start { args: &self.args, env: &self.env, directories: &self.directories, stdio, abi: Abi::default() }
     }
 
     /// What a guest is made of; its directories are opened unless they are already.
@@ -190,7 +195,7 @@ impl Template {
             files: files(start, opened)?,
             directories: u32::try_from(start.directories.len()).map_err(|_| Error::host("too many directories"))?,
             generation: Generation::NotWasmEdge,
-            abi: Abi::default(),
+            abi: start.abi,
             takes_signals: Arc::clone(&self.takes_signals),
             listeners: Vec::new(),
             limits: Arc::clone(&self.limits),
@@ -236,7 +241,7 @@ impl Template {
 
 /// What wasmtime-wasi has for a guest. Core modules have their standard streams from elsewhere.
 fn files(start: Start<'_>, opened: Option<&WasiFilesystemCtx>) -> Result<WasiP1Ctx, Error> {
-    let Start { args, env, directories, stdio: [stdin, stdout, stderr] } = start;
+    let Start { args, env, directories, stdio: [stdin, stdout, stderr], .. } = start;
     let mut wasi = WasiCtxBuilder::new();
     wasi.args(args).envs(env);
     wasi.stdin(wasi::input(Arc::clone(stdin)));

@@ -6,6 +6,7 @@ mod services {
     mod answers;
     mod bodies;
     mod cgi;
+    mod cgi_threads;
     mod ends;
     mod faults;
     mod instances;

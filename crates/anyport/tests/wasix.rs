@@ -1,7 +1,10 @@
 //! WASIX: servers that its toolchain made, and each way in which it is not what its headers, its own host, or
 //! preview1 say.
 
+mod wat_support;
+
 mod wasix {
+    mod files;
     mod machine;
     mod servers;
     mod surprises;

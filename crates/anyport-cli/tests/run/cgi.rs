@@ -1,6 +1,7 @@
 //! Modules that answer by CGI: alone, by WAGI's `modules.toml`, by a `wasmer.toml` with WCGI.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 
 use rustix::process::Signal;
 
@@ -280,6 +281,104 @@ fn manifests_that_cannot_be_served() {
     --- stderr
     error: `none.toml` cannot be read: No such file or directory (os error 2)
     ");
+}
+
+/// A package that somebody downloaded says where its files are; whoever runs it says what else it may have.
+#[test]
+fn a_manifest_gives_away_nothing_but_its_own_directory() {
+    let outer = Folder::new();
+    let package = outer.path().join("package");
+    for folder in ["secret", "package/files"] {
+        fs::create_dir_all(outer.path().join(folder)).expect("it is ours");
+    }
+    let outer = outer.and("secret/note", "secret\n");
+    fs::write(package.join("files/note"), "noted\n").expect("it is ours");
+    fs::write(package.join("cgi.wasm"), fs::read(root().join(GUEST)).expect("it is committed")).expect("it is ours");
+    symlink("../secret", package.join("link")).expect("it is ours");
+    symlink("files", package.join("inner")).expect("it is ours");
+    let secret = outer.path().join("secret").canonicalize().expect("it is there");
+    let secret = secret.to_str().expect("a plain path");
+    let wagi = |host: &str| {
+        format!("[[module]]\nmodule = \"cgi.wasm\"\nroute = \"/...\"\nvolumes = {{ \"/data\" = \"{host}\" }}\n")
+    };
+    let wasmer = |host: &str| {
+        let command = "[[command]]\nname = \"x\"\nmodule = \"x\"\nrunner = \"wcgi\"\n";
+        let module = "[[module]]\nname = \"x\"\nsource = \"cgi.wasm\"\n";
+        format!("{module}{command}[fs]\n\"/data\" = \"{host}\"\n")
+    };
+    let manifests: [&dyn Fn(&str) -> String; 2] = [&wagi, &wasmer];
+    let file = package.join("x.toml");
+    for (manifest, read_only) in manifests.into_iter().zip(["", ":ro"]) {
+        for host in [secret, "../secret", "files/../../secret", "link", "link/../secret", "inner/../../secret"] {
+            fs::write(&file, manifest(host)).expect("it is ours");
+            // From within, and from where a path of the manifest would lead to the file by chance.
+            for (from, name) in [(&*package, "x.toml"), (outer.path(), "package/x.toml")] {
+                let told = Process::spawn(command_in(from, ["run", "-p", "0:8080", name])).end().to_string();
+                let told = told.replace(" ↵\n", " ");
+                let outside = format!("wants `{secret}` as `/data`, which is outside of the file's own directory\n");
+                assert!(told.contains(&outside), "{host}: {told}");
+                let hint = format!("hint: to give it that directory, add `--dir {secret}:/data{read_only}`\n");
+                assert!(told.contains(&hint), "{host}: {told}");
+            }
+            // What the hint says to type.
+            let dir = format!("{secret}:/data{read_only}");
+            let mut server = Process::spawn(command_in(&package, ["run", "-p", "0:8080", "--dir", &dir, "x.toml"]));
+            assert!(http(server.address(), "GET", "/file?/data/note", None).ends_with("secret\n"));
+            ends(server);
+        }
+        for host in ["files", "./files", "inner", "../package/files"] {
+            fs::write(&file, manifest(host)).expect("it is ours");
+            let mut server = Process::spawn(command_in(outer.path(), ["run", "-p", "0:8080", "package/x.toml"]));
+            assert!(http(server.address(), "GET", "/file?/data/note", None).ends_with("noted\n"), "{host}");
+            ends(server);
+        }
+        // Where we are is not looked at.
+        fs::write(&file, manifest("secret")).expect("it is ours");
+        let told =
+            Process::spawn(command_in(outer.path(), ["run", "-p", "0:8080", "package/x.toml"])).end().to_string();
+        assert!(told.contains("there is no directory `package/secret`"), "{told}");
+    }
+}
+
+/// What a guest puts in the place of a directory that it was given leads the next request nowhere else.
+#[test]
+fn directories_are_opened_once() {
+    let folder = Folder::new();
+    for name in ["secret", "files/sub"] {
+        fs::create_dir_all(folder.path().join(name)).expect("it is ours");
+    }
+    let folder = folder.and("secret/note", "secret\n").and("files/sub/note", "noted\n");
+    let dir = format!("{}:/data", folder.path().join("files/sub").display());
+    let mut server = Process::spawn(command_in(&root(), ["run", "--cgi", "-p", "0:8080", "--dir", &dir, GUEST]));
+    let address = server.address();
+    fs::rename(folder.path().join("files/sub"), folder.path().join("files/other")).expect("it is ours");
+    symlink("../secret", folder.path().join("files/sub")).expect("it is ours");
+    assert!(http(address, "GET", "/file?/data/note", None).ends_with("noted\n"));
+    ends(server);
+}
+
+/// A module of WASIX has a memory that threads share, with threads or without.
+#[test]
+fn a_program_of_wasix() {
+    let folder = Folder::with("note", "noted\n");
+    let dir = format!("{}:/data:ro", folder.path().display());
+    let guest = "guests/wasix/cgi.wasm";
+    let words = ["run", "--cgi", "-p", "0:8080", "-e", "MINE=1", "--dir", &dir, guest, "one"];
+    let mut server = Process::spawn(command_in(&root(), words));
+    let address = server.address();
+    let told = http(address, "GET", "/env?a=b", None);
+    for want in ["argv[0]=guests/wasix/cgi.wasm\nargv[1]=one\n", "env MINE=1\n", "env QUERY_STRING=a=b\n"] {
+        assert!(told.contains(want), "{want} in {told}");
+    }
+    assert!(http(address, "POST", "/body", Some("hello")).ends_with("body=5 hash=05e918d2\n"));
+    assert!(http(address, "GET", "/thread", None).ends_with("thread: error=0 found=5050\n"));
+    assert!(http(address, "GET", "/missing", None).starts_with("HTTP/1.1 404 "));
+    let answer = http(address, "GET", "/trap", None);
+    assert!(answer.starts_with("HTTP/1.1 500 "), "{answer}");
+    server.line("the guest failed before it answered: wasm `unreachable` instruction executed");
+    http(address, "GET", "/stderr", None);
+    assert!(server.line("a line for the log").starts_with("warning: guest, request "));
+    ends(server);
 }
 
 #[test]

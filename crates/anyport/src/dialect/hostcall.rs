@@ -113,7 +113,7 @@ impl Row {
 
     /// Whether it sends, or ends what was sent: any other hostcall ends a row of sends.
     pub(crate) fn sends(&self) -> bool {
-        matches!(self.name, "fd_write" | "sock_send" | "sock_send_v2" | "sock_shutdown")
+        matches!(self.name, "fd_write" | "sock_send" | "sock_send_file" | "sock_send_v2" | "sock_shutdown")
     }
 
     /// Whether a signal interrupts it while it waits. A thread that waits at a futex is told by its own call, and

@@ -10,6 +10,7 @@ use futures_util::future::AbortHandle;
 use super::Guest;
 use super::futexes::Futexes;
 use super::signals::Signals;
+use super::timers::Timers;
 use crate::errno::Errno;
 use crate::memory::Given;
 use crate::net::waiters::Waiters;
@@ -27,6 +28,7 @@ pub(crate) type Start = Box<dyn Fn(Guest, Member, u32) -> Result<(), Errno> + Se
 /// What the threads share.
 pub(crate) struct Process {
     pub(crate) futexes: Futexes,
+    pub(super) timers: Timers,
     /// Absolute, without a slash at its end.
     directory: Mutex<String>,
     /// The export that is called with each signal.
@@ -71,6 +73,7 @@ impl Process {
     pub(crate) fn new(most: usize, is_told: Arc<AtomicBool>) -> Self {
         Self {
             futexes: Futexes::default(),
+            timers: Timers::default(),
             directory: Mutex::new("/".to_owned()),
             handler: Mutex::default(),
             main: Arc::default(),

@@ -31,7 +31,7 @@ use crate::access_log::Log;
 use crate::directory::Directory;
 use crate::engine::Engine;
 use crate::error::Error;
-use crate::guest::Guest;
+use crate::guest::{Abi, Guest};
 use crate::ingress::Ingress;
 use crate::instance::Outcome;
 use crate::journal::Journal;
@@ -54,8 +54,8 @@ pub(crate) struct Requests {
     crowded: watch::Sender<()>,
 }
 
-/// Makes a guest for an instance, which may start otherwise than its server's others.
-pub(crate) type MakeGuest = Box<dyn for<'s> Fn(Option<Start<'s>>) -> Result<Guest, Error> + Send + Sync>;
+/// Makes a guest for an instance, which may start otherwise than its server's others: as the program of this number.
+pub(crate) type MakeGuest = Box<dyn for<'s> Fn(Option<(usize, Start<'s>)>) -> Result<Guest, Error> + Send + Sync>;
 
 /// What a guest is given at its start.
 #[derive(Clone, Copy)]
@@ -64,6 +64,7 @@ pub(crate) struct Start<'s> {
     pub(crate) env: &'s [(String, String)],
     pub(crate) directories: &'s [Directory],
     pub(crate) stdio: &'s [Arc<Stdio>; 3],
+    pub(crate) abi: Abi,
 }
 
 /// How connections come to a worker.
@@ -259,7 +260,7 @@ impl Site {
         RequestId(self.seed.wrapping_add(self.counted.fetch_add(1, Ordering::Relaxed)))
     }
 
-    fn guest(&self, start: Option<Start<'_>>) -> Result<Guest, Error> {
+    fn guest(&self, start: Option<(usize, Start<'_>)>) -> Result<Guest, Error> {
         let mut guest = (self.make)(start)?;
         guest.serves_requests();
         Ok(guest)

@@ -101,6 +101,40 @@ fn a_signal_of_its_own_is_told_at_the_end_of_the_call() {
     assert_eq!(outcome, Outcome::Exited(0));
 }
 
+/// Once, then again and again until it is said to end; a wait is interrupted. Signal 14 ends an endless wait otherwise.
+#[test]
+fn a_timer_raises_its_signal() {
+    let wait = "(call $is (i32.const 20) (call $thread_sleep (i64.const 60000000000)) (i32.const 27))";
+    let outcome = run(&format!(
+        "(data (i32.const 512) \"handler\")
+         (func (export \"handler\") (param $signal i32)
+           (i32.store (i32.const 64) (local.get $signal))
+           (i32.store (i32.const 68) (i32.add (i32.load (i32.const 68)) (i32.const 1))))
+         (func (export \"_start\")
+           (call $is (i32.const 1)
+             (call $proc_raise_interval (i32.const 14) (i64.const 1) (i32.const 0)) (i32.const 58))
+           (call $callback_signal (i32.const 512) (i32.const 7))
+           (call $is (i32.const 2)
+             (call $proc_raise_interval (i32.const 64) (i64.const 1) (i32.const 0)) (i32.const 28))
+           (call $is (i32.const 3)
+             (call $proc_raise_interval (i32.const 14) (i64.const 1) (i32.const 0)) (i32.const 0))
+           {wait}
+           (call $is (i32.const 4) (i32.load (i32.const 64)) (i32.const 14))
+           (call $is (i32.const 5) (i32.load (i32.const 68)) (i32.const 1))
+           (call $is (i32.const 6)
+             (call $proc_raise_interval (i32.const 14) (i64.const 1) (i32.const 1)) (i32.const 0))
+           {wait} {wait} {wait}
+           (call $is (i32.const 7)
+             (call $proc_raise_interval (i32.const 14) (i64.const 0) (i32.const 0)) (i32.const 0))
+           ;; The last may be on its way.
+           (drop (call $thread_sleep (i64.const 1)))
+           (i32.store (i32.const 68) (i32.const 0))
+           (call $is (i32.const 8) (call $thread_sleep (i64.const 50000000)) (i32.const 0))
+           (call $is (i32.const 9) (i32.load (i32.const 68)) (i32.const 0)))"
+    ));
+    assert_eq!(outcome, Outcome::Exited(0), "the number of the check");
+}
+
 #[test]
 fn a_signal_without_a_handler_ends_the_guest() {
     let outcome = run("(func (export \"_start\") (drop (call $proc_raise (i32.const 6))))");

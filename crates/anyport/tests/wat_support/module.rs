@@ -66,8 +66,8 @@ pub(super) fn text(rows: &[Row]) -> String {
 fn import(index: usize, row: &Row) -> String {
     let params: String = row.wide().map(|wide| if wide { " i64" } else { " i32" }).collect();
     let result = if row.gives_errno() { "(result i32)" } else { "" };
-    let name = &row.name;
-    format!("(import \"wasi_snapshot_preview1\" \"{name}\" (func $row{index} (param{params}) {result}))\n")
+    let (namespace, name) = (row.namespace(), &row.name);
+    format!("(import \"{namespace}\" \"{name}\" (func $row{index} (param{params}) {result}))\n")
 }
 
 fn call(index: usize, row: &Row) -> String {

@@ -20,6 +20,11 @@ impl Row {
         format!("{}{}", self.name, self.signature)
     }
 
+    /// What it is imported from.
+    pub(crate) fn namespace(&self) -> &'static str {
+        if self.dialect == "WASIX" { "wasix_32v1" } else { "wasi_snapshot_preview1" }
+    }
+
     /// For each parameter, whether it is an i64.
     pub(crate) fn wide(&self) -> impl Iterator<Item = bool> + '_ {
         let (params, _) = self.signature[1..].split_once(')').expect("a type is written (params)result");
@@ -31,10 +36,21 @@ impl Row {
     }
 }
 
-/// All rows, in the order of the tables.
+/// All rows that share no memory, in the order of the tables.
 pub(crate) fn rows() -> &'static [Row] {
     static ROWS: OnceLock<Vec<Row>> = OnceLock::new();
-    ROWS.get_or_init(|| parse(&anyport::dialects_markdown()))
+    let is_own = |row: &&Row| !["WASIX", "wasi-threads"].contains(&&*row.dialect);
+    ROWS.get_or_init(|| all().iter().filter(is_own).cloned().collect())
+}
+
+/// Those of WASIX alone, but for what is not supported.
+pub(super) fn wasix_rows() -> impl Iterator<Item = &'static Row> {
+    all().iter().filter(|row| row.dialect == "WASIX" && row.params != ["not supported"])
+}
+
+fn all() -> &'static [Row] {
+    static ALL: OnceLock<Vec<Row>> = OnceLock::new();
+    ALL.get_or_init(|| parse(&anyport::dialects_markdown()))
 }
 
 fn parse(page: &str) -> Vec<Row> {
@@ -44,7 +60,7 @@ fn parse(page: &str) -> Vec<Row> {
         if let Some(heading) = line.strip_prefix("## ") {
             dialect = heading;
         }
-        if line.starts_with("| `") && !["WASIX", "wasi-threads"].contains(&dialect) {
+        if line.starts_with("| `") {
             let cells: Vec<&str> =
                 line.trim_matches('|').split('|').map(|cell| cell.trim().trim_matches('`')).collect();
             let [name, signature, params] = cells[..] else { panic!("three cells: {line}") };

@@ -12,7 +12,7 @@ use anyport::{Artifact, Error, Limits, Listen, Policy, Publish, Runtime, Server}
 
 use super::module;
 use super::puppet::Puppet;
-use super::rows::{Row, rows};
+use super::rows::{Row, rows, wasix_rows};
 
 /// Told of each port that begins to be served.
 type OnListen = Box<dyn Fn(&Publish) + Send + Sync>;
@@ -40,6 +40,16 @@ impl Stage {
     /// With preview1 alone: such a guest is handed listeners.
     pub(crate) fn preview1() -> Self {
         Self::importing(rows().iter().filter(|row| row.dialect == "WASI preview1").cloned().collect())
+    }
+
+    /// With preview1's hostcalls as WASIX has them, from its own namespace, and with those of its own: what the two
+    /// share is held to the same.
+    pub(crate) fn wasix() -> Self {
+        let own: Vec<&Row> = wasix_rows().collect();
+        let shared = rows().iter().filter(|row| row.dialect == "WASI preview1");
+        let shared = shared.filter(|row| !own.iter().any(|other| other.name == row.name));
+        let of_wasix = |row: &Row| Row { dialect: "WASIX".to_owned(), ..row.clone() };
+        Self::importing(shared.chain(own.iter().copied()).map(of_wasix).collect())
     }
 
     /// With what there was before WasmEdge 0.10.
@@ -181,7 +191,7 @@ impl Stage {
 fn compiled(rows: &[Row]) -> Server {
     static COMPILED: Mutex<Option<HashMap<String, Artifact>>> = Mutex::new(None);
     let mut compiled = COMPILED.lock().expect("no panic while held");
-    let key: String = rows.iter().map(Row::key).collect();
+    let key: String = rows.iter().map(|row| row.namespace().to_owned() + &row.key()).collect();
     let artifact = compiled.get_or_insert_default().entry(key).or_insert_with(|| {
         let bytes = wat::parse_str(module::text(rows)).unwrap_or_else(|error| panic!("{error}"));
         let module = Artifact::from_bytes("puppet", bytes);

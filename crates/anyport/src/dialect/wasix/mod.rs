@@ -26,6 +26,7 @@ pub(crate) const ROWS: &[Row] = &[
     row!("proc_id"(ro_pid: u32) = process::id),
     row!("proc_parent"(pid: u32, ro_parent: u32) = process::parent),
     row!(async "proc_raise"(sig: u32) = process::raise),
+    row!("proc_raise_interval"(sig: u32, interval: u64, repeat: u32) = process::raise_interval),
     row!(async "proc_signal"(pid: u32, sig: u32) = process::signal),
     row!(silent "callback_signal"(path: u32, path_len: u32) = process::define_callback),
     row!("getcwd"(buf: u32, so_datalen: u32) = process::getcwd),
@@ -71,15 +72,14 @@ pub(crate) const ROWS: &[Row] = &[
     row!(async "sock_connect"(fd: u32, buf: u32) = sock::connect),
     row!(async "sock_recv_from"(fd: u32, ri_data: u32, ri_data_len: u32, ri_flags: u32, ro_datalen: u32, ro_flags: u32, ro_stat: u32) = sock::recv_from),
     row!(async "sock_send_to"(fd: u32, si_data: u32, si_data_len: u32, si_flags: u32, buf: u32, so_datalen: u32) = sock::send_to),
+    row!(async "sock_send_file"(fd: u32, in_fd: u32, offset: u64, count: u64, ro_newoffset: u32) = sock::send_file),
     row!(async "resolve"(node: u32, node_len: u32, number: u32, buf: u32, most: u32, ro_naddrs: u32) = sock::resolve),
 ];
 
 /// What links and is refused.
 pub(crate) const ABSENT: &[Row] = absent! {
     "clock_time_set"(id: u32, time: u64);
-    "proc_raise_interval"(sig: u32, interval: u64, repeat: u32);
     "proc_snapshot"();
-    "sock_send_file"(fd: u32, in_fd: u32, offset: u64, count: u64, buf: u32);
     "call_dynamic"(function: u32, buf: u32, values: u32, results: u32, results_size: u32, strict: u32);
     "reflect_signature"(function: u32, buf: u32, arguments: u32, results: u32, results_size: u32, result: u32);
     "closure_prepare"(

@@ -1,5 +1,7 @@
 //! The process that a guest takes itself for: its number, directory, terminal, signals.
 
+use std::time::Duration;
+
 use wasmtime::{Caller, Linker};
 
 use crate::descriptor::Descriptor;
@@ -46,6 +48,21 @@ pub(super) fn signals_get(_: &mut Guest, _: &mut Memory<'_>, _buf: u32) -> Hostc
 /// `proc_raise(sig)`
 pub(super) async fn raise(guest: &mut Guest, _: &mut Memory<'_>, sig: u32) -> Hostcall {
     raise_for(guest, guest.thread, sig)
+}
+
+/// `proc_raise_interval(sig, interval, repeat)`: in milliseconds, of which none ends it. Only who is told of signals
+/// has a use for it.
+pub(super) fn raise_interval(guest: &mut Guest, _: &mut Memory<'_>, sig: u32, interval: u64, repeat: u32) -> Hostcall {
+    let process = guest.process()?;
+    if !(1..64).contains(&sig) {
+        return Err(Errno::Invalid.into());
+    }
+    if process.handler().is_none() {
+        return Err(Errno::NotSupported.into());
+    }
+    let time = (interval > 0).then(|| Duration::from_millis(interval));
+    process.raise_after(sig, time, repeat != 0);
+    Ok(())
 }
 
 /// `proc_signal(pid, sig)`: a guest has no process but itself.

@@ -5,6 +5,7 @@ use crate::descriptor::{Descriptor, Opened, Socket, SocketKind};
 use crate::dialect::hostcall::Hostcall;
 use crate::dialect::preview1::NONBLOCK;
 use crate::dialect::preview1::fd::write_size;
+use crate::dialect::preview1::host_files;
 use crate::dialect::preview1::sock::{receive_flags, write_roflags};
 use crate::errno::Errno;
 use crate::guest::Guest;
@@ -155,6 +156,37 @@ pub(super) async fn send_to(
         }
     };
     write_size(memory, so_datalen, sent)
+}
+
+/// Bytes of a file that are sent at once.
+const PIECE_BYTES: u32 = 64 << 10;
+
+/// `sock_send_file(fd, in_fd, offset, count) -> filesize`: as far as it goes at once where the socket does not block.
+/// The file is read on behind what was sent, which libc relies on.
+pub(super) async fn send_file(
+    guest: &mut Guest, memory: &mut Memory<'_>, fd: u32, in_fd: u32, offset: u64, count: u64, ro_sent: u32,
+) -> Hostcall {
+    let socket = guest.descriptors.socket(fd)?;
+    let _: u64 = memory.read(ro_sent)?;
+    let mut sent = 0;
+    while sent < count {
+        let most = u32::try_from(count - sent).unwrap_or(u32::MAX).min(PIECE_BYTES);
+        let from = offset.checked_add(sent).ok_or(Errno::Overflow)?;
+        let mut piece = host_files::read_at(guest, in_fd, from, most).await?;
+        let piece = piece.memory();
+        let buffers = guest.buffers(&piece, 0, 1)?;
+        let length = buffers.total();
+        match guest.send(&socket, &piece, buffers, false).await {
+            Err(failure) if sent == 0 => return Err(failure.into()),
+            Ok(moved) if moved > 0 && moved == length => sent += moved as u64,
+            moved => {
+                sent += moved.map_or(0, |moved| moved as u64);
+                break;
+            }
+        }
+    }
+    host_files::seek_to(guest, in_fd, offset + sent).await?;
+    Ok(memory.write(ro_sent, sent)?)
 }
 
 /// `sock_status(fd) -> sockstatus`

@@ -15,7 +15,8 @@ use http::header::CONTENT_LENGTH;
 use http::{Method, Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::task::JoinHandle;
 use wasmtime::Store;
 use wasmtime_wasi_http::Error;
 
@@ -29,9 +30,10 @@ use super::request::{Refused, streamed};
 use super::upload::{Upload, poll_late};
 use super::{RequestId, Site, Start};
 use crate::guest::Guest;
-use crate::instance::{self, Neighbours, Outcome};
-use crate::program::Commands;
+use crate::instance::{self, Neighbours, Outcome, threads};
+use crate::program::{Command, Commands, Parts};
 use crate::spelling::option;
+use crate::stage::Stage;
 use crate::stdio::Stdio;
 
 /// Runs the program of a request until it has written the head of its answer.
@@ -53,12 +55,10 @@ pub(super) async fn answer(
         Stdio::within(Lines::new(&site.inbound.journal, id)),
     ]
     .map(Arc::new);
-    let guest = guest(site, Start { args: &args, env: &env, directories: &command.directories, stdio: &stdio })?;
+    let (directories, abi) = (&command.directories[..], command.parts.abi);
+    let guest = guest(site, place, Start { args: &args, env: &env, directories, stdio: &stdio, abi })?;
     drop(stdio);
-    let pace = guest.busy.pace();
-    let store = instance::store(&site.engine, guest, Neighbours::Always);
-    let life = Box::pin(work(Arc::clone(commands), place, store, permit, Closing(Arc::clone(&pipe))));
-    let mut call = Call::new(life, pace, site);
+    let mut call = begin(site, commands, command, guest, permit, Closing(Arc::clone(&pipe)))?;
     let alarm = site.alarms.alarm();
     alarm.set(site.limits.timeout);
     let mut taken = Taken { bytes: Vec::new(), most: site.limits.header_bytes };
@@ -91,20 +91,54 @@ pub(super) async fn answer(
 }
 
 /// The guest of a request, unless it would be told too much.
-fn guest(site: &Site, start: Start<'_>) -> Result<Guest, Refused> {
+fn guest(site: &Site, program: usize, start: Start<'_>) -> Result<Guest, Refused> {
     let args: usize = start.args.iter().map(|arg| arg.len() + 1).sum();
     let env: usize = start.env.iter().map(|(name, value)| name.len() + value.len() + 2).sum();
     if args + env > site.limits.environment_bytes {
         return Err(Refused::Fields);
     }
-    site.guest(Some(start)).map_err(|error| Refused::Instance(error.to_string()))
+    site.guest(Some((program, start))).map_err(|error| Refused::Instance(error.to_string()))
+}
+
+/// Begins a program's work on a request: where the connection is, or with the threads of all that have some.
+fn begin(
+    site: &Arc<Site>, commands: &Commands, command: &Command, guest: Guest, permit: OwnedSemaphorePermit,
+    closing: Closing,
+) -> Result<Call, Refused> {
+    let parts = Arc::clone(&command.parts);
+    let Some(crews) = commands.crews.as_ref().filter(|_| command.shares_memory) else {
+        let pace = guest.busy.pace();
+        let store = instance::store(&site.engine, guest, Neighbours::Always);
+        return Ok(Call::new(Box::pin(work(parts, store, permit, closing)), pace, site));
+    };
+    let memory = parts.memory(&crews.engine, site.limits.memory_bytes);
+    let guest = guest.with_memory(memory.map_err(|error| Refused::Instance(error.to_string()))?);
+    let (engine, (stop, stage)) = (Arc::clone(&crews.engine), watch::channel(Stage::Serving));
+    let running = crews.spawn(async move {
+        let outcome = threads::run(&engine, &parts, guest, stage, || {}).await;
+        drop(permit);
+        outcome
+    });
+    // It is polled elsewhere: here it only waits.
+    Ok(Call::new(Box::pin(watched(running, stop, closing)), Arc::default(), site))
+}
+
+/// Waits for a program with threads, which ends with this.
+async fn watched(running: Option<JoinHandle<Outcome>>, stop: watch::Sender<Stage>, closing: Closing) -> Outcome {
+    let outcome = match running {
+        Some(running) => running.await.unwrap_or_else(|error| Outcome::failed(error.to_string())),
+        None => Outcome::Stopped,
+    };
+    drop(stop);
+    if outcome == Outcome::Exited(0) {
+        closing.whole();
+    }
+    outcome
 }
 
 /// A program's work on a request.
-async fn work(
-    commands: Arc<Commands>, place: usize, mut store: Store<Guest>, permit: OwnedSemaphorePermit, closing: Closing,
-) -> Outcome {
-    let ended = commands.run(place, &mut store).await;
+async fn work(parts: Arc<Parts>, mut store: Store<Guest>, permit: OwnedSemaphorePermit, closing: Closing) -> Outcome {
+    let ended = parts.run(&mut store).await;
     let outcome = instance::outcome(&store, ended);
     // Its last line is told first, and its place is free for who comes when the answer is there.
     drop(store);

@@ -1,0 +1,155 @@
+//! CGI programs whose threads share a memory, as those of WASIX are made: `guests/wasix/cgi.c`.
+
+use std::path::Path;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use anyport::cgi::{Convention, Script};
+use anyport::{Artifact, Limits, Runtime};
+use http::Method;
+use tokio::io::AsyncWriteExt;
+
+use super::service::{Service, within};
+
+fn runtime() -> &'static Runtime {
+    static RUNTIME: OnceLock<Runtime> = OnceLock::new();
+    RUNTIME.get_or_init(|| Runtime::builder().build().expect("this machine can run it"))
+}
+
+fn artifact(guest: &str) -> Artifact {
+    Artifact::from_file(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../guests").join(guest))
+        .expect("it is committed")
+}
+
+/// The guest, compiled once for the process.
+fn program() -> (Artifact, Script) {
+    static COMPILED: OnceLock<Artifact> = OnceLock::new();
+    let compiled = COMPILED.get_or_init(|| {
+        let bytes = runtime().precompile(&artifact("wasix/cgi.wasm")).expect("it is valid");
+        Artifact::from_bytes("cgi.wasm", bytes)
+    });
+    let mut script = Script::default();
+    script.is_precompiled = true;
+    (compiled.clone(), script)
+}
+
+fn start(limit: impl FnOnce(&mut Limits)) -> Service {
+    let server = runtime().load_cgi("programs", vec![program()]).unwrap_or_else(|error| panic!("{error}"));
+    Service::of(server, limit, |server| server)
+}
+
+#[tokio::test]
+async fn each_request_has_a_memory_of_its_own() {
+    let service = start(|_| {});
+    let mut client = service.client().await;
+    for _ in 0..3 {
+        assert_eq!(client.get("/requests").await.short(), (200, "1\n"));
+    }
+    let told = client.get("/env?a=b").await.body;
+    for want in
+        ["argv[0]=cgi.wasm\n", "env QUERY_STRING=a=b\n", "env PATH_INFO=/env\n", "env GATEWAY_INTERFACE=CGI/1.1\n"]
+    {
+        assert!(told.contains(want), "{want} in {told}");
+    }
+    static LONG: &[u8] = &[b'x'; 300_000];
+    let long = std::str::from_utf8(LONG).expect("it is text");
+    assert_eq!(client.send(Method::POST, "/body", long).await.short().0, 200);
+    assert_eq!(client.send(Method::POST, "/body", "hello").await.short(), (200, "body=5 hash=05e918d2\n"));
+    let missing = client.get("/missing").await;
+    assert_eq!(missing.short(), (404, "nothing here\n"));
+}
+
+#[tokio::test]
+async fn a_program_has_threads_which_end_with_its_request() {
+    let service = start(|limits| limits.instances = 1);
+    let mut client = service.client().await;
+    assert_eq!(client.get("/thread").await.short(), (200, "thread: error=0 found=5050\n"));
+    for _ in 0..20 {
+        assert_eq!(client.get("/left-behind").await.short(), (200, "thread: error=0 found=0\n"));
+    }
+    assert_eq!(client.get("/thread-trap").await.short(), (500, "the server failed\n"));
+    assert_eq!(client.get("/requests").await.short(), (200, "1\n"), "its place is free");
+    // EAGAIN.
+    let service = start(|limits| assert!(limits.set("threads", 0)));
+    assert_eq!(service.get("/thread").await.short(), (200, "thread: error=6 found=0\n"));
+}
+
+#[tokio::test]
+async fn the_limits_of_a_request_hold() {
+    let service = start(|limits| {
+        limits.timeout = Duration::from_millis(300);
+        limits.memory_bytes = 16 << 20;
+        limits.instances = 1;
+        limits.body_bytes = 10;
+    });
+    let mut client = service.client().await;
+    assert_eq!(client.get("/wait").await.short(), (504, "the server took too long\n"));
+    assert_eq!(client.get("/loop").await.short(), (504, "the server took too long\n"));
+    assert_eq!(client.get("/grow?1000000").await.short(), (200, "room=1\n"));
+    assert_eq!(client.get("/grow?32000000").await.short(), (200, "room=0\n"));
+    assert_eq!(client.get("/exit?3").await.short(), (500, "the server failed\n"));
+    assert_eq!(client.get("/trap").await.short(), (500, "the server failed\n"));
+    assert_eq!(client.send(Method::POST, "/body", "hello world").await.status, 413);
+    let service = start(|limits| {
+        limits.cpu_time = Some(Duration::from_millis(300));
+        limits.instances = 1;
+    });
+    assert_eq!(service.get("/loop").await.short(), (500, "the server failed\n"));
+    assert_eq!(service.get("/requests").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_ends_its_program() {
+    let service = start(|limits| limits.instances = 1);
+    for path in ["/wait", "/loop"] {
+        let mut stream = service.connect().await;
+        let sent = format!("GET {path} HTTP/1.1\r\nHost: cgi.test\r\n\r\n");
+        stream.write_all(sent.as_bytes()).await.expect("it is open");
+        within("the request to begin", async {
+            while service.running.status().workers.iter().all(|worker| worker.connections == 0) {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        drop(stream);
+        assert_eq!(service.get("/requests").await.status, 200, "{path}");
+    }
+}
+
+/// No guest of a service is told to leave, though libc says at each start how it would be told.
+#[tokio::test]
+async fn what_was_asked_is_answered_while_the_server_drains() {
+    let service = start(|_| {});
+    assert_eq!(service.get("/requests").await.status, 200);
+    assert!(within("draining", service.running.drain(Duration::from_secs(3600))).await);
+}
+
+#[tokio::test]
+async fn programs_of_both_kinds_are_behind_one_port() {
+    let plain = |route: &str, artifact: Artifact| {
+        let mut script = Script::default();
+        script.route = route.parse().expect("a route");
+        script.convention = Convention::Wagi;
+        (artifact, script)
+    };
+    let programs = vec![plain("/shared/...", artifact("wasix/cgi.wasm")), plain("/own/...", artifact("cgi/cgi.wasm"))];
+    let server = runtime().load_cgi("programs", programs).unwrap_or_else(|error| panic!("{error}"));
+    let service = Service::of(server, |_| {}, |server| server);
+    assert_eq!(service.get("/shared/requests").await.short(), (200, "1\n"));
+    assert_eq!(service.get("/own/requests").await.short(), (200, "1\n"));
+}
+
+#[test]
+fn threads_that_no_limit_could_end_are_refused() {
+    let text = r#"(module
+        (import "env" "memory" (memory 1 2 shared))
+        (import "wasi" "thread-spawn" (func (param i32) (result i32)))
+        (func (export "_start") (drop (memory.atomic.wait32 (i32.const 0) (i32.const 0) (i64.const -1)))))"#;
+    let artifact = Artifact::from_bytes("waits.wasm", wat::parse_str(text).expect("it is right"));
+    let refused = runtime().load_cgi("waits.wasm", vec![(artifact, Script::default())]);
+    let error = refused.err().expect("it is refused");
+    assert_eq!(
+        error.to_string(),
+        "`waits.wasm` waits for its threads by instructions of its own, which no time limit of a request ends"
+    );
+}
