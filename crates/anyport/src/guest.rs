@@ -349,6 +349,8 @@ impl Guest {
     }
 
     fn accept_now(&mut self, listener: &Socket) -> Result<Tcp, Errno> {
+        let connections = Arc::clone(&self.connections);
+        let _taking = connections.take();
         let accepted = self.may_accept(listener).and_then(Tcp::accept);
         listener.touched(Interest::Read);
         accepted

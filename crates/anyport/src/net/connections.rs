@@ -2,8 +2,8 @@
 
 use std::future::poll_fn;
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use tokio::sync::Notify;
@@ -29,6 +29,8 @@ pub(crate) struct Connections {
     most: usize,
     /// Who waits until its guest may accept another.
     waiting: Waiters,
+    /// Held while one of its guest's threads looks for room and takes it.
+    taking: Mutex<()>,
     all: Arc<All>,
 }
 
@@ -57,7 +59,7 @@ impl Connections {
     /// None yet, and `most` at a time.
     pub(crate) fn new(most: usize, all: &Arc<All>) -> Arc<Self> {
         let (held, open) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        Arc::new(Self { held, open, most, waiting: Waiters::default(), all: Arc::clone(all) })
+        Arc::new(Self { held, open, most, waiting: Waiters::default(), taking: Mutex::default(), all: Arc::clone(all) })
     }
 
     /// Those that its guest has accepted.
@@ -104,6 +106,11 @@ impl Connections {
             tracing::debug!("the guest holds {most} connections, its most; add `{}`", option("max-connections", "N"));
         }
         crowded
+    }
+
+    /// Held from the look whether there is room until a connection is accepted: two threads would take the last place.
+    pub(crate) fn take(&self) -> MutexGuard<'_, ()> {
+        self.taking.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Counts one more, even above the most: whoever asks for it looks first.

@@ -2,6 +2,8 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 
 use anyport::Outcome;
 
@@ -416,4 +418,47 @@ fn threads_that_block_in_one_accept_each_get_a_connection() {
         assert_eq!(byte(&mut next), None);
     }
     assert_eq!(running.wait(), Outcome::Exited(0));
+}
+
+/// However many threads accept at once.
+#[test]
+fn threads_together_hold_no_more_connections_than_the_guest_may() {
+    const MOST: usize = 2;
+    let running = serve(
+        "(func (export \"wasi_thread_start\") (param $number i32) (param $out i32) (local $fd i32)
+           (loop $next
+             (call $is (i32.const 5)
+               (call $sock_accept4 (i32.const 3) (i32.const 0) (local.get $out) (i32.const 256)) (i32.const 0))
+             (local.set $fd (i32.load (local.get $out)))
+             (drop (call $fd_write (local.get $fd) (i32.const 32) (i32.const 1) (local.get $out)))
+             (drop (call $fd_read (local.get $fd) (i32.const 32) (i32.const 1) (local.get $out)))
+             (drop (call $fd_close (local.get $fd)))
+             (br $next)))
+         (func (export \"_start\")
+           (drop (call $sock_open (i32.const 1) (i32.const 1) (i32.const 6) (i32.const 64)))
+           (i32.store8 (i32.const 256) (i32.const 1)) (i32.store16 (i32.const 258) (i32.const 8080))
+           (call $is (i32.const 1) (call $sock_bind (i32.const 3) (i32.const 256)) (i32.const 0))
+           (call $is (i32.const 2) (call $sock_listen (i32.const 3) (i32.const 64)) (i32.const 0))
+           (i32.store (i32.const 32) (i32.const 1024)) (i32.store (i32.const 36) (i32.const 1))
+           (drop (call $thread-spawn (i32.const 600))) (drop (call $thread-spawn (i32.const 604)))
+           (drop (call $thread-spawn (i32.const 608))) (drop (call $thread-spawn (i32.const 612)))
+           (drop (call $futex_wait (i32.const 64) (i32.const 3) (i32.const 0) (i32.const 80))))",
+        |limits| limits.connections = MOST,
+    );
+    let served = AtomicUsize::new(0);
+    thread::scope(|threads| {
+        for _ in 0..16 {
+            threads.spawn(|| {
+                for _ in 0..8 {
+                    let mut stream = connect(&running);
+                    assert_eq!(byte(&mut stream), Some(0));
+                    let now = served.fetch_add(1, Ordering::SeqCst) + 1;
+                    thread::yield_now();
+                    served.fetch_sub(1, Ordering::SeqCst);
+                    assert!(now <= MOST, "{now} are served at once");
+                }
+            });
+        }
+    });
+    running.stop();
 }
