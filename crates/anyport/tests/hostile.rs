@@ -42,6 +42,12 @@ fn no_call_breaks_the_host_on_a_network_with_faults() {
 }
 
 #[test]
+fn no_call_of_wasix_breaks_the_host() {
+    let _alone = heap::alone();
+    println!("{}", calls::play_wasix(LIVES));
+}
+
+#[test]
 fn no_damage_breaks_the_inspection() {
     let (files, taken) = play_files(files::damaged);
     println!("{files} files, {taken} of which can be run");

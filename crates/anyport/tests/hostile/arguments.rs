@@ -48,6 +48,11 @@ const LENGTHS: [u64; 15] =
 const DESCRIPTORS: [u64; 8] = [11, 63, 64, 99, 0x7fff_ffff, 0x8000_0000, 0xffff_fffe, 0xffff_ffff];
 const WIDE: [u64; 7] = [0, 1, 1 << 31, 1 << 32, i64::MAX as u64, 1 << 63, u64::MAX];
 
+/// Whether a hostcall may end its guest.
+pub(crate) fn ends(row: &Row) -> bool {
+    row.name.starts_with("proc_") || ["thread_exit", "thread_signal"].contains(&&*row.name)
+}
+
 pub(crate) struct Arguments {
     random: Rng,
     /// Of so many numbers, one is one that no compiler would pass.
@@ -78,8 +83,7 @@ impl Arguments {
     pub(crate) fn deck(&mut self, rows: &[Row], turns: usize) -> Vec<usize> {
         let mut deck: Vec<usize> = (0..rows.len()).cycle().take(turns * rows.len()).collect();
         self.random.shuffle(&mut deck);
-        let ends = |number: &usize| rows[*number].name.starts_with("proc_");
-        let last: Vec<usize> = deck.extract_if(.., |number| ends(number)).collect();
+        let last: Vec<usize> = deck.extract_if(.., |number| ends(&rows[*number])).collect();
         deck.extend(last);
         deck
     }

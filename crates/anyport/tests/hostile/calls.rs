@@ -13,7 +13,7 @@ use anyport::simulated::{Connection, Faults, Simulated};
 use tokio::io::AsyncWriteExt;
 use tokio::runtime::{Builder, Runtime};
 
-use super::arguments::Arguments;
+use super::arguments::{Arguments, ends};
 use super::heap;
 use crate::rounds;
 use crate::wat_support::{NONBLOCK, Puppet, Row, Stage, connect, rows};
@@ -44,22 +44,31 @@ fn count_panics() {
     });
 }
 
-/// Lets guests live on a network, where each hostcall is called; what came of it.
+/// Lets guests live on a network, where each hostcall is called but those of WASIX; what came of it.
 pub(crate) fn play(lives: u64, network: fn(u64) -> Option<Arc<Simulated>>) -> String {
+    play_rows(lives, rows(), |seed| Life::begin(seed, network(seed)))
+}
+
+/// The same of guests of WASIX.
+pub(crate) fn play_wasix(lives: u64) -> String {
+    play_rows(lives, Stage::wasix().rows(), Life::begin_wasix)
+}
+
+fn play_rows(lives: u64, rows: &[Row], begin: impl Fn(u64) -> Life) -> String {
     count_panics();
     // Those of a test that has failed are not ours.
     PANICS.store(0, Ordering::Relaxed);
-    let mut called = vec![Calls::default(); rows().len()];
+    let mut called = vec![Calls::default(); rows.len()];
     let mut lived = 0;
     rounds::play(lives, |seed| {
-        Life::begin(seed, network(seed)).live(&mut called);
+        begin(seed).live(rows, &mut called);
         lived += 1;
     });
     let calls: usize = called.iter().map(|calls| calls.all).sum();
     let successes: usize = called.iter().map(|calls| calls.successes).sum();
-    for (row, calls) in rows().iter().zip(called) {
+    for (row, calls) in rows.iter().zip(called) {
         // What ends a guest comes last, and few live so long.
-        let comes_last = row.name.starts_with("proc_");
+        let comes_last = ends(row);
         assert!(calls.all > 0 || comes_last || lived < lives, "{} was never called in {lived} lives", row.key());
     }
     let largest = heap::largest();
@@ -128,9 +137,32 @@ impl Life {
         Self { seed, arguments, guest, _folder: folder, _clients: clients }
     }
 
+    /// The same of WASIX: 3 is its directory, and so is 4; then what only WASIX has.
+    fn begin_wasix(seed: u64) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let stage = Stage::wasix().publish("0:8080").allow("127.0.0.1").limit("descriptors", 64);
+        let mut guest = stage.directory(folder.path(), "/").start();
+        let mut arguments = Arguments::new(seed);
+        let out = guest.room(8);
+        guest.must("fd_dup2", &[3, 4, 0, out]);
+        let (connection, stream) = guest.connection_of_wasix();
+        guest.must("fd_event", &[1, 0, out]);
+        guest.must("fd_pipe", &[out, out + 4]);
+        guest.must("epoll_create", &[out]);
+        guest.open_path(4, "/file", 1, 1 << 1 | 1 << 6).expect("it is created");
+        if arguments.is_patient() {
+            for fd in [connection - 1, connection, connection + 1, connection + 2] {
+                guest.must("fd_fdstat_set_flags", &[fd, NONBLOCK]);
+            }
+        }
+        let mut client = Client::Os(stream);
+        client.send(&[7; 5000]);
+        Self { seed, arguments, guest, _folder: folder, _clients: vec![client] }
+    }
+
     /// Calls until it is over: the same calls for the same seed, whatever comes of them.
-    fn live(mut self, called: &mut [Calls]) {
-        let deck = self.arguments.deck(rows(), TURNS);
+    fn live(mut self, rows: &[Row], called: &mut [Calls]) {
+        let deck = self.arguments.deck(rows, TURNS);
         let (mut at, mut bytes) = self.arguments.memory();
         for (turn, number) in deck.into_iter().enumerate() {
             if turn % 20 == 0 {
@@ -138,7 +170,7 @@ impl Life {
             }
             // Each time: what a call has written, such as the time, is never the same again.
             self.guest.poke(at, &bytes);
-            let row = &rows()[number];
+            let row = &rows[number];
             let params = self.arguments.of(row);
             called[number].all += 1;
             self.guest.begin_row(number, &params);

@@ -2,14 +2,13 @@
 
 use std::fs;
 use std::io::Read;
-use std::net::TcpStream;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use anyport::server::Directory;
 use anyport::{Artifact, Outcome, Runtime};
 
-use crate::wat_support::{Puppet, Stage, errno};
+use crate::wat_support::{Stage, errno};
 
 #[test]
 fn a_program_uses_its_files_by_every_kind_of_path() {
@@ -28,18 +27,6 @@ fn a_program_uses_its_files_by_every_kind_of_path() {
     assert_eq!(fs::read_dir(&root).expect("it is there").count(), 2);
 }
 
-/// A connection of the guest, with its other end.
-fn connection(guest: &mut Puppet) -> (u64, TcpStream) {
-    let (address, out) = (guest.room(20), guest.room(4));
-    guest.poke(address, &[1, 0, 0x90, 0x1f]);
-    let listener = guest.told(out, "sock_open", &[1, 1, 6, out]).expect("it is opened");
-    guest.must("sock_bind", &[listener, address]);
-    guest.must("sock_listen", &[listener, 8]);
-    let stream = TcpStream::connect(guest.address(0)).expect("it listens");
-    let peer = guest.room(20);
-    (guest.told(out, "sock_accept_v2", &[listener, 0, out, peer]).expect("it is there"), stream)
-}
-
 #[test]
 fn a_file_goes_to_a_socket() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -47,7 +34,7 @@ fn a_file_goes_to_a_socket() {
     fs::write(folder.path().join("file"), &bytes).expect("it is ours");
     let mut guest = Stage::wasix().publish("0:8080").directory(folder.path(), "/").start();
     let file = guest.open_path(3, "/file", 0, 1 << 1 | 1 << 2 | 1 << 5).expect("it is there");
-    let (socket, mut stream) = connection(&mut guest);
+    let (socket, mut stream) = guest.connection_of_wasix();
     let (sent, at) = (guest.room(8), guest.room(8));
     let reads = std::thread::spawn(move || {
         let mut came = Vec::new();
@@ -85,7 +72,7 @@ fn a_socket_that_does_not_block_takes_what_goes_at_once() {
     fs::File::create(folder.path().join("file")).and_then(|file| file.set_len(1 << 30)).expect("it is ours");
     let mut guest = Stage::wasix().publish("0:8080").directory(folder.path(), "/").start();
     let file = guest.open_path(3, "file", 0, 1 << 1 | 1 << 2 | 1 << 5).expect("it is there");
-    let (socket, _stream) = connection(&mut guest);
+    let (socket, _stream) = guest.connection_of_wasix();
     guest.must("fd_fdstat_set_flags", &[socket, 4]);
     let (sent, at) = (guest.room(8), guest.room(8));
     guest.must("sock_send_file", &[socket, file, 0, 1 << 30, sent]);

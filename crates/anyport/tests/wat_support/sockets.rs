@@ -72,6 +72,17 @@ impl Puppet {
         }
     }
 
+    /// A connection of a guest of WASIX that listens on port 8080, with its other end.
+    pub(crate) fn connection_of_wasix(&mut self) -> (u64, TcpStream) {
+        let (address, out, peer) = (self.room(20), self.room(4), self.room(20));
+        self.poke(address, &[1, 0, 0x90, 0x1f]);
+        let listener = self.told(out, "sock_open", &[1, 1, 6, out]).expect("it is opened");
+        self.must("sock_bind", &[listener, address]);
+        self.must("sock_listen", &[listener, 8]);
+        let stream = connect(self.address(0));
+        (self.told(out, "sock_accept_v2", &[listener, 0, out, peer]).expect("it is there"), stream)
+    }
+
     /// An address argument that names this address.
     pub(crate) fn address_of(&mut self, ip: &str) -> u64 {
         match ip.parse().expect("an address") {

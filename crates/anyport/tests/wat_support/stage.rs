@@ -52,6 +52,11 @@ impl Stage {
         Self::importing(shared.chain(own.iter().copied()).map(of_wasix).collect())
     }
 
+    /// What it imports.
+    pub(crate) fn rows(&self) -> &[Row] {
+        &self.rows
+    }
+
     /// With what there was before WasmEdge 0.10.
     pub(crate) fn legacy() -> Self {
         let newer = |row: &Row| match row.name.as_str() {
