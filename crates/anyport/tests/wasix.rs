@@ -2,8 +2,11 @@
 //! preview1 say.
 
 mod wasix {
+    mod ends;
     mod machine;
     mod servers;
+    mod signals;
     mod surprises;
     mod threads;
+    mod wasi_threads;
 }

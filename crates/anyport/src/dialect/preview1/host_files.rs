@@ -4,10 +4,14 @@
 //! The functions are those of
 //! <https://github.com/WebAssembly/WASI/blob/wasi-0.1/preview1/docs.md#functions>.
 
+use wasmtime::component::Resource;
+use wasmtime_wasi::filesystem::{Descriptor as Entry, WasiFilesystemCtxView, WasiFilesystemView as _};
 use wasmtime_wasi::p1::wasi_snapshot_preview1 as host;
+use wasmtime_wasi::p2::bindings::filesystem::preopens;
+use wasmtime_wasi::p2::bindings::filesystem::types::{DescriptorType, ErrorCode, HostDescriptor, PathFlags};
 use wiggle::GuestError;
 
-use crate::descriptor::{Descriptor, Opened};
+use crate::descriptor::{Descriptor, Descriptors, Opened};
 use crate::dialect::hostcall::{Fault, Hostcall};
 use crate::errno::Errno;
 use crate::guest::Guest;
@@ -19,10 +23,26 @@ async fn files(guest: &mut Guest) -> Held<'_> {
     guest.files.hold(guest.limits.held_bytes).await
 }
 
+/// The same, with the number of a file: looked up while no other thread can close it.
+async fn file(guest: &mut Guest, fd: u32, otherwise: Errno) -> Result<(Held<'_>, i32), Errno> {
+    let Guest { files, descriptors, limits, .. } = guest;
+    let held = files.hold(limits.held_bytes).await;
+    let number = number_of(descriptors, fd, otherwise)?;
+    Ok((held, number))
+}
+
+/// The same of two directories.
+async fn two_files(guest: &mut Guest, one: u32, other: u32) -> Result<(Held<'_>, [i32; 2]), Errno> {
+    let Guest { files, descriptors, limits, .. } = guest;
+    let held = files.hold(limits.held_bytes).await;
+    let numbers = [one, other].map(|fd| number_of(descriptors, fd, Errno::NotDirectory));
+    Ok((held, [numbers[0]?, numbers[1]?]))
+}
+
 /// The number of a file or directory in wasmtime-wasi's table, or `otherwise` for a descriptor
 /// that is neither.
-fn host_number(guest: &Guest, fd: u32, otherwise: Errno) -> Result<i32, Errno> {
-    match guest.descriptors.get(fd)? {
+fn number_of(descriptors: &Descriptors, fd: u32, otherwise: Errno) -> Result<i32, Errno> {
+    match descriptors.get(fd)? {
         Descriptor::Host(number) => Ok(number.cast_signed()),
         _ => Err(otherwise),
     }
@@ -81,8 +101,8 @@ macro_rules! plain {
 macro_rules! on_file {
     ($($name:ident(fd $(, $param:ident: $kind:ty)*) else $otherwise:ident;)*) => {$(
         pub(crate) async fn $name(guest: &mut Guest, memory: &mut Memory<'_>, fd: u32 $(, $param: $kind)*) -> Hostcall {
-            let fd = host_number(guest, fd, Errno::$otherwise)?;
-            outcome(host::$name(&mut *files(guest).await, memory.wiggle(), fd $(, $param.signed())*))
+            let (mut files, fd) = file(guest, fd, Errno::$otherwise).await?;
+            outcome(host::$name(&mut *files, memory.wiggle(), fd $(, $param.signed())*))
         }
     )*};
 }
@@ -91,9 +111,9 @@ macro_rules! on_file {
 macro_rules! on_file_async {
     ($($name:ident(fd $(, $param:ident: $kind:ty)*) else $otherwise:ident;)*) => {$(
         pub(crate) async fn $name(guest: &mut Guest, memory: &mut Memory<'_>, fd: u32 $(, $param: $kind)*) -> Hostcall {
-            let fd = host_number(guest, fd, Errno::$otherwise)?;
+            let (mut files, fd) = file(guest, fd, Errno::$otherwise).await?;
             $(let $param = $param.signed();)*
-            outcome(host::$name(&mut *files(guest).await, memory.wiggle(), fd $(, $param)*).await)
+            outcome(host::$name(&mut *files, memory.wiggle(), fd $(, $param)*).await)
         }
     )*};
 }
@@ -107,15 +127,19 @@ macro_rules! moving {
             guest: &mut Guest, memory: &mut Memory<'_>, fd: u32, iovs: u32, iovs_len: u32 $(, $offset: u64)?,
             ro_size: u32,
         ) -> Hostcall {
-            let fd = host_number(guest, fd, Errno::$otherwise)?;
+            // What is no file is told first.
+            number_of(&guest.descriptors, fd, Errno::$otherwise)?;
             let cut = memory.cut_first(iovs, iovs_len, most_moved(guest, iovs_len)?)?;
             let (iovs, count, size) = (iovs.signed(), iovs_len.signed(), ro_size.signed());
             $(let $offset = $offset.signed();)?
-            let mut files = files(guest).await;
-            let moved = host::$name(&mut *files, memory.wiggle(), fd, iovs, count $(, $offset)?, size).await;
-            drop(files);
+            let moved = match file(guest, fd, Errno::$otherwise).await {
+                Ok((mut files, fd)) => {
+                    outcome(host::$name(&mut *files, memory.wiggle(), fd, iovs, count $(, $offset)?, size).await)
+                }
+                Err(errno) => Err(errno.into()),
+            };
             memory.restore(cut)?;
-            outcome(moved)
+            moved
         }
     )*};
 }
@@ -176,8 +200,6 @@ on_file_async! {
 /// Closes what a descriptor was, once it is out of the table.
 pub(crate) async fn close(guest: &mut Guest, memory: &mut Memory<'_>, descriptor: Descriptor) -> Hostcall {
     match descriptor {
-        // It has another number yet.
-        Descriptor::Host(number) if guest.is_wasix() && guest.descriptors.has_host(number) => Ok(()),
         Descriptor::Host(number) => {
             outcome(host::fd_close(&mut *files(guest).await, memory.wiggle(), number.cast_signed()).await)
         }
@@ -186,15 +208,60 @@ pub(crate) async fn close(guest: &mut Guest, memory: &mut Memory<'_>, descriptor
     }
 }
 
+/// Fails unless a path from the root is one of a directory: within those that the guest was given, or one of them,
+/// or a folder that one is in.
+pub(crate) async fn must_be_directory(guest: &mut Guest, path: &str) -> Hostcall {
+    let mut files = files(guest).await;
+    let mut view = files.filesystem();
+    let directories = preopens::Host::get_directories(&mut view).map_err(|_| Errno::Io)?;
+    // Relative ones are seen from the root, where a guest begins.
+    let names = directories.iter().map(|(_, name)| format!("/{}", name.trim_start_matches(['.', '/'])));
+    let names: Vec<String> = names.collect();
+    let around = names.iter().zip(&directories).filter_map(|(name, (at, _))| Some((inside(path, name)?, at)));
+    let outcome = match around.min_by_key(|(rest, _)| rest.len()) {
+        Some(("", _)) => Ok(()),
+        Some((rest, at)) => is_directory(&mut view, at, rest.to_owned()).await,
+        None if path == "/" || names.iter().any(|name| inside(name, path).is_some()) => Ok(()),
+        None => Err(Errno::NoEntry),
+    };
+    for (directory, _) in directories {
+        // What is not in the table any more takes no room there.
+        let _ = HostDescriptor::drop(&mut view, directory);
+    }
+    Ok(outcome?)
+}
+
+/// What of a path is inside of a directory, if it is that one or in it.
+fn inside<'p>(path: &'p str, directory: &str) -> Option<&'p str> {
+    let rest = path.strip_prefix(directory.trim_end_matches('/'))?;
+    (rest.is_empty() || rest.starts_with('/')).then(|| rest.trim_start_matches('/'))
+}
+
+async fn is_directory(
+    view: &mut WasiFilesystemCtxView<'_>, directory: &Resource<Entry>, path: String,
+) -> Result<(), Errno> {
+    let directory = Resource::new_borrow(directory.rep());
+    match view.stat_at(directory, PathFlags::SYMLINK_FOLLOW, path).await {
+        Ok(found) if found.type_ == DescriptorType::Directory => Ok(()),
+        Ok(_) => Err(Errno::NotDirectory),
+        Err(error) => Err(match error.downcast() {
+            Ok(ErrorCode::NoEntry) => Errno::NoEntry,
+            Ok(ErrorCode::NotDirectory) => Errno::NotDirectory,
+            Ok(ErrorCode::Access | ErrorCode::NotPermitted) => Errno::Access,
+            Ok(ErrorCode::Loop) => Errno::Loop,
+            _ => Errno::Io,
+        }),
+    }
+}
+
 pub(crate) async fn path_link(
     guest: &mut Guest, memory: &mut Memory<'_>, old_fd: u32, old_flags: u32, old_path: u32, old_path_len: u32,
     new_fd: u32, new_path: u32, new_path_len: u32,
 ) -> Hostcall {
-    let old_fd = host_number(guest, old_fd, Errno::NotDirectory)?;
-    let new_fd = host_number(guest, new_fd, Errno::NotDirectory)?;
+    let (mut files, [old_fd, new_fd]) = two_files(guest, old_fd, new_fd).await?;
     outcome(
         host::path_link(
-            &mut *files(guest).await,
+            &mut *files,
             memory.wiggle(),
             old_fd,
             old_flags.signed(),
@@ -212,11 +279,10 @@ pub(crate) async fn path_rename(
     guest: &mut Guest, memory: &mut Memory<'_>, old_fd: u32, old_path: u32, old_path_len: u32, new_fd: u32,
     new_path: u32, new_path_len: u32,
 ) -> Hostcall {
-    let old_fd = host_number(guest, old_fd, Errno::NotDirectory)?;
-    let new_fd = host_number(guest, new_fd, Errno::NotDirectory)?;
+    let (mut files, [old_fd, new_fd]) = two_files(guest, old_fd, new_fd).await?;
     outcome(
         host::path_rename(
-            &mut *files(guest).await,
+            &mut *files,
             memory.wiggle(),
             old_fd,
             old_path.signed(),
@@ -233,10 +299,10 @@ pub(crate) async fn path_symlink(
     guest: &mut Guest, memory: &mut Memory<'_>, old_path: u32, old_path_len: u32, fd: u32, new_path: u32,
     new_path_len: u32,
 ) -> Hostcall {
-    let fd = host_number(guest, fd, Errno::NotDirectory)?;
+    let (mut files, fd) = file(guest, fd, Errno::NotDirectory).await?;
     outcome(
         host::path_symlink(
-            &mut *files(guest).await,
+            &mut *files,
             memory.wiggle(),
             old_path.signed(),
             old_path_len.signed(),
@@ -253,13 +319,13 @@ pub(crate) async fn path_open(
     guest: &mut Guest, memory: &mut Memory<'_>, fd: u32, dirflags: u32, path: u32, path_len: u32, oflags: u32,
     rights_base: u64, rights_inheriting: u64, fdflags: u32, ro_fd: u32,
 ) -> Hostcall {
-    let fd = host_number(guest, fd, Errno::NotDirectory)?;
     if guest.descriptors.is_full() {
         return Err(Errno::TooManyOpen.into());
     }
+    let (mut files, fd) = file(guest, fd, Errno::NotDirectory).await?;
     outcome(
         host::path_open(
-            &mut *files(guest).await,
+            &mut *files,
             memory.wiggle(),
             fd,
             dirflags.signed(),
@@ -273,6 +339,7 @@ pub(crate) async fn path_open(
         )
         .await,
     )?;
+    drop(files);
     let opened = Opened::new(&guest.descriptors, Descriptor::Host(memory.read(ro_fd)?))?;
     memory.write(ro_fd, opened.fd())?;
     opened.keep();
