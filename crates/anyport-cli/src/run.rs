@@ -313,7 +313,7 @@ async fn until_end(
     let Some(signal) = signal else { return Ok(exit_code(running.wait())) };
     Manager::stops();
     let drained = tokio::select! {
-        drained = running.drain(drain_timeout) => drained,
+        drained = running.drain_on(signal.as_raw_value().cast_unsigned(), drain_timeout) => drained,
         _ = signals.next() => false,
     };
     running.stop();

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use rustix::time::ClockId;
@@ -51,7 +51,7 @@ impl Busy {
 
     /// The same for another thread of the guest: whichever of them looks at its sockets, the guest does.
     pub(crate) fn sibling(&self) -> Self {
-        let pace = Pace { turns: Arc::clone(&self.pace.turns), ..Pace::default() };
+        let pace = Pace { looks: Arc::clone(&self.pace.looks), ..Pace::default() };
         Self { most: self.most, serving: self.serving, stretch: None, unbroken: None, pace: Arc::new(pace) }
     }
 
@@ -75,9 +75,14 @@ impl Busy {
         self.pace.turn();
     }
 
-    /// How often it has.
+    /// The guest begins a hostcall of any kind.
+    pub(crate) fn calls(&self) {
+        self.pace.is_looking.store(false, Ordering::Relaxed);
+    }
+
+    /// How often it has looked at its sockets.
     pub(crate) fn turns(&self) -> u64 {
-        self.pace.turns.load(Ordering::Relaxed)
+        self.pace.looks.turns.load(Ordering::Relaxed)
     }
 
     /// Called at ticks, while the guest computes; alone or beside other guests.
@@ -93,7 +98,9 @@ impl Busy {
         let now_turns = self.turns();
         let same = |(turns, since)| (turns == now_turns).then_some(since);
         let unbroken = self.unbroken.filter(|_| !self.pace.has_waited());
-        let (since, unbroken) = match self.stretch.and_then(same) {
+        // A guest of which another thread waits for sockets would see a client: no need to look at them for this one.
+        let alone_at_work = self.pace.looks.under_way.load(Ordering::Relaxed) == 0;
+        let (since, unbroken) = match self.stretch.and_then(same).filter(|_| alone_at_work) {
             Some(since) => (since, unbroken.unwrap_or(now)),
             None => (now, now),
         };
@@ -116,10 +123,30 @@ pub(crate) struct Pace {
     /// What the polling thread's CPU time lacks to be the guest's, in nanoseconds. Between two threads,
     /// all of it.
     lacking: AtomicI64,
-    /// Counts the calls by which the guest waits for its sockets or moves their bytes.
-    turns: Arc<AtomicU64>,
+    /// Of all threads.
+    looks: Arc<Looks>,
+    /// The hostcall that the guest is in, or was in last, is one of those.
+    is_looking: AtomicBool,
     /// The thread that polls has [arrived](Pace::arrive): of guests whose threads move.
     is_here: AtomicBool,
+}
+
+/// How a guest's threads look at its sockets.
+#[derive(Debug, Default)]
+struct Looks {
+    /// Counts the calls by which they wait for sockets or move their bytes.
+    turns: AtomicU64,
+    /// Threads that wait so at this moment.
+    under_way: AtomicUsize,
+}
+
+/// A thread waits for its sockets for as long as this is held.
+pub(crate) struct Looking(Arc<Looks>);
+
+impl Drop for Looking {
+    fn drop(&mut self) {
+        self.0.under_way.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// It waited for something.
@@ -145,7 +172,16 @@ pub(crate) enum Pending {
 impl Pace {
     /// The guest looks at its sockets.
     pub(crate) fn turn(&self) {
-        self.turns.fetch_add(1, Ordering::Relaxed);
+        self.looks.turns.fetch_add(1, Ordering::Relaxed);
+        self.is_looking.store(true, Ordering::Relaxed);
+    }
+
+    /// Called where a thread waits: whether it is for its sockets.
+    pub(crate) fn look(&self) -> Option<Looking> {
+        self.is_looking.load(Ordering::Relaxed).then(|| {
+            self.looks.under_way.fetch_add(1, Ordering::Relaxed);
+            Looking(Arc::clone(&self.looks))
+        })
     }
 
     /// Called after each poll that found the guest not ready.
@@ -237,6 +273,23 @@ mod tests {
     }
 
     #[test]
+    fn a_thread_may_compute_while_another_waits_for_sockets() {
+        let mut busy = Busy::new(Some(Duration::from_secs(2)));
+        let other = busy.sibling();
+        assert!(other.pace.look().is_none(), "it waits for nothing yet");
+        other.pace.turn();
+        let looking = other.pace.look();
+        assert!(looking.is_some());
+        assert!(at(&mut busy, 1000, ALONE) && at(&mut busy, 9000, ALONE));
+        drop(looking);
+        assert!(at(&mut busy, 10_999, ALONE));
+        assert!(!at(&mut busy, 11_000, ALONE));
+        // It waits for something else.
+        other.calls();
+        assert!(other.pace.look().is_none());
+    }
+
+    #[test]
     fn only_a_guest_that_serves_has_a_limit_by_default() {
         let mut busy = Busy::new(None);
         assert_eq!(busy.limit(), None);
@@ -248,7 +301,7 @@ mod tests {
     fn long_is_what_has_neither_waited_nor_looked_at_its_sockets() {
         let mut busy = Busy::new(None);
         let mut pending = |millis, turns: u64, alone| {
-            busy.pace.turns.fetch_add(turns, Ordering::Relaxed);
+            busy.pace.looks.turns.fetch_add(turns, Ordering::Relaxed);
             assert!(at(&mut busy, millis, alone));
             let pending = busy.pace.pending();
             (pending, busy.pace())

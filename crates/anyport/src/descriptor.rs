@@ -1,5 +1,6 @@
 //! What a guest holds: one table of descriptors for files, standard streams and sockets alike.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -368,9 +369,50 @@ struct Slots {
     open: usize,
     /// No free slot is below this one.
     lowest_free: usize,
+    /// Files of wasmtime-wasi's that are open more than once: under how many other numbers.
+    again: HashMap<u32, u32>,
+    /// Its guest is over.
+    closed: bool,
 }
 
 impl Slots {
+    /// The same once more, for another number.
+    fn again(&mut self, fd: u32) -> Result<Descriptor, Errno> {
+        let descriptor = self.entries.get(fd as usize).and_then(Clone::clone).ok_or(Errno::BadDescriptor)?;
+        if let Descriptor::Host(number) = descriptor {
+            *self.again.entry(number).or_default() += 1;
+        }
+        Ok(descriptor)
+    }
+
+    /// What is to be closed of what was taken out: nothing of a file that has another number yet. Decided here,
+    /// with the table locked: of two threads that close both numbers, one closes the file.
+    fn last(&mut self, taken: Descriptor) -> Option<Descriptor> {
+        let Descriptor::Host(number) = taken else { return Some(taken) };
+        let Some(others) = self.again.get_mut(&number) else { return Some(taken) };
+        *others -= 1;
+        if *others == 0 {
+            self.again.remove(&number);
+        }
+        None
+    }
+
+    /// Opens a descriptor at the lowest free number from one on.
+    fn insert(&mut self, descriptor: Descriptor, least: usize, most: usize) -> Result<u32, Errno> {
+        if self.open >= most || self.closed {
+            return Err(Errno::TooManyOpen);
+        }
+        let from = self.lowest_free.max(least);
+        let free = self.entries.iter().skip(from).position(Option::is_none).map(|at| from + at);
+        let at = free.unwrap_or_else(|| self.entries.len().max(from));
+        let fd = u32::try_from(at).ok().filter(|_| at < most).ok_or(Errno::TooManyOpen)?;
+        self.put(at, descriptor);
+        if least <= self.lowest_free {
+            self.lowest_free = at + 1;
+        }
+        Ok(fd)
+    }
+
     /// Opens a descriptor at a number, and gives back what was there.
     fn put(&mut self, at: usize, descriptor: Descriptor) -> Option<Descriptor> {
         if at >= self.entries.len() {
@@ -417,22 +459,7 @@ impl Descriptors {
 
     /// Opens `descriptor` at the lowest free number, as POSIX has it: guests hard-code 3.
     pub(crate) fn insert(&self, descriptor: Descriptor) -> Result<u32, Errno> {
-        let mut slots = self.lock();
-        if slots.open >= self.most {
-            return Err(Errno::TooManyOpen);
-        }
-        let from = slots.lowest_free;
-        let free = slots.entries[from..].iter().position(Option::is_none).map(|at| from + at);
-        let at = free.unwrap_or(slots.entries.len());
-        let fd = u32::try_from(at).map_err(|_| Errno::TooManyOpen)?;
-        if at == slots.entries.len() {
-            slots.entries.push(Some(descriptor));
-        } else {
-            slots.entries[at] = Some(descriptor);
-        }
-        slots.open += 1;
-        slots.lowest_free = at + 1;
-        Ok(fd)
+        self.lock().insert(descriptor, 0, self.most)
     }
 
     /// The connections of public ports that are open.
@@ -450,17 +477,29 @@ impl Descriptors {
         self.lock().open >= self.most
     }
 
-    pub(crate) fn remove(&self, fd: u32) -> Result<Descriptor, Errno> {
+    /// Takes a descriptor out, and gives back what is to be closed of it.
+    pub(crate) fn remove(&self, fd: u32) -> Result<Option<Descriptor>, Errno> {
         let mut slots = self.lock();
         let at = fd as usize;
         let descriptor = slots.entries.get_mut(at).and_then(Option::take).ok_or(Errno::BadDescriptor)?;
         slots.open -= 1;
         slots.lowest_free = slots.lowest_free.min(at);
-        Ok(descriptor)
+        Ok(slots.last(descriptor))
     }
 
-    /// Moves `from` to `to`, which must be open too, and gives back what was at `to`: preview1's
-    /// `fd_renumber`. Onto itself it changes nothing.
+    /// Closes all, and opens none any more: the guest is over, whatever holds up some of its threads.
+    pub(crate) fn close_all(&self) {
+        let entries = {
+            let mut slots = self.lock();
+            slots.closed = true;
+            slots.open = 0;
+            std::mem::take(&mut slots.entries)
+        };
+        drop(entries);
+    }
+
+    /// Moves `from` to `to`, which must be open too, and gives back what is to be closed of
+    /// what was at `to`: preview1's `fd_renumber`. Onto itself it changes nothing.
     pub(crate) fn renumber(&self, from: u32, to: u32) -> Result<Option<Descriptor>, Errno> {
         let mut slots = self.lock();
         let is_open = |fd: u32| matches!(slots.entries.get(fd as usize), Some(Some(_)));
@@ -474,46 +513,36 @@ impl Descriptors {
         let replaced = std::mem::replace(&mut slots.entries[to as usize], moved);
         slots.open -= 1;
         slots.lowest_free = slots.lowest_free.min(from as usize);
-        Ok(replaced)
+        Ok(replaced.and_then(|replaced| slots.last(replaced)))
     }
 
     /// Opens `fd` once more, at the lowest free number that is not below `least`.
     pub(crate) fn duplicate(&self, fd: u32, least: u32) -> Result<u32, Errno> {
-        let descriptor = self.get(fd)?;
-        if least == 0 {
-            return self.insert(descriptor);
-        }
         let mut slots = self.lock();
-        let most = u32::try_from(self.most).unwrap_or(u32::MAX);
-        if least >= most {
-            return Err(Errno::Invalid);
+        let descriptor = slots.again(fd)?;
+        let opened = if least as usize >= self.most {
+            Err(Errno::Invalid)
+        } else {
+            slots.insert(descriptor.clone(), least as usize, self.most)
+        };
+        if opened.is_err() {
+            // It is open as often as before.
+            slots.last(descriptor);
         }
-        if slots.open >= self.most {
-            return Err(Errno::TooManyOpen);
-        }
-        let is_free = |fd: &u32| slots.entries.get(*fd as usize).is_none_or(Option::is_none);
-        let number = (least..most).find(is_free).ok_or(Errno::TooManyOpen)?;
-        slots.put(number as usize, descriptor);
-        Ok(number)
+        opened
     }
 
-    /// Opens `from` once more as `to`, and gives back what was there: dup2(2). Onto itself it changes nothing.
+    /// Opens `from` once more as `to`, and gives back what is to be closed of what was there: dup2(2). Onto itself it
+    /// changes nothing.
     pub(crate) fn duplicate_to(&self, from: u32, to: u32) -> Result<Option<Descriptor>, Errno> {
-        let descriptor = self.get(from)?;
-        if from == to {
-            return Ok(None);
-        }
         let mut slots = self.lock();
-        if to as usize >= self.most || slots.open >= self.most {
-            return Err(Errno::BadDescriptor);
+        let descriptor = slots.again(from)?;
+        if from == to || to as usize >= self.most || slots.open >= self.most {
+            slots.last(descriptor);
+            return if from == to { Ok(None) } else { Err(Errno::BadDescriptor) };
         }
-        Ok(slots.put(to as usize, descriptor))
-    }
-
-    /// Whether a file of wasmtime-wasi's is open under some number.
-    pub(crate) fn has_host(&self, number: u32) -> bool {
-        let is_it = |descriptor: &Descriptor| matches!(descriptor, Descriptor::Host(other) if *other == number);
-        self.lock().entries.iter().flatten().any(is_it)
+        let replaced = slots.put(to as usize, descriptor);
+        Ok(replaced.and_then(|replaced| slots.last(replaced)))
     }
 
     fn lock(&self) -> MutexGuard<'_, Slots> {
@@ -605,8 +634,8 @@ mod tests {
         }
         assert_eq!(table.insert(Descriptor::Host(9)), Err(Errno::TooManyOpen));
         for fd in [2, 1] {
-            assert_eq!(host(table.remove(fd)), Ok(fd));
-            assert_eq!(host(table.remove(fd)), Err(Errno::BadDescriptor));
+            assert!(matches!(table.remove(fd), Ok(Some(Descriptor::Host(number))) if number == fd));
+            assert!(matches!(table.remove(fd), Err(Errno::BadDescriptor)));
         }
         assert_eq!(table.insert(Descriptor::Host(5)), Ok(1));
         assert_eq!(table.insert(Descriptor::Host(6)), Ok(2));
@@ -628,6 +657,24 @@ mod tests {
             assert!(matches!(table.renumber(from, to), Err(Errno::BadDescriptor)));
         }
         assert_eq!(table.insert(Descriptor::Host(7)), Ok(3));
+    }
+
+    #[test]
+    fn a_file_of_two_numbers_is_closed_with_the_last() {
+        let table = Descriptors::new(4);
+        table.insert(Descriptor::Host(7)).expect("room");
+        assert_eq!([table.duplicate(0, 2), table.duplicate(0, 9)], [Ok(2), Err(Errno::Invalid)]);
+        assert!(matches!(table.duplicate_to(2, 1), Ok(None)));
+        assert!(matches!([table.remove(0), table.remove(1)], [Ok(None), Ok(None)]));
+        assert!(matches!(table.remove(2), Ok(Some(Descriptor::Host(7)))));
+    }
+
+    #[test]
+    fn a_guest_that_is_over_opens_nothing() {
+        let table = Descriptors::new(4);
+        table.insert(Descriptor::Host(7)).expect("room");
+        table.close_all();
+        assert_eq!((table.open(), table.insert(Descriptor::Host(8))), (0, Err(Errno::TooManyOpen)));
     }
 
     #[test]

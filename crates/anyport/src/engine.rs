@@ -239,6 +239,8 @@ fn config(kind: Kind) -> Config {
         Kind::Modules => {}
         Kind::Threads => {
             config.shared_memory(true);
+            // Each thread would have one more, and no limit would count them all. No toolchain makes any.
+            config.wasm_multi_memory(false);
         }
         Kind::Sequential => {
             config.concurrency_support(false);
@@ -312,16 +314,16 @@ fn in_memory(bytes: &[u8]) -> io::Result<File> {
 }
 
 /// Fails where an artifact would not compile, its functions' bodies included.
-pub(crate) fn validate(artifact: &Artifact) -> Result<(), Error> {
+pub(crate) fn validate(artifact: &Artifact, kind: Option<Kind>) -> Result<(), Error> {
     match artifact.kind() {
         // wasmtime has nothing that checks one without compiling it.
         ArtifactKind::Component => Validator::new_with_features(WasmFeatures::all())
             .validate_all(artifact.bytes())
             .map(drop)
             .map_err(|error| invalid(artifact, &error.into())),
-        _ => {
-            Module::validate(&wasmtime::Engine::default(), artifact.bytes()).map_err(|error| invalid(artifact, &error))
-        }
+        _ => wasmtime::Engine::new(&config(kind.unwrap_or(Kind::Modules)))
+            .and_then(|engine| Module::validate(&engine, artifact.bytes()))
+            .map_err(|error| invalid(artifact, &error)),
     }
 }
 

@@ -199,7 +199,9 @@ impl Guest {
     }
 
     /// The same guest for another of its threads.
-    fn sibling(&self, member: &Member) -> Result<Self, Errno> {
+    fn sibling(&mut self, member: &Member) -> Result<Self, Errno> {
+        // As where a limit of the machine is reached.
+        let growth = self.growth.sibling().ok_or(Errno::Again)?;
         Ok(Self {
             memory: self.memory.clone(),
             descriptors: Arc::clone(&self.descriptors),
@@ -209,7 +211,7 @@ impl Guest {
             config: Arc::clone(&self.config),
             journal: Arc::clone(&self.journal),
             short_turn: 0,
-            growth: self.growth.sibling(),
+            growth,
             limits: Arc::clone(&self.limits),
             started: self.started,
             pacing: Pacing::of_another(),
@@ -470,7 +472,7 @@ impl Guest {
                     if socket.is_nonblocking() || flags.dont_wait {
                         return if total > 0 { Ok(total) } else { Err(Errno::Again.into()) };
                     }
-                    match readiness::ready(&endpoint, Interest::Read, socket.receive_timeout()).await {
+                    match self.waits(readiness::ready(&endpoint, Interest::Read, socket.receive_timeout())).await {
                         Err(_) if total > 0 => return Ok(total),
                         outcome => outcome?,
                     }
@@ -516,7 +518,7 @@ impl Guest {
                     if nonblocking {
                         return if total > 0 { Ok(total) } else { Err(Errno::Again.into()) };
                     }
-                    match readiness::ready(&endpoint, Interest::Write, socket.send_timeout()).await {
+                    match self.waits(readiness::ready(&endpoint, Interest::Write, socket.send_timeout())).await {
                         Err(_) if total > 0 => return Ok(total),
                         outcome => outcome?,
                     }

@@ -98,7 +98,8 @@ impl Inspection {
     pub fn of(artifact: &Artifact) -> Self {
         let (contents, problem) = match read(artifact) {
             Ok(contents) => {
-                let problem = contents.check(artifact).and_then(|()| engine::validate(artifact)).err();
+                let problem =
+                    contents.check(artifact).and_then(|()| engine::validate(artifact, kind_of(artifact))).err();
                 (contents, problem)
             }
             Err(problem) => (Contents::default(), Some(problem)),

@@ -134,13 +134,18 @@ pub const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// written so. Each that waits has some 50 kB.
 pub const THREADS: usize = 4096;
 
+/// The tables of a guest's threads together, as a multiple of what a guest without threads may have: each thread has
+/// its own copy of the module's. 512 threads of an interpreter have 30,000 elements each; all have 128 MiB.
+pub(crate) const THREADS_TABLES: usize = 16;
+
 /// The limits of one guest. [`Limits::default`] fits a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limits {
     /// All linear memories together, in bytes; default [`MEMORY_BYTES`].
     pub memory_bytes: usize,
-    /// Elements of all tables together; default [`TABLE_ELEMENTS`].
+    /// Elements of all tables together; default [`TABLE_ELEMENTS`]. Those of all threads of a guest may have 16 times
+    /// as many.
     pub table_elements: usize,
     /// Open descriptors; default [`DESCRIPTORS`].
     pub descriptors: usize,
@@ -192,7 +197,8 @@ pub struct Limits {
     /// Threads that a guest may have beside its first; default [`THREADS`].
     pub threads: usize,
     /// CPU time that the guest may use without waiting for its sockets or moving their bytes, before it is
-    /// ended; by default 30 seconds from when it serves a port, and no limit before.
+    /// ended; by default 30 seconds from when it serves a port, and no limit before. A thread may use more while
+    /// another waits for sockets.
     pub cpu_time: Option<Duration>,
 }
 
@@ -270,6 +276,10 @@ pub(crate) struct Growth {
     table_most: usize,
     memory: usize,
     table: usize,
+    /// What of `tables` is this thread's: `table`, or more that is kept for it.
+    held: usize,
+    /// Elements of the tables of all threads.
+    tables: Arc<AtomicUsize>,
     memory_told: bool,
     table_told: bool,
 }
@@ -282,21 +292,33 @@ impl Growth {
             table_most: limits.table_elements,
             memory: 0,
             table: 0,
+            held: 0,
+            tables: Arc::default(),
             memory_told: false,
             table_told: false,
         }
     }
 
-    /// The same for another thread of the guest, which has tables of its own.
-    pub(crate) fn sibling(&self) -> Self {
-        Self {
-            grown: Arc::clone(&self.grown),
-            table_most: self.table_most,
-            memory: 0,
-            table: 0,
-            memory_told: false,
-            table_told: false,
+    /// The same for another thread of the guest, which has tables of its own and no memory; none if there is no room
+    /// for them. This one's tables are at least as large as those that it begins with.
+    pub(crate) fn sibling(&mut self) -> Option<Self> {
+        let (tables, most) = (Arc::clone(&self.tables), self.tables_most());
+        let hold = |held: usize| held.checked_add(self.table).filter(|held| *held <= most);
+        if let Err(held) = tables.fetch_update(Ordering::Relaxed, Ordering::Relaxed, hold) {
+            self.refuse_table(held.saturating_add(self.table).div_ceil(THREADS_TABLES));
+            return None;
         }
+        let (grown, table_most, held) = (Arc::clone(&self.grown), self.table_most, self.table);
+        Some(Self { grown, table_most, memory: 0, table: 0, held, tables, memory_told: false, table_told: false })
+    }
+
+    fn tables_most(&self) -> usize {
+        self.table_most.saturating_mul(THREADS_TABLES)
+    }
+
+    fn refuse_table(&mut self, enough: usize) {
+        let most = format!("{} elements in its tables", self.table_most);
+        refuse(&mut self.table_told, &most, &option("limit", format!("table-elements={enough}")));
     }
 
     /// What a memory that threads share has grown to, which nobody is asked for.
@@ -355,14 +377,27 @@ impl wasmtime::ResourceLimiter for Growth {
             return Ok(true);
         }
         let total = self.table.saturating_add(desired.saturating_sub(current));
-        let allowed = total <= self.table_most;
-        if allowed {
-            self.table = total;
-        } else {
-            let most = format!("{} elements in its tables", self.table_most);
-            refuse(&mut self.table_told, &most, &option("limit", format!("table-elements={total}")));
+        if total > self.table_most {
+            self.refuse_table(total);
+            return Ok(false);
         }
-        Ok(allowed)
+        if total > self.held {
+            let (more, most) = (total - self.held, self.tables_most());
+            let hold = |held: usize| held.checked_add(more).filter(|held| *held <= most);
+            if let Err(held) = self.tables.fetch_update(Ordering::Relaxed, Ordering::Relaxed, hold) {
+                self.refuse_table(held.saturating_add(more).div_ceil(THREADS_TABLES));
+                return Ok(false);
+            }
+            self.held = total;
+        }
+        self.table = total;
+        Ok(true)
+    }
+}
+
+impl Drop for Growth {
+    fn drop(&mut self) {
+        self.tables.fetch_sub(self.held, Ordering::Relaxed);
     }
 }
 

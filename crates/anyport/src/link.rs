@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use wasmtime::{Extern, ExternType, Instance, Linker, Module, Store};
+use wasmtime::{Extern, ExternType, Instance, InstancePre, Linker, Module, Store};
 
 use crate::dialect::hostcall::{Row, Table, signature_of};
 use crate::dialect::{Dialect, TABLES, wasmedge};
@@ -318,6 +318,30 @@ pub(crate) async fn instantiate(
         externs.push(linker.get(&mut *store, import.module(), &key)?);
     }
     Instance::new_async(store, module, &externs).await
+}
+
+/// The same ahead of time, for the threads of one guest and with the memory that they share: nothing is looked up when
+/// one starts. Of one name there is one type here, as in all that is made for threads.
+pub(crate) fn prepare(store: &Store<Guest>, module: &Module) -> wasmtime::Result<InstancePre<Guest>> {
+    let mut linker = Linker::new(module.engine());
+    // Who imports a function twice means the same one.
+    linker.allow_shadowing(true);
+    for import in module.imports() {
+        let missing = || wasmtime::Error::msg(format!("`{}::{}` is not there", import.module(), import.name()));
+        match (import.ty(), &store.data().memory) {
+            (ExternType::Memory(_), Given::Shared(memory)) => {
+                let memory = Extern::SharedMemory((**memory).clone());
+                linker.define(store, import.module(), import.name(), memory)?;
+            }
+            (ExternType::Func(kind), _) => {
+                let signature = signature_of(kind.params(), kind.results());
+                let (table, row) = find(import.module(), import.name(), &signature).ok_or_else(missing)?;
+                (row.define)(&mut linker, row, table, import.name())?;
+            }
+            _ => return Err(missing()),
+        }
+    }
+    linker.instantiate_pre(module)
 }
 
 #[cfg(test)]

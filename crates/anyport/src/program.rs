@@ -6,7 +6,7 @@ use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 use wasmtime::ResourcesRequired;
 use wasmtime::component::Component;
-use wasmtime::{ExternType, Instance, Linker, MemoryType, Module, SharedMemory, Store};
+use wasmtime::{ExternType, Instance, InstancePre, Linker, MemoryType, Module, SharedMemory, Store};
 use wasmtime_wasi::{p2, p3};
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
 use wasmtime_wasi_http::p3::bindings::ServicePre;
@@ -37,7 +37,7 @@ pub(crate) enum Program {
     Scripts(Scripts),
 }
 
-/// What each thread of a core module is made of.
+/// What a core module is instantiated of.
 pub(crate) struct Parts {
     module: Module,
     linker: Arc<Linker<Guest>>,
@@ -390,18 +390,16 @@ impl Parts {
         Ok(Given::Shared(Arc::new(memory)))
     }
 
-    /// Runs its first thread to the end.
+    /// Runs it to the end.
     pub(crate) async fn run(&self, store: &mut Store<Guest>) -> wasmtime::Result<()> {
         let instance = instantiate(&self.linker, store, &self.module).await?;
         let start = instance.get_typed_func::<(), ()>(&mut *store, &self.entrypoint)?;
         start.call_async(store, ()).await
     }
 
-    /// Runs another to the end.
-    pub(crate) async fn run_thread(&self, store: &mut Store<Guest>, number: u32, pointer: u32) -> wasmtime::Result<()> {
-        let instance = instantiate(&self.linker, store, &self.module).await?;
-        let start = instance.get_typed_func::<(u32, u32), ()>(&mut *store, "wasi_thread_start")?;
-        start.call_async(store, (number, pointer)).await
+    /// What each thread of a guest is instantiated of.
+    pub(crate) fn ready(&self, first: &Store<Guest>) -> wasmtime::Result<InstancePre<Guest>> {
+        link::prepare(first, &self.module)
     }
 }
 

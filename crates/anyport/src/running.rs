@@ -20,6 +20,9 @@ use crate::worker::Template;
 /// How long guests that take signals have at least to end by themselves, once no connection is left to them.
 const LEAVE_LEAST: Duration = Duration::from_millis(500);
 
+/// As Linux has it, and WASIX.
+const SIGTERM: u32 = 15;
+
 /// A server at work. Dropping it stops its guests, and waits for their threads.
 pub struct Running {
     view: View,
@@ -93,7 +96,7 @@ impl Running {
     pub fn connect(&self, guest_port: u16) -> Result<UnixStream, Error> {
         let connected = match *self.stage.borrow() {
             Stage::Serving => self.published.connect(guest_port),
-            Stage::Draining | Stage::Leaving | Stage::Stopped => Err(std::io::ErrorKind::ConnectionRefused.into()),
+            Stage::Draining | Stage::Leaving(_) | Stage::Stopped => Err(std::io::ErrorKind::ConnectionRefused.into()),
         };
         connected.map_err(|error| match error.kind() {
             std::io::ErrorKind::AddrNotAvailable => {
@@ -112,12 +115,21 @@ impl Running {
     /// # Panics
     /// Outside of a tokio runtime that has timers.
     pub async fn drain(&self, timeout: Duration) -> bool {
+        self.drain_on(SIGTERM, timeout).await
+    }
+
+    /// The same for a server that is told to end by another signal than SIGTERM: guests with a handler are told of
+    /// the one with this number, as Linux has them, once no connection is left.
+    ///
+    /// # Panics
+    /// As [`Running::drain`].
+    pub async fn drain_on(&self, signal: u32, timeout: Duration) -> bool {
         self.published.close();
         self.advance(Stage::Draining);
         let end = Instant::now() + timeout;
         let drained = tokio::time::timeout(timeout, self.published.all.gone()).await.is_ok();
         if self.takes_signals.load(Ordering::Acquire) {
-            self.advance(Stage::Leaving);
+            self.advance(Stage::Leaving(signal));
             let left = end.saturating_duration_since(Instant::now()).max(LEAVE_LEAST);
             let _ = tokio::time::timeout(left, self.ended()).await;
         }

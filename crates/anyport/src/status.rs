@@ -110,7 +110,7 @@ impl Status {
             _ if view.health.iter().all(|worker| worker.has_ended.load(Ordering::Relaxed)) => "stopped",
             Stage::Serving if served => "serving",
             Stage::Serving => "starting",
-            Stage::Draining | Stage::Leaving => "draining",
+            Stage::Draining | Stage::Leaving(_) => "draining",
             Stage::Stopped => "stopped",
         };
         let cpu = Duration::try_from(rustix::time::clock_gettime(ClockId::ProcessCPUTime)).unwrap_or_default();

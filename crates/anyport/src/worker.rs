@@ -20,7 +20,7 @@ use crate::dialect::wasi;
 use crate::directory::Directory;
 use crate::engine::Engine;
 use crate::error::Error;
-use crate::guest::process::{MAIN, Process};
+use crate::guest::process::Process;
 use crate::guest::{Abi, Generation, Guest, Setup};
 use crate::health::Health;
 use crate::ingress::Ingress;
@@ -347,10 +347,15 @@ impl Worker {
             let started = Instant::now();
             let health = &self.template.health[self.number];
             health.begin(&guest.descriptors);
-            let outcome = runtime.block_on(self.live(guest));
+            let (outcome, left) = runtime.block_on(self.live(guest));
             health.end(failure(&outcome));
             let served = self.template.published.has_served.load(Ordering::Acquire);
-            if !self.again(&outcome, served) {
+            let again = self.again(&outcome, served);
+            if again && left > 0 {
+                // What they hold is held until this process ends: with each guest it would be more.
+                tracing::warn!("{left} of the guest's threads do not end, so it is not started again; do so by hand");
+            }
+            if !again || left > 0 {
                 if self.template.published.workers() > 1 {
                     tell(&outcome, "it is not started again");
                 }
@@ -397,8 +402,8 @@ impl Worker {
         }
     }
 
-    /// One guest's life, and how it ended.
-    async fn live(&self, guest: Guest) -> Outcome {
+    /// One guest's life, how it ended, and how many of its threads did not.
+    async fn live(&self, guest: Guest) -> (Outcome, usize) {
         let Template { limits, published, .. } = &*self.template;
         let watchman = Watchman::new(&guest.descriptors, limits, self.stage.clone());
         let watching = tokio::spawn(watchman.watch());
@@ -407,9 +412,9 @@ impl Worker {
             && let Some(parts) = program.threads()
         {
             let before_end = || published.restarting(self.number);
-            let ended = threads::run(&self.template.engine, parts, guest, self.stage.clone(), before_end).await;
+            let (ended, left) = threads::run(&self.template.engine, parts, guest, self.stage.clone(), before_end).await;
             watching.abort();
-            return self.left(ended);
+            return (self.left(ended), left);
         }
         let (published, number) = (Arc::clone(published), self.number);
         let template = Arc::clone(&self.template);
@@ -425,18 +430,18 @@ impl Worker {
         }));
         let ended = lanes.live(life).await;
         watching.abort();
-        self.left(ended.unwrap_or_else(|panic| {
+        let ended = self.left(ended.unwrap_or_else(|panic| {
             // It could not say so itself.
             self.template.published.restarting(self.number);
-            let reason = format!("anyport failed in a hostcall: {panic}");
-            Outcome::Trapped { reason, backtrace: String::new() }
-        }))
+            Outcome::failed(format!("anyport failed in a hostcall: {panic}"))
+        }));
+        (ended, 0)
     }
 
     /// How a guest ended that was told to leave: one that has no handler for that signal traps.
     fn left(&self, ended: Outcome) -> Outcome {
         match ended {
-            Outcome::Trapped { .. } if *self.stage.borrow() >= Stage::Leaving => Outcome::Stopped,
+            Outcome::Trapped { .. } if *self.stage.borrow() >= Stage::LEAVING => Outcome::Stopped,
             ended => ended,
         }
     }
@@ -462,15 +467,13 @@ impl Worker {
 fn tell_to_leave(process: &Arc<Process>, stage: &watch::Receiver<Stage>) -> impl Future<Output = ()> + Send + use<> {
     let (process, mut stage) = (Arc::downgrade(process), stage.clone());
     async move {
-        Stage::Leaving.reached(&mut stage).await;
-        if let Some(process) = process.upgrade() {
-            process.raise(MAIN, SIGTERM);
+        Stage::LEAVING.reached(&mut stage).await;
+        let stage = *stage.borrow();
+        if let (Stage::Leaving(signal), Some(process)) = (stage, process.upgrade()) {
+            process.raise_for_any(signal);
         }
     }
 }
-
-/// As Linux has it, and WASIX.
-const SIGTERM: u32 = 15;
 
 /// A task that is no longer than this.
 struct AbortOnDrop(tokio::task::JoinHandle<()>);

@@ -4,10 +4,13 @@
 mod wat_support;
 
 mod wasix {
+    mod ends;
     mod files;
     mod machine;
     mod servers;
+    mod signals;
     mod surprises;
     mod threads;
     mod waiting;
+    mod wasi_threads;
 }

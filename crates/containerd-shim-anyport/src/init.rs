@@ -266,8 +266,9 @@ async fn until_end(running: Running, known: &Known, control: &AsyncControl, mut 
         () = answer(&running, known, control) => None,
     };
     let Some(signal) = signal else { return finish(running, control, ExitCode::SUCCESS).await };
+    let (number, most) = (signal.as_raw_value().cast_unsigned(), known.options.settings.drain_timeout);
     let drained = tokio::select! {
-        drained = running.drain(known.options.settings.drain_timeout) => drained,
+        drained = running.drain_on(number, most) => drained,
         _ = signals.next() => false,
         () = answer(&running, known, control) => false,
     };

@@ -3,16 +3,12 @@
 //! Owns what all hostcalls share: finding the guest's memory, telling errno from trap.
 
 use std::fmt;
-use std::future::poll_fn;
-use std::sync::Arc;
-use std::task::Poll;
 
 use wasmtime::{Caller, Engine, Extern, Linker, ValType};
 use wiggle::{GuestError, GuestMemory};
 
 use super::trace::Traced;
 use crate::errno::Errno;
-use crate::guest::signals::Signals;
 use crate::guest::{Failure, Guest};
 use crate::memory::{Given, Memory};
 
@@ -116,16 +112,14 @@ impl Row {
         matches!(self.name, "fd_write" | "sock_send" | "sock_send_file" | "sock_send_v2" | "sock_shutdown")
     }
 
-    /// Whether a signal interrupts it while it waits. A thread that waits at a futex is told by its own call, and
-    /// one that moves the bytes of a file has moved them.
+    /// Whether a signal interrupts it while it waits. What has moved bytes by then says so: there the wait alone is
+    /// interrupted ([`Guest::waits`]), as at a futex.
     pub(crate) fn is_interruptible(&self) -> bool {
         matches!(
             self.name,
             "sock_accept"
                 | "sock_accept_v2"
                 | "sock_connect"
-                | "sock_recv"
-                | "sock_recv_from"
                 | "poll_oneoff"
                 | "epoll_wait"
                 | "thread_sleep"
@@ -205,9 +199,10 @@ macro_rules! row {
             define: |linker, row, table, key| {
                 let sends = row.sends();
                 let interruptible = row.is_interruptible();
-                use $crate::dialect::hostcall::{Call, enter, given, leave, until_signal};
+                use $crate::dialect::hostcall::{Call, enter, given, leave};
                 use $crate::dialect::signal;
                 use $crate::dialect::trace::{Traced, is_traced, watch};
+                use $crate::guest::signals::until_signal;
                 linker.func_wrap_async(table.module, key, move |mut caller: Call<'_>, ($($param,)*): ($($kind,)*)| {
                     Box::new(async move {
                         let given = given(&mut caller);
@@ -272,24 +267,11 @@ pub(crate) fn enter<'a>(
         // Every pointer is outside of it; calls that pass none work.
         Given::None => (GuestMemory::Unshared(&mut []), caller.data_mut()),
     };
+    guest.busy.calls();
     if !sends {
         guest.sending.end();
     }
     (guest, Memory::from(memory))
-}
-
-/// Waits for a shim, or for a signal that interrupts it: of the hostcalls that wait, and whose guest has signals.
-pub(crate) async fn until_signal<F: Future<Output = Hostcall>>(signals: Option<Arc<Signals>>, shim: F) -> Hostcall {
-    let Some(signals) = signals else { return shim.await };
-    let mut shim = std::pin::pin!(shim);
-    poll_fn(|context| {
-        if let Poll::Ready(outcome) = shim.as_mut().poll(context) {
-            return Poll::Ready(outcome);
-        }
-        // Only what waits is interrupted: what came of it otherwise is not lost.
-        signals.poll_arrived(context).map(|()| Err(Errno::Interrupted.into()))
-    })
-    .await
 }
 
 /// The number that the guest gets, or the trap that ends it; told if the call is traced.

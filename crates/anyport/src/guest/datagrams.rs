@@ -28,7 +28,7 @@ impl Guest {
             match self.try_receive_from(socket, buffer, flags) {
                 Err(Errno::Again) if !socket.is_nonblocking() && !flags.dont_wait => {
                     let endpoint = socket.stream()?;
-                    readiness::ready(&endpoint, Interest::Read, socket.receive_timeout()).await?;
+                    self.waits(readiness::ready(&endpoint, Interest::Read, socket.receive_timeout())).await?;
                 }
                 // Strangers may send without end.
                 Ok(None) => tokio::task::yield_now().await,
@@ -74,7 +74,7 @@ impl Guest {
             match self.try_send_to(socket, bytes, to) {
                 Err(Errno::Again) if !socket.is_nonblocking() => {
                     let endpoint = socket.stream()?;
-                    readiness::ready(&endpoint, Interest::Write, socket.send_timeout()).await?;
+                    self.waits(readiness::ready(&endpoint, Interest::Write, socket.send_timeout())).await?;
                 }
                 outcome => return outcome,
             }

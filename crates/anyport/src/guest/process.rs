@@ -51,6 +51,8 @@ pub(crate) struct Process {
 struct Crew {
     threads: HashMap<u32, Thread>,
     last: u32,
+    /// The first has ended itself.
+    first_left: bool,
     /// None is started any more.
     closed: bool,
     told: bool,
@@ -146,7 +148,8 @@ impl Process {
 
     /// Whether there is a thread of this number.
     pub(crate) fn lives(&self, number: u32) -> bool {
-        number == MAIN || lock(&self.crew).threads.contains_key(&number)
+        let crew = lock(&self.crew);
+        if number == MAIN { !crew.first_left } else { crew.threads.contains_key(&number) }
     }
 
     /// Raises a signal for a thread; false if there is no such thread or signal, or nobody is told of it.
@@ -156,6 +159,27 @@ impl Process {
         }
         let signals = if number == MAIN { Some(Arc::clone(&self.main)) } else { self.signals_of(number) };
         signals.is_some_and(|signals| signals.raise(signal))
+    }
+
+    /// Raises a signal for the process; false as above. As on Linux the first thread is told for as long as it
+    /// lives, and then another.
+    pub(crate) fn raise_for_any(&self, signal: u32) -> bool {
+        lock(&self.handler).is_some() && self.pass(&lock(&self.crew), signal)
+    }
+
+    fn pass(&self, crew: &Crew, signal: u32) -> bool {
+        let oldest = || crew.threads.iter().min_by_key(|(number, _)| **number).map(|(_, thread)| &thread.signals);
+        let signals = if crew.first_left { oldest() } else { Some(&self.main) };
+        signals.is_some_and(|signals| signals.raise_for_process(signal))
+    }
+
+    /// The first thread has ended itself, and others go on: with the signals that it was not told of, too.
+    pub(crate) fn first_left(&self) {
+        let mut crew = lock(&self.crew);
+        crew.first_left = true;
+        for signal in self.main.take_for_process() {
+            self.pass(&crew, signal);
+        }
     }
 
     fn signals_of(&self, number: u32) -> Option<Arc<Signals>> {
@@ -212,7 +236,13 @@ impl Member {
 
 impl Drop for Member {
     fn drop(&mut self) {
-        lock(&self.process.crew).threads.remove(&self.number);
+        {
+            let mut crew = lock(&self.process.crew);
+            crew.threads.remove(&self.number);
+            for signal in self.signals.take_for_process() {
+                self.process.pass(&crew, signal);
+            }
+        }
         self.process.ended.wake_all();
     }
 }
@@ -249,8 +279,8 @@ impl Guest {
     }
 
     /// Starts a thread; its number.
-    pub(crate) fn start_thread(&self, pointer: u32) -> Result<u32, Errno> {
-        let process = self.process()?;
+    pub(crate) fn start_thread(&mut self, pointer: u32) -> Result<u32, Errno> {
+        let process = Arc::clone(self.process()?);
         let start = process.start.get().ok_or(Errno::NotSupported)?;
         let member = process.join()?;
         let number = member.number;
@@ -280,6 +310,23 @@ mod tests {
         drop(two);
         assert_eq!(process.join().err(), Some(Errno::Again));
         assert!(process.lives(3) && process.lives(MAIN) && !process.lives(2));
+    }
+
+    #[test]
+    fn a_signal_for_the_process_reaches_a_thread_that_lives() {
+        let process = Arc::new(Process::new(2, Arc::default()));
+        let [one, two] = [process.join(), process.join()].map(|joined| joined.expect("room for two"));
+        assert!(!process.raise_for_any(15), "nobody would be told");
+        process.handle_signals("handler".to_owned());
+        assert!(process.raise_for_any(15));
+        assert!(process.main().is_any() && !one.signals.is_any());
+        process.first_left();
+        assert!(!process.lives(MAIN));
+        assert!(one.signals.is_any() && !two.signals.is_any());
+        drop(one);
+        assert_eq!(two.signals.next(), Some(15));
+        drop(two);
+        assert!(!process.raise_for_any(15), "nobody is there");
     }
 
     #[test]

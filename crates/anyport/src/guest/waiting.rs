@@ -23,7 +23,10 @@ impl Guest {
         if address.port() == PROBED_PORT && address.ip().is_unspecified() && socket.note(address) {
             return Ok(());
         }
-        self.bind(fd, address)
+        self.bind(fd, address)?;
+        // What was asked about before is not what it is bound to.
+        socket.take_noted();
+        Ok(())
     }
 
     /// Binds a socket for which that was noted: it is to be used after all.
@@ -56,7 +59,7 @@ impl Guest {
         loop {
             match event.read() {
                 Err(Errno::Again) if !event.is_nonblocking() => {
-                    poll_fn(|context| event.poll_ready(context, Interest::Read)).await;
+                    self.waits(poll_fn(|context| event.poll_ready(context, Interest::Read).map(Ok))).await?;
                 }
                 outcome => return outcome,
             }
@@ -68,7 +71,7 @@ impl Guest {
         loop {
             match event.write(more) {
                 Err(Errno::Again) if !event.is_nonblocking() => {
-                    poll_fn(|context| event.poll_ready(context, Interest::Write)).await;
+                    self.waits(poll_fn(|context| event.poll_ready(context, Interest::Write).map(Ok))).await?;
                 }
                 outcome => return outcome,
             }

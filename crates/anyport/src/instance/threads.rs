@@ -7,12 +7,13 @@ use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::mpsc::{RecvTimeoutError, TryRecvError};
 use std::task::Poll;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
-use wasmtime::Store;
+use wasmtime::{InstancePre, Store, WasmParams};
 
 use super::{Neighbours, Outcome, outcome, panic_message, store};
 use crate::busy::Pending;
@@ -21,35 +22,45 @@ use crate::engine::Engine;
 use crate::errno::Errno;
 use crate::guest::Guest;
 use crate::guest::process::{Member, Process};
+use crate::memory::Given;
 use crate::program::Parts;
 use crate::stage::Stage;
 
-/// How long the threads of a guest that is over may take to be gone: one that computes is interrupted by the next
-/// tick, one that waits at once. What waits in an instruction of its own is left behind.
-const GONE_MOST: Duration = Duration::from_secs(1);
+/// How long the threads of a guest that is over are waited for, before those that wait in instructions of their own
+/// are woken, each time. One that computes is interrupted by the next tick, one that waits in a hostcall at once.
+const PAUSES_MS: [u64; 5] = [50, 100, 200, 400, 800];
 
 /// What a guest's threads have in common.
 #[derive(Clone)]
 struct Crew {
     engine: Arc<Engine>,
-    parts: Arc<Parts>,
+    ready: InstancePre<Guest>,
+    /// Its threads wait in instructions of their own.
+    blocks: bool,
     /// Takes how the guest ended.
     ends: mpsc::UnboundedSender<Outcome>,
 }
 
 /// Runs a guest to its end, or until its server is stopped; calls `before_end` while it still holds what it held.
+/// Tells how it ended, and how many of its threads did not.
 pub(crate) async fn run(
     engine: &Arc<Engine>, parts: &Arc<Parts>, guest: Guest, mut stage: watch::Receiver<Stage>,
     before_end: impl FnOnce(),
-) -> Outcome {
+) -> (Outcome, usize) {
     let _alive = engine.ticker.live();
-    let Ok(process) = guest.process().map(Arc::clone) else { return Outcome::Stopped };
+    let Ok(process) = guest.process().map(Arc::clone) else { return (Outcome::Stopped, 0) };
+    let (descriptors, memory) = (Arc::clone(&guest.descriptors), guest.memory.clone());
     let (ends, mut ended) = mpsc::unbounded_channel();
-    let crew = Crew { engine: Arc::clone(engine), parts: Arc::clone(parts), ends };
+    let store = store(engine, guest, Neighbours::Threads);
+    let ready = match parts.ready(&store) {
+        Ok(ready) => ready,
+        Err(error) => return (Outcome::failed(format!("it cannot be linked: {error:#}")), 0),
+    };
+    let crew = Crew { engine: Arc::clone(engine), ready, blocks: parts.abi.blocks, ends };
     let starter = crew.clone();
     process.can_start(Box::new(move |guest, member, pointer| starter.start(guest, member, pointer)));
     let (alive, gone) = oneshot::channel::<()>();
-    let (first, abort) = futures_util::future::abortable(crew.clone().first(guest, Arc::clone(&process), alive));
+    let (first, abort) = futures_util::future::abortable(crew.clone().first(store, Arc::clone(&process), alive));
     let started = crew.spawn(async move {
         let _ = first.await;
     });
@@ -63,39 +74,54 @@ pub(crate) async fn run(
     before_end();
     process.end();
     abort.abort();
+    // Connections and ports go now, whatever holds up a thread.
+    descriptors.close_all();
     let all = async {
         let _ = gone.await;
         poll_fn(|context| process.poll_ended(context, None)).await;
     };
-    tokio::select! {
-        () = all => {}
-        () = after(GONE_MOST) => {
-            tracing::debug!("{} threads of the guest wait in instructions of their own", process.threads());
-        }
-    }
-    outcome
+    let left = if all_end(engine, memory, all).await { 0 } else { process.threads().max(1) };
+    (outcome, left)
 }
 
-/// Waits by a thread of the host's: those of the runtime may all be kept, and its timers with them.
-async fn after(time: Duration) {
+/// Waits until all threads have ended; false if they do not. Nothing but a notification ends a wait in an
+/// instruction, and where threads wait is known to wasmtime alone: so all there are addresses for are woken, and each
+/// finds at its next loop or call that its guest is over.
+///
+/// By a thread of the host's: those of the runtime may all be kept, and its timers with them.
+async fn all_end(engine: &Arc<Engine>, memory: Given, all: impl Future<Output = ()>) -> bool {
+    let (ended, is_ended) = std::sync::mpsc::channel::<()>();
     let (over, is_over) = oneshot::channel::<()>();
-    let waits = std::thread::Builder::new().spawn(move || {
-        std::thread::sleep(time);
+    let engine = Arc::clone(engine);
+    let wakes = std::thread::Builder::new().name("anyport-end".to_owned()).spawn(move || {
+        for pause in PAUSES_MS {
+            if is_ended.recv_timeout(Duration::from_millis(pause)) != Err(RecvTimeoutError::Timeout) {
+                return;
+            }
+            engine.wasmtime.increment_epoch();
+            memory.notify_all(|| is_ended.try_recv() == Err(TryRecvError::Empty));
+        }
+        let _ = is_ended.recv_timeout(Duration::from_millis(PAUSES_MS[0]));
         drop(over);
     });
-    if waits.is_ok() {
-        let _ = is_over.await;
-    }
+    let have_ended = tokio::select! {
+        biased;
+        () = all => true,
+        _ = is_over => false,
+    };
+    // Ends that thread, if it is there.
+    drop((ended, wakes));
+    have_ended
 }
 
 impl Crew {
     /// The first thread: from `_start` to its end, which is the guest's.
-    async fn first(self, guest: Guest, process: Arc<Process>, alive: oneshot::Sender<()>) {
-        let mut store = store(&self.engine, guest, Neighbours::Threads);
-        let ended = self.polled(&mut store, async |store| self.parts.run(store).await).await;
+    async fn first(self, mut store: Store<Guest>, process: Arc<Process>, alive: oneshot::Sender<()>) {
+        let ended = self.run(&mut store, "_start", ()).await;
         let ended = match ended {
             Ok(Err(error)) if error.is::<ThreadExit>() => {
                 // Of the first thread alone: the guest goes on while it has others.
+                process.first_left();
                 poll_fn(|context| process.poll_ended(context, None)).await;
                 Ok(Ok(()))
             }
@@ -118,7 +144,7 @@ impl Crew {
 
     async fn another(self, guest: Guest, pointer: u32, number: u32) {
         let mut store = store(&self.engine, guest, Neighbours::Threads);
-        let ended = self.polled(&mut store, async |store| self.parts.run_thread(store, number, pointer).await).await;
+        let ended = self.run(&mut store, "wasi_thread_start", (number, pointer)).await;
         match ended {
             Ok(Ok(())) => {}
             Ok(Err(error)) if error.is::<ThreadExit>() => {}
@@ -130,7 +156,7 @@ impl Crew {
     fn spawn(&self, life: impl Future<Output = ()> + Send + 'static) -> Result<(), Errno> {
         // Unconstrained: tokio's budget would make ready sockets look unready.
         let life = tokio::task::unconstrained(life);
-        if !self.parts.abi.blocks {
+        if !self.blocks {
             tokio::spawn(life);
             return Ok(());
         }
@@ -140,15 +166,22 @@ impl Crew {
         thread.spawn(move || runtime.block_on(life)).map(drop).map_err(|_| Errno::Again)
     }
 
-    /// Runs it with what each poll of a thread needs; fails with the message of a hostcall that panicked.
-    async fn polled(
-        &self, store: &mut Store<Guest>, run: impl AsyncFnOnce(&mut Store<Guest>) -> wasmtime::Result<()>,
+    /// Runs a function in an instance of its own, with what each poll of a thread needs; fails with the message of a
+    /// hostcall that panicked.
+    async fn run(
+        &self, store: &mut Store<Guest>, function: &str, parameters: impl WasmParams + Sync,
     ) -> Result<wasmtime::Result<()>, String> {
         let pace = store.data().busy.pace();
-        let mut running = pin!(run(store));
+        let mut running = pin!(async {
+            let instance = self.ready.instantiate_async(&mut *store).await?;
+            let function = instance.get_typed_func(&mut *store, function)?;
+            function.call_async(store, parameters).await
+        });
         let mut computes = false;
+        let mut looking = None;
         poll_fn(|context| {
             let _running = self.engine.ticker.run();
+            looking.take();
             if computes {
                 pace.come();
             }
@@ -159,6 +192,7 @@ impl Crew {
                 Ok(Poll::Ready(ended)) => Poll::Ready(Ok(ended)),
                 Ok(Poll::Pending) => {
                     computes = pace.pending() != Pending::Waits;
+                    looking = if computes { None } else { pace.look() };
                     Poll::Pending
                 }
             }

@@ -5,6 +5,12 @@ use std::sync::Arc;
 
 use wasmtime::SharedMemory;
 
+/// Of an address at which threads wait.
+const ALIGNMENT: usize = 4;
+
+/// Bytes of a page.
+const PAGE: u64 = 1 << 16;
+
 /// Given to a guest once, when it is instantiated, and never looked up by a hostcall.
 #[derive(Clone, Default)]
 pub(crate) enum Given {
@@ -29,6 +35,18 @@ impl Given {
         match self {
             Self::Shared(memory) => Some(memory.data_size()),
             Self::None | Self::Own(_) => None,
+        }
+    }
+
+    /// Wakes all who wait at an address of a shared memory, by an instruction, while this is so.
+    pub(crate) fn notify_all(&self, mut goes_on: impl FnMut() -> bool) {
+        let Self::Shared(memory) = self else { return };
+        for address in (0..memory.data_size() as u64).step_by(ALIGNMENT) {
+            if address % PAGE == 0 && !goes_on() {
+                return;
+            }
+            // Each of them is within the memory, and aligned.
+            let _ = memory.atomic_notify(address, u32::MAX);
         }
     }
 }

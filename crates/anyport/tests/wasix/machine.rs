@@ -1,17 +1,18 @@
 //! Modules of WASIX in the text format, run to their end.
 
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyport::server::Restart;
-use anyport::{Artifact, Limits, Outcome, Policy, Running, Runtime};
+use anyport::{Artifact, Limits, Outcome, Policy, Running, Runtime, Server};
 
 /// Longer than anything takes.
 pub(crate) const LONG: Duration = Duration::from_secs(60);
 
 /// What a module imports, as far as tests use it: WASIX from its own namespace, preview1 from its own.
 const IMPORTS: &[(&str, &str, &str)] = &[
+    ("wasi_snapshot_preview1", "clock_time_get", "(param i32 i64 i32) (result i32)"),
     ("wasi_snapshot_preview1", "fd_close", "(param i32) (result i32)"),
     ("wasi_snapshot_preview1", "fd_fdstat_set_flags", "(param i32 i32) (result i32)"),
     ("wasi_snapshot_preview1", "fd_read", "(param i32 i32 i32 i32) (result i32)"),
@@ -19,6 +20,7 @@ const IMPORTS: &[(&str, &str, &str)] = &[
     ("wasi_snapshot_preview1", "fd_write", "(param i32 i32 i32 i32) (result i32)"),
     ("wasi_snapshot_preview1", "poll_oneoff", "(param i32 i32 i32 i32) (result i32)"),
     ("wasi_snapshot_preview1", "sock_accept", "(param i32 i32 i32) (result i32)"),
+    ("wasi_snapshot_preview1", "sock_recv", "(param i32 i32 i32 i32 i32 i32) (result i32)"),
     ("wasi_snapshot_preview1", "sock_shutdown", "(param i32 i32) (result i32)"),
     ("wasix_32v1", "callback_signal", "(param i32 i32)"),
     ("wasix_32v1", "chdir", "(param i32 i32) (result i32)"),
@@ -47,6 +49,7 @@ const IMPORTS: &[(&str, &str, &str)] = &[
     ("wasix_32v1", "sock_set_opt_time", "(param i32 i32 i32) (result i32)"),
     ("wasix_32v1", "thread_exit", "(param i32)"),
     ("wasix_32v1", "thread_join", "(param i32) (result i32)"),
+    ("wasix_32v1", "thread_signal", "(param i32 i32) (result i32)"),
     ("wasix_32v1", "thread_sleep", "(param i64) (result i32)"),
     ("wasi", "thread-spawn", "(param i32) (result i32)"),
 ];
@@ -75,32 +78,42 @@ pub(crate) fn run(own: &str) -> Outcome {
 }
 
 pub(crate) fn run_with(own: &str, policy: Policy, limit: impl FnOnce(&mut Limits)) -> Outcome {
-    start(own, policy, limit).wait()
-}
-
-/// Starts one that serves port 8080.
-pub(crate) fn serve(own: &str, limit: impl FnOnce(&mut Limits)) -> Running {
-    start(own, Policy { publish: vec!["0:8080".parse().expect("a port")], ..Policy::default() }, limit)
-}
-
-fn start(own: &str, policy: Policy, limit: impl FnOnce(&mut Limits)) -> Running {
-    let bytes = wat::parse_str(module(own)).unwrap_or_else(|error| panic!("{error}"));
     let mut limits = Limits::default();
     limit(&mut limits);
+    started(server(&module(own)).policy(policy).limits(limits)).wait()
+}
+
+/// A server of a module in the text format.
+pub(crate) fn server(text: &str) -> Server {
+    let bytes = wat::parse_str(text).unwrap_or_else(|error| panic!("{error}"));
     let runtime = Runtime::builder().build().expect("tests run where anyport does");
-    let server = runtime.load(&Artifact::from_bytes("wasix", bytes)).unwrap_or_else(|error| panic!("{error}"));
-    let server = server.policy(policy).limits(limits).restart(Restart::No);
+    runtime.load(&Artifact::from_bytes("wasix", bytes)).unwrap_or_else(|error| panic!("{error}"))
+}
+
+pub(crate) fn started(server: Server) -> Running {
     server.start().unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// A client. What it reads comes in time, or counts as lost.
+/// The same with its port 8080 published.
+pub(crate) fn published(server: Server, restart: Restart) -> Running {
+    let policy = Policy { publish: vec!["127.0.0.1:0:8080".parse().expect("a port")], ..Policy::default() };
+    started(server.policy(policy).restart(restart))
+}
+
+/// One that ends when its guest does.
+pub(crate) fn serve(own: &str, limit: impl FnOnce(&mut Limits)) -> Running {
+    let mut limits = Limits::default();
+    limit(&mut limits);
+    published(server(&module(own)).limits(limits), Restart::No)
+}
+
+/// Connects to its port, once it listens there.
 pub(crate) fn connect(running: &Running) -> TcpStream {
-    let address: SocketAddr = running.ports()[0].address().expect("it is a port of the host");
+    let address = running.ports()[0].address().expect("it is a port of the host");
     let began = Instant::now();
     let stream = loop {
         match TcpStream::connect(address) {
             Ok(stream) => break stream,
-            // The guest does not listen yet.
             Err(error) if began.elapsed() > LONG => panic!("{error}"),
             Err(_) => thread::sleep(Duration::from_millis(1)),
         }
@@ -108,6 +121,17 @@ pub(crate) fn connect(running: &Running) -> TcpStream {
     stream.set_read_timeout(Some(LONG)).expect("it is a time");
     stream
 }
+
+/// Has descriptor 3 listen at port 8080; no more sockets may be open.
+pub(crate) const LISTEN: &str = "
+    (drop (call $sock_open (i32.const 1) (i32.const 1) (i32.const 6) (i32.const 1024)))
+    (i32.store8 (i32.const 1032) (i32.const 1)) (i32.store16 (i32.const 1034) (i32.const 8080))
+    (call $is (i32.const 101) (call $sock_bind (i32.const 3) (i32.const 1032)) (i32.const 0))
+    (call $is (i32.const 102) (call $sock_listen (i32.const 3) (i32.const 8)) (i32.const 0))";
+
+/// Takes a connection there.
+pub(crate) const ACCEPT: &str =
+    "(call $is (i32.const 103) (call $sock_accept (i32.const 3) (i32.const 0) (i32.const 1024)) (i32.const 0))";
 
 /// That a module whose `_start` is this ends by itself: each check has its number.
 pub(crate) fn holds(start: &str) {

@@ -1,7 +1,7 @@
 //! Servers that WASIX's own toolchain made of C: `guests/wasix`.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::path::Path;
 use std::sync::OnceLock;
 use std::thread;
@@ -119,9 +119,12 @@ fn a_pool_of_threads_that_joins_them_in_the_end() {
         assert!(ask(&mut connect(&running), GET).contains("hello from wasix pool"));
     }
     ask(&mut connect(&running), "GET /quit HTTP/1.1\r\n\r\n");
-    // Its first thread waits for one more, or has seen that it is over.
-    let address = running.ports()[0].address().expect("it is a port of the host");
-    let _ = TcpStream::connect(address);
+    // Its first thread waits for one more, or for two: it looks whether it is over when one has come.
+    let address: SocketAddr = running.ports()[0].address().expect("it is a port of the host");
+    while let Ok(mut stream) = TcpStream::connect(address) {
+        let _ = stream.shutdown(Shutdown::Write);
+        let _ = stream.read_to_end(&mut Vec::new());
+    }
     assert_eq!(running.wait(), Outcome::Exited(7));
 }
 

@@ -1,8 +1,8 @@
 //! Where WASIX is not what one expects: a test each.
 
-use anyport::{Artifact, Inspection, Runtime};
+use anyport::{Artifact, Inspection, Outcome, Runtime};
 
-use super::machine::{holds, module};
+use super::machine::{holds, module, server, started};
 
 #[test]
 fn a_module_has_three_namespaces_and_one_table_of_descriptors() {
@@ -60,7 +60,15 @@ fn the_probe_of_a_port_is_answered_without_a_bind() {
          (call $is (i32.const 4) (i32.load8_u (i32.const 256)) (i32.const 1))
          (call $is (i32.const 5) (i32.load16_u (i32.const 258)) (i32.const 10275))
          ;; Who listens there means it.
-         (call $is (i32.const 6) (call $sock_listen (i32.const 3) (i32.const 1)) (i32.const 2))",
+         (call $is (i32.const 6) (call $sock_listen (i32.const 3) (i32.const 1)) (i32.const 2))
+         ;; Who binds another port does not.
+         (drop (call $sock_open (i32.const 1) (i32.const 1) (i32.const 6) (i32.const 64)))
+         (call $is (i32.const 7) (call $sock_bind (i32.const 4) (i32.const 128)) (i32.const 0))
+         (i32.store16 (i32.const 130) (i32.const 0))
+         (call $is (i32.const 8) (call $sock_bind (i32.const 4) (i32.const 128)) (i32.const 0))
+         (call $is (i32.const 9) (call $sock_addr_local (i32.const 4) (i32.const 256)) (i32.const 0))
+         (call $is (i32.const 10)
+           (i32.eq (i32.load16_u (i32.const 258)) (i32.const 10275)) (i32.const 0))",
     );
 }
 
@@ -200,17 +208,47 @@ fn a_pipe_and_a_pair_pass_bytes() {
 
 #[test]
 fn a_directory_is_the_hosts_to_know() {
-    holds(
-        ";; Room for one byte is room for the root, and not for a zero behind it.
+    let folder = tempfile::tempdir().expect("there is room");
+    std::fs::create_dir(folder.path().join("in")).expect("there is room");
+    std::fs::write(folder.path().join("file"), "").expect("there is room");
+    let chdir = |check: u32, path: &str, errno: u32| {
+        let at = 1024 + check * 32;
+        let length = path.len();
+        let data = format!("(data (i32.const {at}) \"{path}\")");
+        let call = format!(
+            "(call $is (i32.const {check}) (call $chdir (i32.const {at}) (i32.const {length})) (i32.const {errno}))"
+        );
+        (data, call)
+    };
+    let calls = [
+        chdir(10, "ab", 44),
+        chdir(11, "/srv/app/none", 44),
+        chdir(12, "/srv/app/file", 54),
+        chdir(13, "/srv/ap", 44),
+        chdir(14, "/srv/app/../../etc", 44),
+        chdir(15, "/", 0),
+        chdir(16, "srv", 0),
+        chdir(17, "app", 0),
+        chdir(18, "./in", 0),
+        chdir(19, "none", 44),
+        chdir(20, "..", 0),
+    ];
+    let (data, calls): (Vec<String>, Vec<String>) = calls.into_iter().unzip();
+    let (data, calls) = (data.concat(), calls.concat());
+    let text = module(&format!(
+        "{data} (func (export \"_start\")
+         ;; Room for one byte is room for the root, and not for a zero behind it.
          (i32.store (i32.const 64) (i32.const 1)) (i32.store8 (i32.const 257) (i32.const 7))
          (call $is (i32.const 1) (call $getcwd (i32.const 256) (i32.const 64)) (i32.const 0))
          (call $is (i32.const 2) (i32.load16_u (i32.const 256)) (i32.const 0x072f))
-         (i32.store16 (i32.const 128) (i32.const 0x6261))
-         (call $is (i32.const 3) (call $chdir (i32.const 128) (i32.const 2)) (i32.const 0))
+         {calls}
          (call $is (i32.const 4) (call $getcwd (i32.const 256) (i32.const 64)) (i32.const 68))
-         (call $is (i32.const 5) (i32.load (i32.const 64)) (i32.const 3))
-         (call $is (i32.const 6) (call $getcwd (i32.const 0) (i32.const 64)) (i32.const 28))",
-    );
+         (call $is (i32.const 5) (i32.load (i32.const 64)) (i32.const 8))
+         (call $is (i32.const 6) (call $getcwd (i32.const 0) (i32.const 64)) (i32.const 28)))"
+    ));
+    let directory =
+        anyport::server::Directory { host: folder.path().into(), guest: "/srv/app".into(), read_only: true };
+    assert_eq!(started(server(&text).directory(directory)).wait(), Outcome::Exited(0), "the number of the check");
 }
 
 #[test]

@@ -2,9 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use anyport::{Artifact, Outcome, Policy, Runtime};
+use anyport::server::Restart;
+use anyport::{Artifact, Inspection, Limits, Outcome, Policy, Runtime};
 
-use super::machine::{module, run, run_with};
+use super::machine::{ACCEPT, LISTEN, module, published, run, run_with, server};
 
 #[test]
 fn a_thread_shares_memory_and_wakes_who_waits() {
@@ -87,6 +88,111 @@ fn a_memory_that_is_shared_has_the_limit_of_others() {
         |limits| limits.memory_bytes = 4 << 16,
     );
     assert_eq!(outcome, Outcome::Exited(0));
+}
+
+/// Each thread has tables of its own: those of all are counted, and those of one that has ended are not.
+#[test]
+fn tables_of_all_threads_have_a_limit() {
+    let spawn = "(local.set $count (i32.const 0))
+         (loop $next
+           (local.set $number (call $thread-spawn (i32.const 0)))
+           (if (i32.gt_s (local.get $number) (i32.const 0)) (then
+             (local.set $last (local.get $number))
+             (local.set $count (i32.add (local.get $count) (i32.const 1)))
+             (br $next))))
+         (call $is (i32.const 1) (local.get $number) (i32.const -6))";
+    let outcome = run_with(
+        &format!(
+            "(table 1000 funcref)
+             (func (export \"wasi_thread_start\") (param i32 i32)
+               (drop (call $futex_wait (i32.const 64) (i32.const 0) (i32.const 0) (i32.const 88))))
+             (func (export \"_start\") (local $count i32) (local $number i32) (local $last i32)
+               {spawn}
+               (call $is (i32.const 2) (local.get $count) (i32.const 15))
+               ;; All end, and there is room for others.
+               (i32.store (i32.const 64) (i32.const 1))
+               (drop (call $futex_wake_all (i32.const 64) (i32.const 80)))
+               (loop $joined
+                 (drop (call $thread_join (local.get $last)))
+                 (local.set $last (i32.sub (local.get $last) (i32.const 1)))
+                 (br_if $joined (local.get $last)))
+               (i32.store (i32.const 64) (i32.const 0))
+               {spawn}
+               (call $is (i32.const 3) (local.get $count) (i32.const 15)))"
+        ),
+        Policy::default(),
+        |limits| (limits.table_elements, limits.threads) = (1000, 100),
+    );
+    assert_eq!(outcome, Outcome::Exited(0));
+}
+
+/// It would be one for each thread.
+#[test]
+fn a_second_memory_is_refused() {
+    let bytes = wat::parse_str(module("(memory 1) (func (export \"_start\"))")).expect("a module");
+    let artifact = Artifact::from_bytes("wasix", bytes);
+    let runtime = Runtime::builder().build().expect("tests run where anyport does");
+    let error = runtime.load(&artifact).err().expect("it is refused");
+    assert!(error.to_string().contains("memories"), "{error}");
+    assert!(Inspection::of(&artifact).problem.is_some(), "and that is known before");
+}
+
+/// What a thread that computes may do is up to whether another looks at the sockets meanwhile.
+#[test]
+fn a_thread_may_compute_while_another_waits_for_clients() {
+    let beside = |wait: &str| {
+        let own = format!(
+            "(func (export \"wasi_thread_start\") (param i32 i32) (local $end i64)
+               (drop (call $clock_time_get (i32.const 1) (i64.const 0) (i32.const 256)))
+               (local.set $end (i64.add (i64.load (i32.const 256)) (i64.const 500000000)))
+               (loop $computes
+                 (drop (call $clock_time_get (i32.const 1) (i64.const 0) (i32.const 256)))
+                 (br_if $computes (i64.lt_u (i64.load (i32.const 256)) (local.get $end))))
+               (call $proc_exit2 (i32.const 9)))
+             (func (export \"_start\")
+               (drop (call $thread-spawn (i32.const 0)))
+               {wait})"
+        );
+        let mut limits = Limits::default();
+        limits.cpu_time = Some(Duration::from_millis(50));
+        published(server(&module(&own)).limits(limits), Restart::No).wait()
+    };
+    assert_eq!(beside(&format!("{LISTEN} {ACCEPT}")), Outcome::Exited(9));
+    let nobody = beside("(drop (call $futex_wait (i32.const 64) (i32.const 0) (i32.const 0) (i32.const 88)))");
+    let Outcome::Trapped { reason, .. } = nobody else { panic!("{nobody:?}") };
+    assert!(reason.contains("without a look at its sockets"), "{reason}");
+}
+
+/// Addresses and numbers that there are not: an errno, or nothing to do.
+#[test]
+fn hostile_addresses_and_numbers_hang_nothing() {
+    let outcome = run("(data (i32.const 512) \"handler\") (func (export \"handler\") (param i32))
+         (func $probe (param $number i32)
+           (call $is (i32.const 1) (call $thread_signal (local.get $number) (i32.const 0)) (i32.const 71))
+           (call $is (i32.const 2) (call $thread_signal (local.get $number) (i32.const 15)) (i32.const 71))
+           (call $is (i32.const 3) (call $thread_join (local.get $number)) (i32.const 0)))
+         (func (export \"_start\")
+           (call $callback_signal (i32.const 512) (i32.const 7))
+           (call $probe (i32.const 0)) (call $probe (i32.const 1)) (call $probe (i32.const -1))
+           (call $probe (i32.const 0x1fffffff)) (call $probe (i32.const 0x40000000))
+           ;; Itself, and the first thread, which is itself.
+           (call $is (i32.const 4) (call $thread_join (i32.const 0x3fffffff)) (i32.const 16))
+           (call $is (i32.const 5) (call $thread_signal (i32.const 0x3fffffff) (i32.const 99)) (i32.const 28))
+           ;; At the end of memory, behind it, between two words.
+           (call $is (i32.const 6)
+             (call $futex_wait (i32.const 131072) (i32.const 0) (i32.const 0) (i32.const 80)) (i32.const 21))
+           (call $is (i32.const 7)
+             (call $futex_wait (i32.const 65) (i32.const 1) (i32.const 0) (i32.const 80)) (i32.const 21))
+           (call $is (i32.const 8)
+             (call $futex_wait (i32.const 64) (i32.const 1) (i32.const -8) (i32.const 80)) (i32.const 21))
+           (call $is (i32.const 9)
+             (call $futex_wait (i32.const 64) (i32.const 1) (i32.const 0) (i32.const -1)) (i32.const 21))
+           (call $is (i32.const 10) (call $futex_wake (i32.const -1) (i32.const 80)) (i32.const 0))
+           (call $is (i32.const 11) (call $futex_wake_all (i32.const 3) (i32.const -1)) (i32.const 21))
+           ;; What a thread is given is its own to read.
+           (call $is (i32.const 12) (i32.gt_s (call $thread-spawn (i32.const -1)) (i32.const 0)) (i32.const 1)))
+         (func (export \"wasi_thread_start\") (param i32 i32))");
+    assert_eq!(outcome, Outcome::Exited(0), "the number of the check");
 }
 
 #[test]

@@ -33,8 +33,10 @@ const PRESTAT_NOT_A_DIRECTORY: u8 = 1;
 
 /// `fd_close(fd)`
 pub(crate) async fn close(guest: &mut Guest, memory: &mut Memory<'_>, fd: u32) -> Hostcall {
-    let descriptor = guest.descriptors.remove(fd)?;
-    host_files::close(guest, memory, descriptor).await
+    match guest.descriptors.remove(fd)? {
+        Some(descriptor) => host_files::close(guest, memory, descriptor).await,
+        None => Ok(()),
+    }
 }
 
 /// `fd_renumber(fd, to)`: `to` is closed and becomes `fd`; both must be open.
@@ -57,7 +59,10 @@ pub(crate) async fn read(
 ) -> Hostcall {
     let received = match guest.descriptors.get(fd)? {
         Descriptor::Host(_) => return host_files::fd_read(guest, memory, fd, iovs, iovs_len, ro_nread).await,
-        Descriptor::Stdio(stdio) => read_stdio(&stdio, memory, &guest.buffers(memory, iovs, iovs_len)?).await?,
+        Descriptor::Stdio(stdio) => {
+            let buffers = guest.buffers(memory, iovs, iovs_len)?;
+            read_stdio(guest, &stdio, memory, &buffers).await?
+        }
         Descriptor::Socket(socket) => {
             let buffers = guest.buffers(memory, iovs, iovs_len)?;
             guest.receive(&socket, memory, buffers, ReceiveFlags::default()).await?
@@ -86,7 +91,8 @@ pub(crate) async fn write(
         }
         Descriptor::Stdio(stdio) => {
             guest.sending.end();
-            write_stdio(&stdio, memory, &guest.buffers(memory, iovs, iovs_len)?).await?
+            let buffers = guest.buffers(memory, iovs, iovs_len)?;
+            write_stdio(guest, &stdio, memory, &buffers).await?
         }
         Descriptor::Socket(socket) => {
             let buffers = guest.buffers(memory, iovs, iovs_len)?;
@@ -108,25 +114,31 @@ pub(crate) fn write_size(memory: &mut Memory<'_>, pointer: u32, size: usize) -> 
     Ok(memory.write(pointer, size)?)
 }
 
-async fn read_stdio(stdio: &Stdio, memory: &mut Memory<'_>, buffers: &Buffers) -> Result<usize, Fault> {
+async fn read_stdio(
+    guest: &mut Guest, stdio: &Stdio, memory: &mut Memory<'_>, buffers: &Buffers,
+) -> Result<usize, Fault> {
     if buffers.is_empty() {
         return Ok(0);
     }
     loop {
         match memory.scatter(buffers, |slices| stdio.try_read(&mut slices[0]))?.map_err(Errno::from) {
-            Err(Errno::Again) if !stdio.is_nonblocking() => readiness::stdio_ready(stdio, Interest::Read).await?,
+            Err(Errno::Again) if !stdio.is_nonblocking() => {
+                guest.waits(readiness::stdio_ready(stdio, Interest::Read)).await?;
+            }
             outcome => return Ok(outcome?),
         }
     }
 }
 
-async fn write_stdio(stdio: &Stdio, memory: &Memory<'_>, buffers: &Buffers) -> Result<usize, Fault> {
+async fn write_stdio(guest: &mut Guest, stdio: &Stdio, memory: &Memory<'_>, buffers: &Buffers) -> Result<usize, Fault> {
     if buffers.is_empty() {
         return Ok(0);
     }
     loop {
         match memory.gather(buffers, |slices| stdio.try_write(slices))?.map_err(Errno::from) {
-            Err(Errno::Again) if !stdio.is_nonblocking() => readiness::stdio_ready(stdio, Interest::Write).await?,
+            Err(Errno::Again) if !stdio.is_nonblocking() => {
+                guest.waits(readiness::stdio_ready(stdio, Interest::Write)).await?;
+            }
             outcome => return Ok(outcome?),
         }
     }

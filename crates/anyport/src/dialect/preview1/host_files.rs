@@ -4,10 +4,14 @@
 //! The functions are those of
 //! <https://github.com/WebAssembly/WASI/blob/wasi-0.1/preview1/docs.md#functions>.
 
+use wasmtime::component::Resource;
+use wasmtime_wasi::filesystem::{Descriptor as Entry, WasiFilesystemCtxView, WasiFilesystemView as _};
 use wasmtime_wasi::p1::wasi_snapshot_preview1 as host;
+use wasmtime_wasi::p2::bindings::filesystem::preopens;
+use wasmtime_wasi::p2::bindings::filesystem::types::{DescriptorType, ErrorCode, HostDescriptor, PathFlags};
 use wiggle::{GuestError, GuestMemory};
 
-use crate::descriptor::{Descriptor, Opened};
+use crate::descriptor::{Descriptor, Descriptors, Opened};
 use crate::dialect::hostcall::{Fault, Hostcall};
 use crate::errno::Errno;
 use crate::guest::Guest;
@@ -19,10 +23,18 @@ async fn files(guest: &mut Guest) -> Held<'_> {
     guest.files.hold(guest.limits.held_bytes).await
 }
 
+/// The same, with the number of a file: looked up while no other thread can close it.
+async fn file(guest: &mut Guest, fd: u32, otherwise: Errno) -> Result<(Held<'_>, i32), Errno> {
+    let Guest { files, descriptors, limits, .. } = guest;
+    let held = files.hold(limits.held_bytes).await;
+    let number = number_of(descriptors, fd, otherwise)?;
+    Ok((held, number))
+}
+
 /// The number of a file or directory in wasmtime-wasi's table, or `otherwise` for a descriptor
 /// that is neither.
-fn host_number(guest: &Guest, fd: u32, otherwise: Errno) -> Result<i32, Errno> {
-    match guest.descriptors.get(fd)? {
+fn number_of(descriptors: &Descriptors, fd: u32, otherwise: Errno) -> Result<i32, Errno> {
+    match descriptors.get(fd)? {
         Descriptor::Host(number) => Ok(number.cast_signed()),
         _ => Err(otherwise),
     }
@@ -80,16 +92,42 @@ struct Place {
 /// Bytes of a path that are looked at, as Linux has it.
 const PATH_BYTES: u32 = 4096;
 
+/// wasmtime-wasi, ready for one call, and where a path leads.
+async fn at<'g>(
+    guest: &'g mut Guest, memory: &Memory<'_>, fd: u32, path: u32, length: u32,
+) -> Result<(Held<'g>, Place), Fault> {
+    let is_wasix = guest.is_wasix();
+    let (mut files, fd) = file(guest, fd, Errno::NotDirectory).await?;
+    let place = place(&mut files, is_wasix, memory, fd, [path, length])?;
+    Ok((files, place))
+}
+
+/// The same of two paths: of each its directory, place and length.
+async fn at_both<'g>(
+    guest: &'g mut Guest, memory: &Memory<'_>, paths: [[u32; 3]; 2],
+) -> Result<(Held<'g>, [Place; 2]), Fault> {
+    let is_wasix = guest.is_wasix();
+    let Guest { files, descriptors, limits, .. } = guest;
+    let mut files = files.hold(limits.held_bytes).await;
+    let mut find = |[fd, path, length]: [u32; 3]| {
+        let number = number_of(descriptors, fd, Errno::NotDirectory)?;
+        place(&mut files, is_wasix, memory, number, [path, length])
+    };
+    let places = [find(paths[0])?, find(paths[1])?];
+    Ok((files, places))
+}
+
 /// Where a path leads. Programs of WASIX pass those from the root as they are, with a preopen named `/`.
-async fn place(guest: &mut Guest, memory: &Memory<'_>, fd: u32, path: u32, length: u32) -> Result<Place, Fault> {
-    let fd = host_number(guest, fd, Errno::NotDirectory)?;
+fn place(
+    files: &mut Held<'_>, is_wasix: bool, memory: &Memory<'_>, fd: i32, [path, length]: [u32; 2],
+) -> Result<Place, Fault> {
     let mut slashes = 0;
-    if guest.is_wasix() {
+    if is_wasix {
         while slashes < length.min(PATH_BYTES) && memory.read::<u8>(path.saturating_add(slashes))? == b'/' {
             slashes += 1;
         }
     }
-    if slashes > 0 && !is_named_root(guest, fd).await {
+    if slashes > 0 && !is_named_root(files, fd) {
         slashes = 0;
     }
     let is_root = slashes > 0 && slashes == length;
@@ -109,10 +147,10 @@ impl Place {
 }
 
 /// Whether a directory is the preopen named `/`, or `.`, which libc takes for the same.
-async fn is_named_root(guest: &mut Guest, fd: i32) -> bool {
+fn is_named_root(files: &mut Held<'_>, fd: i32) -> bool {
     let mut name = [0];
     let mut room = GuestMemory::Unshared(&mut name);
-    let told = host::fd_prestat_dir_name(&mut *files(guest).await, &mut room, fd, 0, 1);
+    let told = host::fd_prestat_dir_name(&mut **files, &mut room, fd, 0, 1);
     matches!(told, Ok(0)) && matches!(&name, b"/" | b".")
 }
 
@@ -129,8 +167,8 @@ macro_rules! plain {
 macro_rules! on_file {
     ($($name:ident(fd $(, $param:ident: $kind:ty)*) else $otherwise:ident;)*) => {$(
         pub(crate) async fn $name(guest: &mut Guest, memory: &mut Memory<'_>, fd: u32 $(, $param: $kind)*) -> Hostcall {
-            let fd = host_number(guest, fd, Errno::$otherwise)?;
-            outcome(host::$name(&mut *files(guest).await, memory.wiggle(), fd $(, $param.signed())*))
+            let (mut files, fd) = file(guest, fd, Errno::$otherwise).await?;
+            outcome(host::$name(&mut *files, memory.wiggle(), fd $(, $param.signed())*))
         }
     )*};
 }
@@ -139,9 +177,9 @@ macro_rules! on_file {
 macro_rules! on_file_async {
     ($($name:ident(fd $(, $param:ident: $kind:ty)*) else $otherwise:ident;)*) => {$(
         pub(crate) async fn $name(guest: &mut Guest, memory: &mut Memory<'_>, fd: u32 $(, $param: $kind)*) -> Hostcall {
-            let fd = host_number(guest, fd, Errno::$otherwise)?;
+            let (mut files, fd) = file(guest, fd, Errno::$otherwise).await?;
             $(let $param = $param.signed();)*
-            outcome(host::$name(&mut *files(guest).await, memory.wiggle(), fd $(, $param)*).await)
+            outcome(host::$name(&mut *files, memory.wiggle(), fd $(, $param)*).await)
         }
     )*};
 }
@@ -152,12 +190,11 @@ macro_rules! on_path {
         pub(crate) async fn $name(
             guest: &mut Guest, memory: &mut Memory<'_>, fd: u32, path: u32, path_len: u32 $(, $param: u32)*
         ) -> Hostcall {
-            let Place { fd, path, length, is_root } = place(guest, memory, fd, path, path_len).await?;
+            let (mut files, Place { fd, path, length, is_root }) = at(guest, memory, fd, path, path_len).await?;
             if is_root {
                 return Err(Errno::$otherwise.into());
             }
             $(let $param = $param.signed();)*
-            let mut files = files(guest).await;
             outcome(host::$name(&mut *files, memory.wiggle(), fd, path, length $(, $param)*).await)
         }
     )*};
@@ -172,15 +209,19 @@ macro_rules! moving {
             guest: &mut Guest, memory: &mut Memory<'_>, fd: u32, iovs: u32, iovs_len: u32 $(, $offset: u64)?,
             ro_size: u32,
         ) -> Hostcall {
-            let fd = host_number(guest, fd, Errno::$otherwise)?;
+            // What is no file is told first.
+            number_of(&guest.descriptors, fd, Errno::$otherwise)?;
             let cut = memory.cut_first(iovs, iovs_len, most_moved(guest, iovs_len)?)?;
             let (iovs, count, size) = (iovs.signed(), iovs_len.signed(), ro_size.signed());
             $(let $offset = $offset.signed();)?
-            let mut files = files(guest).await;
-            let moved = host::$name(&mut *files, memory.wiggle(), fd, iovs, count $(, $offset)?, size).await;
-            drop(files);
+            let moved = match file(guest, fd, Errno::$otherwise).await {
+                Ok((mut files, fd)) => {
+                    outcome(host::$name(&mut *files, memory.wiggle(), fd, iovs, count $(, $offset)?, size).await)
+                }
+                Err(errno) => Err(errno.into()),
+            };
             memory.restore(cut)?;
-            outcome(moved)
+            moved
         }
     )*};
 }
@@ -240,12 +281,12 @@ on_path! {
 pub(crate) async fn path_filestat_get(
     guest: &mut Guest, memory: &mut Memory<'_>, fd: u32, flags: u32, path: u32, path_len: u32, ro_stat: u32,
 ) -> Hostcall {
-    let place = place(guest, memory, fd, path, path_len).await?;
+    let (mut files, place) = at(guest, memory, fd, path, path_len).await?;
     if place.is_root {
+        drop(files);
         return fd_filestat_get(guest, memory, fd, ro_stat).await;
     }
     let (flags, stat) = (flags.signed(), ro_stat.signed());
-    let mut files = files(guest).await;
     outcome(
         host::path_filestat_get(&mut *files, memory.wiggle(), place.fd, flags, place.path, place.length, stat).await,
     )
@@ -255,12 +296,12 @@ pub(crate) async fn path_filestat_set_times(
     guest: &mut Guest, memory: &mut Memory<'_>, fd: u32, flags: u32, path: u32, path_len: u32, atim: u64, mtim: u64,
     fst_flags: u32,
 ) -> Hostcall {
-    let Place { fd: number, path, length, is_root } = place(guest, memory, fd, path, path_len).await?;
+    let (mut files, Place { fd: number, path, length, is_root }) = at(guest, memory, fd, path, path_len).await?;
     if is_root {
+        drop(files);
         return fd_filestat_set_times(guest, memory, fd, atim, mtim, fst_flags).await;
     }
     let (flags, atim, mtim, which) = (flags.signed(), atim.signed(), mtim.signed(), fst_flags.signed());
-    let mut files = files(guest).await;
     outcome(
         host::path_filestat_set_times(&mut *files, memory.wiggle(), number, flags, path, length, atim, mtim, which)
             .await,
@@ -270,8 +311,6 @@ pub(crate) async fn path_filestat_set_times(
 /// Closes what a descriptor was, once it is out of the table.
 pub(crate) async fn close(guest: &mut Guest, memory: &mut Memory<'_>, descriptor: Descriptor) -> Hostcall {
     match descriptor {
-        // It has another number yet.
-        Descriptor::Host(number) if guest.is_wasix() && guest.descriptors.has_host(number) => Ok(()),
         Descriptor::Host(number) => {
             outcome(host::fd_close(&mut *files(guest).await, memory.wiggle(), number.cast_signed()).await)
         }
@@ -280,13 +319,59 @@ pub(crate) async fn close(guest: &mut Guest, memory: &mut Memory<'_>, descriptor
     }
 }
 
+/// Fails unless a path from the root is one of a directory: within those that the guest was given, or one of them,
+/// or a folder that one is in.
+pub(crate) async fn must_be_directory(guest: &mut Guest, path: &str) -> Hostcall {
+    let mut files = files(guest).await;
+    let mut view = files.filesystem();
+    let directories = preopens::Host::get_directories(&mut view).map_err(|_| Errno::Io)?;
+    // Relative ones are seen from the root, where a guest begins.
+    let names = directories.iter().map(|(_, name)| format!("/{}", name.trim_start_matches(['.', '/'])));
+    let names: Vec<String> = names.collect();
+    let around = names.iter().zip(&directories).filter_map(|(name, (at, _))| Some((inside(path, name)?, at)));
+    let outcome = match around.min_by_key(|(rest, _)| rest.len()) {
+        Some(("", _)) => Ok(()),
+        Some((rest, at)) => is_directory(&mut view, at, rest.to_owned()).await,
+        None if path == "/" || names.iter().any(|name| inside(name, path).is_some()) => Ok(()),
+        None => Err(Errno::NoEntry),
+    };
+    for (directory, _) in directories {
+        // What is not in the table any more takes no room there.
+        let _ = HostDescriptor::drop(&mut view, directory);
+    }
+    Ok(outcome?)
+}
+
+/// What of a path is inside of a directory, if it is that one or in it.
+fn inside<'p>(path: &'p str, directory: &str) -> Option<&'p str> {
+    let rest = path.strip_prefix(directory.trim_end_matches('/'))?;
+    (rest.is_empty() || rest.starts_with('/')).then(|| rest.trim_start_matches('/'))
+}
+
+async fn is_directory(
+    view: &mut WasiFilesystemCtxView<'_>, directory: &Resource<Entry>, path: String,
+) -> Result<(), Errno> {
+    let directory = Resource::new_borrow(directory.rep());
+    match view.stat_at(directory, PathFlags::SYMLINK_FOLLOW, path).await {
+        Ok(found) if found.type_ == DescriptorType::Directory => Ok(()),
+        Ok(_) => Err(Errno::NotDirectory),
+        Err(error) => Err(match error.downcast() {
+            Ok(ErrorCode::NoEntry) => Errno::NoEntry,
+            Ok(ErrorCode::NotDirectory) => Errno::NotDirectory,
+            Ok(ErrorCode::Access | ErrorCode::NotPermitted) => Errno::Access,
+            Ok(ErrorCode::Loop) => Errno::Loop,
+            _ => Errno::Io,
+        }),
+    }
+}
+
 pub(crate) async fn path_link(
     guest: &mut Guest, memory: &mut Memory<'_>, old_fd: u32, old_flags: u32, old_path: u32, old_path_len: u32,
     new_fd: u32, new_path: u32, new_path_len: u32,
 ) -> Hostcall {
-    let old = place(guest, memory, old_fd, old_path, old_path_len).await?;
-    let new = place(guest, memory, new_fd, new_path, new_path_len).await?;
-    let (flags, mut files) = (old_flags.signed(), files(guest).await);
+    let paths = [[old_fd, old_path, old_path_len], [new_fd, new_path, new_path_len]];
+    let (mut files, [old, new]) = at_both(guest, memory, paths).await?;
+    let flags = old_flags.signed();
     let linked = host::path_link(
         &mut *files,
         memory.wiggle(),
@@ -305,9 +390,8 @@ pub(crate) async fn path_rename(
     guest: &mut Guest, memory: &mut Memory<'_>, old_fd: u32, old_path: u32, old_path_len: u32, new_fd: u32,
     new_path: u32, new_path_len: u32,
 ) -> Hostcall {
-    let old = place(guest, memory, old_fd, old_path, old_path_len).await?;
-    let new = place(guest, memory, new_fd, new_path, new_path_len).await?;
-    let mut files = files(guest).await;
+    let paths = [[old_fd, old_path, old_path_len], [new_fd, new_path, new_path_len]];
+    let (mut files, [old, new]) = at_both(guest, memory, paths).await?;
     let memory = memory.wiggle();
     outcome(host::path_rename(&mut *files, memory, old.fd, old.path, old.length, new.fd, new.path, new.length).await)
 }
@@ -317,9 +401,8 @@ pub(crate) async fn path_symlink(
     guest: &mut Guest, memory: &mut Memory<'_>, old_path: u32, old_path_len: u32, fd: u32, new_path: u32,
     new_path_len: u32,
 ) -> Hostcall {
-    let new = place(guest, memory, fd, new_path, new_path_len).await?;
+    let (mut files, new) = at(guest, memory, fd, new_path, new_path_len).await?;
     let (old, length) = (old_path.signed(), old_path_len.signed());
-    let mut files = files(guest).await;
     outcome(host::path_symlink(&mut *files, memory.wiggle(), old, length, new.fd, new.path, new.length).await)
 }
 
@@ -328,10 +411,10 @@ pub(crate) async fn path_open(
     guest: &mut Guest, memory: &mut Memory<'_>, fd: u32, dirflags: u32, path: u32, path_len: u32, oflags: u32,
     rights_base: u64, rights_inheriting: u64, fdflags: u32, ro_fd: u32,
 ) -> Hostcall {
-    let place = place(guest, memory, fd, path, path_len).await?;
     if guest.descriptors.is_full() {
         return Err(Errno::TooManyOpen.into());
     }
+    let (mut files, place) = at(guest, memory, fd, path, path_len).await?;
     // A bad pointer is told before anything is opened.
     let _: u32 = memory.read(ro_fd)?;
     let path = place.path(memory)?;
@@ -341,7 +424,6 @@ pub(crate) async fn path_open(
     let (dir, at, length) = (place.fd, PATH_AT.signed(), u32::try_from(path.len()).map_err(|_| Errno::NameTooLong)?);
     let (flags, oflags, fdflags, length) = (dirflags.signed(), oflags.signed(), fdflags.signed(), length.signed());
     let (base, inheriting) = (rights_base.signed(), rights_inheriting.signed());
-    let mut files = files(guest).await;
     let room = own.wiggle();
     let opened = host::path_open(&mut *files, room, dir, flags, at, length, oflags, base, inheriting, fdflags, 0).await;
     drop(files);
@@ -360,12 +442,12 @@ const BYTES_AT: u32 = 16;
 
 /// Bytes of a file from an offset on, in memory of our own that begins with the list of their one buffer.
 pub(crate) async fn read_at(guest: &mut Guest, fd: u32, offset: u64, most: u32) -> Result<Own, Fault> {
-    let fd = host_number(guest, fd, Errno::Invalid)?;
+    let (mut files, fd) = file(guest, fd, Errno::Invalid).await?;
     let mut own = Own::new((BYTES_AT + most) as usize);
     let mut memory = own.memory();
     memory.write(0, BYTES_AT)?;
     memory.write(4, most)?;
-    outcome(host::fd_pread(&mut *files(guest).await, memory.wiggle(), fd, 0, 1, offset.signed(), 8).await)?;
+    outcome(host::fd_pread(&mut *files, memory.wiggle(), fd, 0, 1, offset.signed(), 8).await)?;
     let length: u32 = memory.read(8)?;
     memory.write(4, length)?;
     Ok(own)
@@ -373,9 +455,9 @@ pub(crate) async fn read_at(guest: &mut Guest, fd: u32, offset: u64, most: u32) 
 
 /// Says where the next read of a file begins.
 pub(crate) async fn seek_to(guest: &mut Guest, fd: u32, offset: u64) -> Hostcall {
-    let fd = host_number(guest, fd, Errno::Invalid)?;
+    let (mut files, fd) = file(guest, fd, Errno::Invalid).await?;
     let mut own = Own::new(8);
-    outcome(host::fd_seek(&mut *files(guest).await, own.memory().wiggle(), fd, offset.signed(), FROM_START, 0).await)
+    outcome(host::fd_seek(&mut *files, own.memory().wiggle(), fd, offset.signed(), FROM_START, 0).await)
 }
 
 /// `whence.set`.

@@ -6,10 +6,10 @@ use wasmtime::{Caller, Linker};
 
 use crate::descriptor::Descriptor;
 use crate::dialect::hostcall::{Fault, Hostcall, Row, Table, enter, given};
+use crate::dialect::preview1::host_files;
 use crate::dialect::preview1::process::Exit;
 use crate::errno::Errno;
 use crate::guest::Guest;
-use crate::guest::process::MAIN;
 use crate::memory::Memory;
 
 /// Every guest is the first process of a machine of its own.
@@ -70,18 +70,24 @@ pub(super) async fn signal(guest: &mut Guest, _: &mut Memory<'_>, pid: u32, sig:
     if pid != PID {
         return Err(Errno::NoProcess.into());
     }
-    raise_for(guest, MAIN, sig)
+    let process = guest.process()?;
+    told(sig, || process.raise_for_any(sig))
 }
 
-/// Raises a signal for a thread. Without a handler it ends the guest, as shells tell that.
+/// Raises a signal for a thread.
 pub(super) fn raise_for(guest: &Guest, tid: u32, sig: u32) -> Hostcall {
     let process = guest.process()?;
     if !process.lives(tid) {
         return Err(Errno::NoProcess.into());
     }
+    told(sig, || process.raise(tid, sig))
+}
+
+/// What comes of a signal. Without a handler it ends the guest, as shells tell that.
+fn told(sig: u32, raise: impl FnOnce() -> bool) -> Hostcall {
     match sig {
         0 => Ok(()),
-        1..64 if process.raise(tid, sig) => Ok(()),
+        1..64 if raise() => Ok(()),
         1..64 => Err(Fault::Trap(Exit(128 + sig).into())),
         _ => Err(Errno::Invalid.into()),
     }
@@ -122,8 +128,8 @@ pub(super) fn getcwd(guest: &mut Guest, memory: &mut Memory<'_>, path: u32, path
     Ok(())
 }
 
-/// `chdir(path)`
-pub(super) fn chdir(guest: &mut Guest, memory: &mut Memory<'_>, path: u32, path_len: u32) -> Hostcall {
+/// `chdir(path)`: to what is there.
+pub(super) async fn chdir(guest: &mut Guest, memory: &mut Memory<'_>, path: u32, path_len: u32) -> Hostcall {
     if path_len > PATH_BYTES {
         return Err(Errno::NameTooLong.into());
     }
@@ -131,8 +137,9 @@ pub(super) fn chdir(guest: &mut Guest, memory: &mut Memory<'_>, path: u32, path_
     if path.is_empty() {
         return Err(Errno::NoEntry.into());
     }
-    let process = guest.process()?;
-    process.enter(process.absolute(&path));
+    let path = guest.process()?.absolute(&path);
+    host_files::must_be_directory(guest, &path).await?;
+    guest.process()?.enter(path);
     Ok(())
 }
 

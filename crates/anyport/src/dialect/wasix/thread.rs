@@ -42,8 +42,8 @@ pub(crate) const SPAWN: &[Row] = &[Row {
 fn define_spawn(
     linker: &mut Linker<Guest>, row: &'static Row, table: &'static Table, key: &str,
 ) -> wasmtime::Result<()> {
-    linker.func_wrap(table.module, key, |caller: Caller<'_, Guest>, start_arg: u32| -> u32 {
-        let number = match caller.data().start_thread(start_arg) {
+    linker.func_wrap(table.module, key, |mut caller: Caller<'_, Guest>, start_arg: u32| -> u32 {
+        let number = match caller.data_mut().start_thread(start_arg) {
             Ok(number) => number.cast_signed(),
             Err(errno) => -i32::from(errno.number()),
         };

@@ -115,8 +115,12 @@ fn begin(
     let guest = guest.with_memory(memory.map_err(|error| Refused::Instance(error.to_string()))?);
     let (engine, (stop, stage)) = (Arc::clone(&crews.engine), watch::channel(Stage::Serving));
     let running = crews.spawn(async move {
-        let outcome = threads::run(&engine, &parts, guest, stage, || {}).await;
-        drop(permit);
+        let (outcome, left) = threads::run(&engine, &parts, guest, stage, || {}).await;
+        if left > 0 {
+            // They keep their place, so that there are never more of them than instances.
+            tracing::warn!("{left} threads of a CGI program do not end");
+            permit.forget();
+        }
         outcome
     });
     // It is polled elsewhere: here it only waits.

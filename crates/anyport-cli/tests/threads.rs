@@ -1,0 +1,95 @@
+//! A guest with threads, from outside: what it holds of the machine, and the signals that it is told of.
+
+mod support;
+
+use std::fs;
+use std::net::SocketAddr;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use support::client::Client;
+use support::{PATIENCE, Process, command_in, root};
+
+/// Connections at a time, each with a thread of the guest's; `ANYPORT_CONNECTIONS` has another number, and shows what
+/// they took.
+fn connections() -> usize {
+    let told = std::env::var("ANYPORT_CONNECTIONS").ok();
+    told.map_or(200, |told| told.parse().expect("`ANYPORT_CONNECTIONS` is a number"))
+}
+
+/// Kilobytes of memory that a connection may leave behind for good, on average: far fewer than its thread has.
+const LEFT_MOST: usize = 4;
+
+fn serve(guest: &str, words: &[&str]) -> (Process, SocketAddr) {
+    let guest = format!("guests/wasix/{guest}.wasm");
+    let mut server = Process::spawn(command_in(&root(), [&["run", "-p", "0:8080"], words, &[&guest]].concat()));
+    let address = server.address();
+    (server, address)
+}
+
+fn descriptors(server: &Process) -> usize {
+    fs::read_dir(format!("/proc/{}/fd", server.id())).expect("it runs").count()
+}
+
+/// Kilobytes of memory that it has.
+fn memory(server: &Process) -> usize {
+    let status = fs::read_to_string(format!("/proc/{}/status", server.id())).expect("it runs");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("it is told");
+    line.trim_end_matches("kB").trim().parse().expect("a number")
+}
+
+/// Waits until it has no more descriptors than this.
+fn wait_for_descriptors(server: &Process, most: usize) {
+    let began = Instant::now();
+    while descriptors(server) > most {
+        assert!(began.elapsed() < PATIENCE, "it has {} descriptors, and had {most}", descriptors(server));
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn connections_with_a_thread_each_leave_nothing() {
+    let count = connections();
+    let most = count.to_string();
+    let words = ["--max-connections", &most, "--limit", &format!("threads={count}"), "--idle-timeout", "1h"];
+    let (server, address) = serve("pthread", &words);
+    // The first makes what is there for all.
+    let mut first = Client::to(address);
+    assert!(first.get("/").is_ok());
+    let before = descriptors(&server) - 1;
+    drop(first);
+    wait_for_descriptors(&server, before);
+    let mut left = Vec::new();
+    for round in 0..6 {
+        let mut clients: Vec<Client> = (0..count).map(|_| Client::to(address)).collect();
+        for client in &mut clients {
+            // It stays open.
+            client.send(b"GET /x HTTP/1.1\r\nHost: here\r\n\r\n");
+            assert!(client.line().contains("200 OK"));
+        }
+        assert!(descriptors(&server) >= before + count, "all are held");
+        let held = memory(&server);
+        drop(clients);
+        wait_for_descriptors(&server, before);
+        left.push(memory(&server));
+        if std::env::var_os("ANYPORT_CONNECTIONS").is_some() {
+            eprintln!("round {round}: {before} descriptors; {held} kB with {count}, {} kB after", left[round]);
+        }
+    }
+    // What an allocator keeps for the next time, it has by the second.
+    assert!(left[5] <= left[1] + 4 * count * LEFT_MOST, "it grows: {left:?}");
+    assert_eq!(server.end_by(Signal::TERM, PATIENCE).code(), 0);
+}
+
+#[test]
+fn a_guest_is_told_of_the_signal_that_anyport_had() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let (mut server, address) = serve("sigsrv", &[]);
+        assert!(Client::to(address).get("/").is_ok_and(|answer| answer.contains("hello")));
+        server.signal(signal);
+        server.line(&format!("got signal {},", signal.as_raw()));
+        assert_eq!(server.end_within(PATIENCE).code(), 0);
+    }
+}

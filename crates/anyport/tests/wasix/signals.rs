@@ -1,0 +1,102 @@
+//! Signals: whom they reach, what they interrupt, and that nothing is lost by that.
+
+use std::io::Read;
+
+use anyport::Outcome;
+use anyport::server::Restart;
+
+use super::machine::{ACCEPT, LISTEN, LONG, connect, module, published, run, server};
+
+/// A handler that does nothing, and how it is registered.
+const HANDLER: &str = "(data (i32.const 512) \"handler\") (func (export \"handler\") (param i32))";
+const REGISTER: &str = "(call $callback_signal (i32.const 512) (i32.const 7))";
+
+/// A thread that signals the first one, again and again.
+const SIGNALS: &str = "(loop $again
+    (drop (call $thread_signal (i32.const 0x3fffffff) (i32.const 10)))
+    (drop (call $thread_sleep (i64.const 1000000)))
+    (br $again))";
+
+#[test]
+fn what_was_received_before_a_signal_is_not_lost() {
+    let outcome = run(&format!(
+        "{HANDLER}
+         (func (export \"wasi_thread_start\") (param i32 i32)
+           ;; Half of what the first thread waits for.
+           (drop (call $fd_write (i32.const 4) (i32.const 32) (i32.const 1) (i32.const 72)))
+           {SIGNALS})
+         (func (export \"_start\") (local $errno i32)
+           {REGISTER}
+           (drop (call $sock_pair (i32.const 1) (i32.const 1) (i32.const 0) (i32.const 64) (i32.const 68)))
+           (i32.store (i32.const 32) (i32.const 256)) (i32.store (i32.const 36) (i32.const 4))
+           (i32.store (i32.const 256) (i32.const 0x706d6970))
+           (i32.store (i32.const 40) (i32.const 300)) (i32.store (i32.const 44) (i32.const 8))
+           (drop (call $thread-spawn (i32.const 0)))
+           (loop $again
+             (local.set $errno (call $sock_recv
+               (i32.const 3) (i32.const 40) (i32.const 1) (i32.const 2) (i32.const 80) (i32.const 84)))
+             (br_if $again (i32.eq (local.get $errno) (i32.const 27))))
+           (call $is (i32.const 1) (local.get $errno) (i32.const 0))
+           (call $is (i32.const 2) (i32.load (i32.const 80)) (i32.const 4))
+           (call $is (i32.const 3) (i32.load (i32.const 300)) (i32.const 0x706d6970)))"
+    ));
+    assert_eq!(outcome, Outcome::Exited(0));
+}
+
+/// A read of this descriptor, which has nothing, in a guest whose other thread sends signals.
+fn is_interrupted(open: &str) {
+    let outcome = run(&format!(
+        "{HANDLER}
+         (func (export \"wasi_thread_start\") (param i32 i32) {SIGNALS})
+         (func (export \"_start\")
+           {REGISTER}
+           {open}
+           (i32.store (i32.const 32) (i32.const 256)) (i32.store (i32.const 36) (i32.const 8))
+           (drop (call $thread-spawn (i32.const 0)))
+           (call $is (i32.const 1)
+             (call $fd_read (i32.const 3) (i32.const 32) (i32.const 1) (i32.const 72)) (i32.const 27)))"
+    ));
+    assert_eq!(outcome, Outcome::Exited(0), "{open}");
+}
+
+#[test]
+fn a_read_that_waits_is_interrupted() {
+    is_interrupted("(drop (call $fd_pipe (i32.const 64) (i32.const 68)))");
+    is_interrupted("(drop (call $fd_event (i64.const 0) (i32.const 0) (i32.const 64)))");
+    is_interrupted("(drop (call $sock_pair (i32.const 1) (i32.const 1) (i32.const 0) (i32.const 64) (i32.const 68)))");
+}
+
+/// A guest whose handler ends it with the signal's number; its first thread has ended itself, and another waits.
+fn is_left_by_its_first() -> String {
+    module(&format!(
+        "(data (i32.const 512) \"handler\")
+         (func (export \"handler\") (param $signal i32) (call $proc_exit2 (local.get $signal)))
+         (func (export \"wasi_thread_start\") (param i32 i32)
+           {LISTEN} {ACCEPT}
+           (drop (call $fd_close (i32.const 4)))
+           (drop (call $futex_wait (i32.const 64) (i32.const 0) (i32.const 0) (i32.const 88)))
+           (drop (call $thread_sleep (i64.const 60000000000))))
+         (func (export \"_start\")
+           {REGISTER}
+           (drop (call $thread-spawn (i32.const 0)))
+           (call $thread_exit (i32.const 0)))"
+    ))
+}
+
+#[tokio::test]
+async fn a_server_that_leaves_tells_a_thread_that_lives() {
+    let running = published(server(&is_left_by_its_first()), Restart::No);
+    // It listens after it has said how it is told.
+    let _ = connect(&running).read_to_end(&mut Vec::new());
+    running.drain(LONG).await;
+    assert_eq!(running.wait(), Outcome::Exited(15));
+}
+
+#[tokio::test]
+async fn a_guest_is_told_of_the_signal_that_its_server_had() {
+    let running = published(server(&is_left_by_its_first()), Restart::No);
+    // It listens after it has said how it is told.
+    let _ = connect(&running).read_to_end(&mut Vec::new());
+    running.drain_on(2, LONG).await;
+    assert_eq!(running.wait(), Outcome::Exited(2));
+}
