@@ -407,7 +407,7 @@ impl Worker {
             && let Some(parts) = program.threads()
         {
             let before_end = || published.restarting(self.number);
-            let ended = threads::run(&self.template.engine, parts, guest, self.stage.clone(), before_end).await;
+            let ended = threads::run(&self.template.engine, parts, guest, self.stage.clone(), (), before_end).await;
             watching.abort();
             return self.left(ended);
         }

@@ -6,9 +6,10 @@ use std::fmt;
 use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, OnceLock};
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -35,17 +36,20 @@ struct Crew {
     parts: Arc<Parts>,
     /// Takes how the guest ended.
     ends: mpsc::UnboundedSender<Outcome>,
+    /// What is held until the last of them is gone.
+    _held: Arc<dyn Send + Sync>,
 }
 
 /// Runs a guest to its end, or until its server is stopped; calls `before_end` while it still holds what it held.
+/// `held` is let go when no thread is left, however long after that.
 pub(crate) async fn run(
     engine: &Arc<Engine>, parts: &Arc<Parts>, guest: Guest, mut stage: watch::Receiver<Stage>,
-    before_end: impl FnOnce(),
+    held: impl Send + Sync + 'static, before_end: impl FnOnce(),
 ) -> Outcome {
     let _alive = engine.ticker.live();
     let Ok(process) = guest.process().map(Arc::clone) else { return Outcome::Stopped };
     let (ends, mut ended) = mpsc::unbounded_channel();
-    let crew = Crew { engine: Arc::clone(engine), parts: Arc::clone(parts), ends };
+    let crew = Crew { engine: Arc::clone(engine), parts: Arc::clone(parts), ends, _held: Arc::new(held) };
     let starter = crew.clone();
     process.can_start(Box::new(move |guest, member, pointer| starter.start(guest, member, pointer)));
     let (alive, gone) = oneshot::channel::<()>();
@@ -69,21 +73,34 @@ pub(crate) async fn run(
     };
     tokio::select! {
         () = all => {}
-        () = after(GONE_MOST) => {
+        () = gone_most() => {
             tracing::debug!("{} threads of the guest wait in instructions of their own", process.threads());
         }
     }
     outcome
 }
 
-/// Waits by a thread of the host's: those of the runtime may all be kept, and its timers with them.
-async fn after(time: Duration) {
-    let (over, is_over) = oneshot::channel::<()>();
-    let waits = std::thread::Builder::new().spawn(move || {
-        std::thread::sleep(time);
-        drop(over);
+/// When somebody is told that it has been long enough.
+type Wait = (Instant, oneshot::Sender<()>);
+
+/// Waits that long by a thread of the host's: those of the runtime may all be kept, and its timers with them. One does
+/// it for all guests, of which a server of CGI ends many each second.
+async fn gone_most() {
+    static WAITS: OnceLock<Option<Sender<Wait>>> = OnceLock::new();
+    let waits = WAITS.get_or_init(|| {
+        let (sender, receiver) = std::sync::mpsc::channel::<Wait>();
+        let wait = move || {
+            // Whoever came first is over first.
+            for (end, over) in receiver {
+                if !over.is_closed() {
+                    std::thread::sleep(end.saturating_duration_since(Instant::now()));
+                }
+            }
+        };
+        std::thread::Builder::new().name("anyport-ends".to_owned()).spawn(wait).is_ok().then_some(sender)
     });
-    if waits.is_ok() {
+    let (over, is_over) = oneshot::channel();
+    if waits.as_ref().is_some_and(|waits| waits.send((Instant::now() + GONE_MOST, over)).is_ok()) {
         let _ = is_over.await;
     }
 }
@@ -103,6 +120,8 @@ impl Crew {
         };
         self.end(&store, ended);
         drop(store);
+        // What is held for the guest is free when it is said to be gone.
+        drop((self, process));
         drop(alive);
     }
 

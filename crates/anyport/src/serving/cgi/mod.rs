@@ -114,11 +114,8 @@ fn begin(
     let memory = parts.memory(&crews.engine, site.limits.memory_bytes);
     let guest = guest.with_memory(memory.map_err(|error| Refused::Instance(error.to_string()))?);
     let (engine, (stop, stage)) = (Arc::clone(&crews.engine), watch::channel(Stage::Serving));
-    let running = crews.spawn(async move {
-        let outcome = threads::run(&engine, &parts, guest, stage, || {}).await;
-        drop(permit);
-        outcome
-    });
+    // Its place is free when it is gone, which one that waits by an instruction may never be.
+    let running = crews.spawn(async move { threads::run(&engine, &parts, guest, stage, permit, || {}).await });
     // It is polled elsewhere: here it only waits.
     Ok(Call::new(Box::pin(watched(running, stop, closing)), Arc::default(), site))
 }
