@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyport::cgi::Script;
 use anyport::error::ErrorKind;
 use anyport::inspect::ArtifactKind;
-use anyport::mappings::Mappings;
+use anyport::mappings;
 use anyport::policy::HostAddress;
 use anyport::server::{Listener, StdioTarget};
 use anyport::{Artifact, Error, Outcome, Policy, Publish, Running, Runtime, Server};
@@ -86,7 +86,7 @@ async fn serve(global: &Global, how: How, mut plan: Plan) -> Result<ExitCode, Er
         report::note(&format!("health on http://{address}/healthz"));
     }
     manager.all_listen(0);
-    tokio::spawn(Mappings::open().give_back());
+    tokio::spawn(mappings::give_back());
     let code = until_end(running, signals, &manager, drain_timeout).await?;
     if waits_in_vain && code != ExitCode::SUCCESS {
         report::warn("the guest takes connections of a listener, and none was handed to it; add `-p 8080:8080`");

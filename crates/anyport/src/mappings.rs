@@ -36,11 +36,21 @@ impl Mappings {
     /// For a process that unmaps none of its files any more.
     pub async fn give_back(self) {
         tokio::time::sleep(SETTLING).await;
+        self.unmap();
+    }
+
+    fn unmap(self) {
         match self.smaps.and_then(read) {
             Ok(smaps) => unwritten(&smaps).for_each(unmap),
             Err(error) => tracing::debug!("no memory is given back: {error}"),
         }
     }
+}
+
+/// [`Mappings::give_back`] for a process that stays where it is, and holds no descriptor for that meanwhile.
+pub async fn give_back() {
+    tokio::time::sleep(SETTLING).await;
+    Mappings::open().unmap();
 }
 
 fn read(mut smaps: File) -> io::Result<String> {

@@ -98,7 +98,7 @@ pub(crate) struct Command {
     pub(crate) shares_memory: bool,
 }
 
-/// An engine for threads, and those of the host that work on all of them.
+/// An engine for threads, and what their sockets and timers are waited for with.
 pub(crate) struct Crews {
     pub(crate) engine: Arc<Engine>,
     runtime: Option<Runtime>,
@@ -277,8 +277,9 @@ impl Scripts {
                 ))
                 .with_hint("build it with the libc of WASIX, or without threads for `wasm32-wasip1`"));
             }
-            // It lives as one that starts some, whether it does or not.
-            let abi = Abi { has_threads: true, ..abi };
+            // It lives as one that starts some, whether it does or not, and on threads of the host that are its own:
+            // what its libc does not do, it may do itself, and who waits by an instruction is to hold up nobody else.
+            let abi = Abi { has_threads: true, blocks: true, ..abi };
             self.all.push(Loose { name: name.to_owned(), script, compiled, abi, kind: Kind::Threads });
             return Ok(());
         }
@@ -325,7 +326,11 @@ impl Scripts {
 
 impl Crews {
     fn new() -> Result<Self, Error> {
-        let runtime = tokio::runtime::Builder::new_multi_thread().thread_name("anyport-guests").enable_all().build();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("anyport-guests")
+            .enable_all()
+            .build();
         let runtime =
             runtime.map_err(|error| Error::host(format!("the guests' threads cannot be started: {error}")))?;
         Ok(Self { engine: Arc::new(Engine::new(Kind::Threads)?), runtime: Some(runtime) })

@@ -24,7 +24,7 @@ use crate::events::timestamp;
 use crate::launch::Daemon;
 use crate::process::{Life, Process};
 use crate::stdio::Streams;
-use anyport::mappings::Mappings;
+use anyport::mappings;
 
 /// The names under which containerd 1 and 2 ask for this service.
 const NAMES: [&str; 2] = ["containerd.task.v2.Task", "containerd.task.v3.Task"];
@@ -126,7 +126,7 @@ impl Task for Service {
         });
         let lost = |error| status(Code::UNKNOWN, format!("the start was given up: {error}"));
         let pid = started.await.map_err(lost)?.map_err(|error| told(&error))?;
-        tokio::spawn(Mappings::open().give_back());
+        tokio::spawn(mappings::give_back());
         Ok(StartResponse { pid, ..StartResponse::default() })
     }
 

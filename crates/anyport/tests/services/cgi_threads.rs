@@ -139,6 +139,32 @@ async fn programs_of_both_kinds_are_behind_one_port() {
     assert_eq!(service.get("/own/requests").await.short(), (200, "1\n"));
 }
 
+/// Whatever its libc does, a program may wait by an instruction: it keeps its place until it is over, and no other's.
+#[tokio::test]
+async fn a_program_that_waits_by_an_instruction_holds_up_nobody_else() {
+    let text = r#"(module
+        (import "env" "memory" (memory 1 2 shared))
+        (import "wasix_32v1" "futex_wait" (func (param i32 i32 i32 i32) (result i32)))
+        (func (export "_start") (drop (memory.atomic.wait32 (i32.const 0) (i32.const 0) (i64.const -1)))))"#;
+    let routed = |route: &str, artifact: Artifact| {
+        let mut script = Script::default();
+        script.route = route.parse().expect("a route");
+        (artifact, script)
+    };
+    let waits = Artifact::from_bytes("waits.wasm", wat::parse_str(text).expect("it is right"));
+    let programs = vec![routed("/waits", waits), routed("/shared/...", artifact("wasix/cgi.wasm"))];
+    let server = runtime().load_cgi("programs", programs).unwrap_or_else(|error| panic!("{error}"));
+    let most = 2 + u32::try_from(std::thread::available_parallelism().map_or(1, usize::from)).expect("few");
+    let limits = |limits: &mut Limits| {
+        (limits.instances, limits.queue, limits.timeout) = (most, 0, Duration::from_millis(200));
+    };
+    let service = Service::of(server, limits, |server| server);
+    for _ in 0..2 * most {
+        within("its time to be over", async { while service.get("/waits").await.status != 504 {} }).await;
+        within("a place to be free", async { while service.get("/shared/env").await.status != 200 {} }).await;
+    }
+}
+
 #[test]
 fn threads_that_no_limit_could_end_are_refused() {
     let text = r#"(module

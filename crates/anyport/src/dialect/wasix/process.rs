@@ -15,8 +15,11 @@ use crate::memory::Memory;
 /// Every guest is the first process of a machine of its own.
 const PID: u32 = 1;
 
-/// Bytes of a path, as Linux has it; and of the name of an export.
+/// Bytes of a path, as Linux has it.
 const PATH_BYTES: u32 = 4096;
+
+/// Bytes of the name of an export that takes signals: libc's is `__wasm_signal`.
+const CALLBACK_BYTES: u32 = 256;
 
 /// What a terminal is said to be like where nobody asked one.
 const COLUMNS: u32 = 80;
@@ -100,7 +103,7 @@ pub(super) fn define_callback(
     linker.func_wrap(table.module, key, |mut caller: Caller<'_, Guest>, name: u32, length: u32| {
         let given = given(&mut caller);
         let (guest, memory) = enter(&mut caller, &given, false);
-        let name = memory.bytes(name, length.min(PATH_BYTES)).unwrap_or_default();
+        let name = memory.bytes(name, length.min(CALLBACK_BYTES)).unwrap_or_default();
         (row.tell)(format_args!("callback_signal(name=\"{}\")", name.escape_ascii()));
         if let (Ok(process), Ok(name)) = (guest.process(), String::from_utf8(name)) {
             process.handle_signals(name);
