@@ -11,10 +11,14 @@ use super::wasi_threads::module;
 /// A guest that has threads which wait so, and breaks when a client has come.
 fn breaks_beside(wait: &str) -> String {
     module(&format!(
-        "(func (export \"wasi_thread_start\") (param i32 i32) {wait})
+        "(func (export \"wasi_thread_start\") (param i32 i32)
+           (drop (i32.atomic.rmw.add (i32.const 72) (i32.const 1)))
+           {wait})
          (func (export \"_start\")
            (drop (call $thread-spawn (i32.const 0)))
            (drop (call $thread-spawn (i32.const 0)))
+           ;; Both are there.
+           (loop $starts (br_if $starts (i32.lt_u (i32.atomic.load (i32.const 72)) (i32.const 2))))
            (drop (call $fd_fdstat_set_flags (i32.const 3) (i32.const 0)))
            (drop (call $sock_accept (i32.const 3) (i32.const 0) (i32.const 128)))
            unreachable)"
