@@ -87,7 +87,7 @@ GUESTS = {
 }
 
 START_DEADLINE_S = 120  # a first start may compile the guest
-REST_S = 0.3  # before resident memory counts as idle
+REST_S = 1.5  # before resident memory counts as idle: anyport gives back what its start needed after 1 s
 BACKLOG = 1024  # tokio's own
 
 
