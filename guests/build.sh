@@ -49,7 +49,7 @@ rust_guests=(
   wasmedge/mio
 )
 c_guests=(cgi command preview1/dotnet-like preview1/probe probe)
-wasix_guests=(blocking cgi conform epollsrv evtest files pollsrv pool pthread sigsrv)
+wasix_guests=(blocking cgi conform epollsrv evtest files jumps pollsrv pool pthread sigsrv)
 go_guests=(preview1/go-nethttp wasmedge/go-net)
 # One source, compiled once for each dialect and way to wait: `<variant> <dialect file> <defines>`.
 behaviour_variants=(
@@ -126,17 +126,28 @@ build_wasix() {
   for guest in "${wasix_guests[@]}"; do compile_wasix "wasix/$guest"; done
 }
 
-# compile_wasix PATH: PATH.c with threads, a shared memory, and WASIX's own libc.
+# compile_wasix PATH: PATH.c with threads, a shared memory, and WASIX's own libc; one that jumps with exceptions, as
+# WASIX's own compiler makes them.
 compile_wasix() {
+  local cpu=generic+atomics+bulk_memory+mutable_globals jumping=() beside=()
+  if [ "$1" = wasix/jumps ]; then
+    cpu+=+exception_handling+multivalue+reference_types
+    jumping=(-mllvm -wasm-enable-sjlj -mllvm -wasm-use-legacy-eh=false)
+    beside=(wasix/jumps_libc.c)
+  fi
   local exported=(__heap_base __stack_pointer __data_end __wasm_init_tls __wasm_signal __tls_size __tls_align __tls_base)
   wasix_toolchain
   say "$1.wasm (C)"
   mkdir -p target/wasix
   # The target's own clang gives `main` the name that its libc calls; this one's is told to.
-  "${zig[@]}" cc -target wasm32-freestanding -mcpu=generic+atomics+bulk_memory+mutable_globals -pthread \
-    -ftls-model=local-exec -D__wasi__ -Dmain=__main_argc_argv -D_WASI_EMULATED_SIGNAL -nostdinc "${wasix_headers[@]}" \
-    -std=gnu17 -O2 -c -o "target/$1.o" "$1.c"
-  "${zig[@]}" wasm-ld -o "$1.wasm" "$wasix_libs/crt1.o" "target/$1.o" -L "$wasix_libs" -lc "$wasix_builtins" \
+  local source objects=()
+  for source in "$1.c" "${beside[@]}"; do
+    objects+=("target/${source%.c}.o")
+    "${zig[@]}" cc -target wasm32-freestanding -mcpu="$cpu" -pthread "${jumping[@]}" \
+      -ftls-model=local-exec -D__wasi__ -Dmain=__main_argc_argv -D_WASI_EMULATED_SIGNAL -nostdinc "${wasix_headers[@]}" \
+      -std=gnu17 -O2 -c -o "${objects[-1]}" "$source"
+  done
+  "${zig[@]}" wasm-ld -o "$1.wasm" "$wasix_libs/crt1.o" "${objects[@]}" -L "$wasix_libs" -lc "$wasix_builtins" \
     --import-memory --shared-memory --max-memory=1073741824 --export-dynamic "${exported[@]/#/--export=}" --strip-debug
   chmod 644 "$1.wasm"
   report "$1.wasm"

@@ -13,7 +13,7 @@ use support::client::Client;
 use support::{PATIENCE, Process, command_in, root};
 
 /// Connections at a time, each with a thread of the guest's; `ANYPORT_CONNECTIONS` has another number, and shows what
-/// they took.
+/// they took; more than `ulimit -n` are not to be had.
 fn connections() -> usize {
     let told = std::env::var("ANYPORT_CONNECTIONS").ok();
     told.map_or(200, |told| told.parse().expect("`ANYPORT_CONNECTIONS` is a number"))
@@ -80,6 +80,34 @@ fn connections_with_a_thread_each_leave_nothing() {
     }
     // What an allocator keeps for the next time, it has by the second.
     assert!(left[5] <= left[1] + 4 * count * LEFT_MOST, "it grows: {left:?}");
+    assert_eq!(server.end_by(Signal::TERM, PATIENCE).code(), 0);
+}
+
+/// Four threads have one connection each, and the others wait for them: open, and silent.
+#[test]
+fn connections_that_wait_for_a_thread_leave_nothing() {
+    let count = connections();
+    let (server, address) = serve("pool", &["--max-connections", &(count + 1).to_string(), "--idle-timeout", "1h"]);
+    let before = descriptors(&server);
+    let mut left = Vec::new();
+    for _ in 0..3 {
+        let clients: Vec<Client> = (0..count).map(|_| Client::to(address)).collect();
+        let began = Instant::now();
+        while descriptors(&server) < before + count {
+            assert!(began.elapsed() < PATIENCE, "{} of {count} are held", descriptors(&server) - before);
+            thread::sleep(Duration::from_millis(5));
+        }
+        let held = memory(&server);
+        drop(clients);
+        wait_for_descriptors(&server, before);
+        assert!(Client::to(address).get("/").is_ok());
+        wait_for_descriptors(&server, before);
+        left.push(memory(&server));
+        if std::env::var_os("ANYPORT_CONNECTIONS").is_some() {
+            eprintln!("{before} descriptors; {held} kB with {count}, {left:?} kB after");
+        }
+    }
+    assert!(left[2] <= left[1] + count * LEFT_MOST, "it grows: {left:?}");
     assert_eq!(server.end_by(Signal::TERM, PATIENCE).code(), 0);
 }
 

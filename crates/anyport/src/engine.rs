@@ -81,6 +81,10 @@ const TABLE_KEPT: usize = 64 << 10;
 /// forty; each reserves nothing but its place in a list.
 const CORE_INSTANCES: u32 = 256;
 
+/// Heaps of a component, for exceptions and what else its languages have collected, each of which is a memory too: no
+/// module says whether it has one, and an unused one is its place in a list.
+const GC_HEAPS: u32 = 1;
+
 /// Bytes of an instance's own, without its memories and tables: its functions and globals.
 const INSTANCE_BYTES: usize = 64 << 20;
 
@@ -97,9 +101,10 @@ impl Engine {
         let table = needs.max_initial_table_size.and_then(|size| usize::try_from(size).ok()).unwrap_or(0);
         pool.total_component_instances(room.instances)
             .total_core_instances(each(CORE_INSTANCES))
-            .total_memories(each(needs.num_memories))
+            .total_memories(each(needs.num_memories.saturating_add(GC_HEAPS)))
             .total_tables(each(needs.num_tables))
             .total_stacks(room.instances)
+            .total_gc_heaps(each(GC_HEAPS))
             .max_memories_per_module(needs.num_memories.max(1))
             .max_tables_per_module(needs.num_tables.max(1))
             .max_component_instance_size(INSTANCE_BYTES)
@@ -232,23 +237,22 @@ pub(crate) fn shared_memory(module: &Module) -> Option<MemoryType> {
 /// Elements of each table in a pool at least: wasmtime's own.
 const TABLE_ELEMENTS: usize = 20_000;
 
+/// What of WebAssembly runs: what wasmtime has by default, said here since who validates must say the same.
+fn features(kind: Kind) -> WasmFeatures {
+    let mut features = WasmFeatures::WASM3 | WasmFeatures::COMPONENT_MODEL;
+    // Each thread would have one more memory, and no limit would count them all. No toolchain makes any.
+    features.set(WasmFeatures::MULTI_MEMORY, kind != Kind::Threads);
+    features.set(WasmFeatures::CM_ASYNC, kind == Kind::Concurrent);
+    features
+}
+
 fn config(kind: Kind) -> Config {
     let mut config = Config::new();
     config.epoch_interruption(true);
-    match kind {
-        Kind::Modules => {}
-        Kind::Threads => {
-            config.shared_memory(true);
-            // Each thread would have one more, and no limit would count them all. No toolchain makes any.
-            config.wasm_multi_memory(false);
-        }
-        Kind::Sequential => {
-            config.concurrency_support(false);
-        }
-        Kind::Concurrent => {
-            config.wasm_component_model_async(true);
-        }
-    }
+    config.wasm_features(features(kind), true);
+    config.wasm_features(!features(kind), false);
+    config.shared_memory(kind == Kind::Threads);
+    config.concurrency_support(kind == Kind::Concurrent);
     config
 }
 
@@ -317,7 +321,7 @@ fn in_memory(bytes: &[u8]) -> io::Result<File> {
 pub(crate) fn validate(artifact: &Artifact, kind: Option<Kind>) -> Result<(), Error> {
     match artifact.kind() {
         // wasmtime has nothing that checks one without compiling it.
-        ArtifactKind::Component => Validator::new_with_features(WasmFeatures::all())
+        ArtifactKind::Component => Validator::new_with_features(features(kind.unwrap_or(Kind::Concurrent)))
             .validate_all(artifact.bytes())
             .map(drop)
             .map_err(|error| invalid(artifact, &error.into())),

@@ -204,7 +204,7 @@ impl Guest {
         // As where a limit of the machine is reached.
         let growth = self.growth.sibling().ok_or(Errno::Again)?;
         Ok(Self {
-            memory: self.memory.clone(),
+            memory: self.memory.apart(),
             descriptors: Arc::clone(&self.descriptors),
             files: self.files.share().ok_or(Errno::NotSupported)?,
             http: WasiHttpCtx::new(),

@@ -7,7 +7,7 @@ use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
 
-use wasmtime::{ResourceLimiter, Store, Trap, UpdateDeadline, WasmBacktrace};
+use wasmtime::{ResourceLimiter, Store, ThrownException, Trap, UpdateDeadline, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
 use wiggle::GuestError;
 
@@ -121,7 +121,9 @@ pub(crate) fn outcome(store: &Store<Guest>, ended: wasmtime::Result<()>) -> Outc
 
 impl ResourceLimiter for Guest {
     fn memory_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
-        let allowed = self.growth.memory_growing(current, desired, maximum)?;
+        // A heap of exceptions is a memory too.
+        let shared = self.memory.shared_bytes().unwrap_or(0);
+        let allowed = self.growth.may_grow(shared, current, desired, maximum);
         if !allowed {
             self.short_turn = self.busy.turns();
         }
@@ -129,7 +131,7 @@ impl ResourceLimiter for Guest {
     }
 
     fn table_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
-        self.growth.table_growing(current, desired, maximum)
+        Ok(self.growth.may_grow_table(current, desired, maximum))
     }
 }
 
@@ -178,6 +180,7 @@ fn outcome_of(error: &wasmtime::Error) -> Outcome {
     let reason = match error.downcast_ref::<Trap>() {
         Some(Trap::StackOverflow) => "its stack is full: a recursion without end".to_owned(),
         Some(trap) => trap.to_string().trim_start_matches("wasm trap: ").to_owned(),
+        None if error.is::<ThrownException>() => "nothing catches an exception that it threw".to_owned(),
         None => match error.downcast_ref() {
             Some(GuestError::PtrOutOfBounds(region)) => {
                 format!(

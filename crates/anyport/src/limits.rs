@@ -274,7 +274,10 @@ impl Grown {
 pub(crate) struct Growth {
     grown: Arc<Grown>,
     table_most: usize,
+    /// Bytes of this thread's memories.
     memory: usize,
+    /// The same of all threads, without a memory that they share.
+    memories: Arc<AtomicUsize>,
     table: usize,
     /// What of `tables` is this thread's: `table`, or more that is kept for it.
     held: usize,
@@ -291,6 +294,7 @@ impl Growth {
             grown: Arc::clone(grown),
             table_most: limits.table_elements,
             memory: 0,
+            memories: Arc::default(),
             table: 0,
             held: 0,
             tables: Arc::default(),
@@ -299,8 +303,8 @@ impl Growth {
         }
     }
 
-    /// The same for another thread of the guest, which has tables of its own and no memory; none if there is no room
-    /// for them. This one's tables are at least as large as those that it begins with.
+    /// The same for another thread of the guest, which has tables of its own and as yet no memory; none if there is no
+    /// room for them. This one's tables are at least as large as those that it begins with.
     pub(crate) fn sibling(&mut self) -> Option<Self> {
         let (tables, most) = (Arc::clone(&self.tables), self.tables_most());
         let hold = |held: usize| held.checked_add(self.table).filter(|held| *held <= most);
@@ -308,8 +312,55 @@ impl Growth {
             self.refuse_table(held.saturating_add(self.table).div_ceil(THREADS_TABLES));
             return None;
         }
-        let (grown, table_most, held) = (Arc::clone(&self.grown), self.table_most, self.table);
-        Some(Self { grown, table_most, memory: 0, table: 0, held, tables, memory_told: false, table_told: false })
+        let (grown, memories) = (Arc::clone(&self.grown), Arc::clone(&self.memories));
+        let (table_most, held) = (self.table_most, self.table);
+        let (memory, table, memory_told, table_told) = (0, 0, false, false);
+        Some(Self { grown, table_most, memory, memories, table, held, tables, memory_told, table_told })
+    }
+
+    /// Whether a memory may grow beside so many bytes that threads share.
+    pub(crate) fn may_grow(&mut self, shared: usize, current: usize, desired: usize, maximum: Option<usize>) -> bool {
+        if exceeds(desired, maximum) {
+            return true;
+        }
+        let (more, most) = (desired.saturating_sub(current), self.grown.most.load(Ordering::Relaxed));
+        // What it has already is its own, also if it may have less by now.
+        let hold = |all: usize| all.checked_add(more).filter(|all| more == 0 || all.saturating_add(shared) <= most);
+        let held = self.memories.fetch_update(Ordering::Relaxed, Ordering::Relaxed, hold);
+        let (Ok(before) | Err(before)) = held;
+        let total = before.saturating_add(more).saturating_add(shared);
+        self.grown.asked(total, held.is_ok());
+        if held.is_ok() {
+            self.memory += more;
+        } else {
+            let enough = total.div_ceil(1 << 20).next_power_of_two();
+            let most = format!("{} of memory", mebibytes(most));
+            refuse(&mut self.memory_told, &most, &option("memory", format!("{enough}m")));
+        }
+        held.is_ok()
+    }
+
+    /// Whether a table may grow.
+    pub(crate) fn may_grow_table(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> bool {
+        if exceeds(desired, maximum) {
+            return true;
+        }
+        let total = self.table.saturating_add(desired.saturating_sub(current));
+        if total > self.table_most {
+            self.refuse_table(total);
+            return false;
+        }
+        if total > self.held {
+            let (more, most) = (total - self.held, self.tables_most());
+            let hold = |held: usize| held.checked_add(more).filter(|held| *held <= most);
+            if let Err(held) = self.tables.fetch_update(Ordering::Relaxed, Ordering::Relaxed, hold) {
+                self.refuse_table(held.saturating_add(more).div_ceil(THREADS_TABLES));
+                return false;
+            }
+            self.held = total;
+        }
+        self.table = total;
+        true
     }
 
     fn tables_most(&self) -> usize {
@@ -352,52 +403,10 @@ fn exceeds(desired: usize, maximum: Option<usize>) -> bool {
     maximum.is_some_and(|maximum| desired > maximum)
 }
 
-impl wasmtime::ResourceLimiter for Growth {
-    fn memory_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
-        if exceeds(desired, maximum) {
-            return Ok(true);
-        }
-        let total = self.memory.saturating_add(desired.saturating_sub(current));
-        let memory_most = self.grown.most.load(Ordering::Relaxed);
-        // What it has already is its own, also if it may have less by now.
-        let allowed = total <= memory_most || desired <= current;
-        self.grown.asked(total, allowed);
-        if allowed {
-            self.memory = total;
-        } else {
-            let enough = total.div_ceil(1 << 20).next_power_of_two();
-            let most = format!("{} of memory", mebibytes(memory_most));
-            refuse(&mut self.memory_told, &most, &option("memory", format!("{enough}m")));
-        }
-        Ok(allowed)
-    }
-
-    fn table_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
-        if exceeds(desired, maximum) {
-            return Ok(true);
-        }
-        let total = self.table.saturating_add(desired.saturating_sub(current));
-        if total > self.table_most {
-            self.refuse_table(total);
-            return Ok(false);
-        }
-        if total > self.held {
-            let (more, most) = (total - self.held, self.tables_most());
-            let hold = |held: usize| held.checked_add(more).filter(|held| *held <= most);
-            if let Err(held) = self.tables.fetch_update(Ordering::Relaxed, Ordering::Relaxed, hold) {
-                self.refuse_table(held.saturating_add(more).div_ceil(THREADS_TABLES));
-                return Ok(false);
-            }
-            self.held = total;
-        }
-        self.table = total;
-        Ok(true)
-    }
-}
-
 impl Drop for Growth {
     fn drop(&mut self) {
         self.tables.fetch_sub(self.held, Ordering::Relaxed);
+        self.memories.fetch_sub(self.memory, Ordering::Relaxed);
     }
 }
 

@@ -326,3 +326,50 @@ fn subscriptions() {
         assert_eq!(guest.call(name, &[0, 0, u32::MAX.into(), 0]), errno::INVALID);
     }
 }
+
+/// What languages with exceptions, and with objects that are collected, are made of: `$maker` throws, and `$node` is an
+/// object of 16 bytes with a link.
+const LANGUAGE: &str = "
+    (memory (export \"memory\") 1)
+    (tag $exception (param i32))
+    (type $node (struct (field $next (ref null $node)) (field i64)))
+    (func $thrower (throw $exception (i32.const 42)))
+    (func $is (param i32 i32) (if (i32.ne (local.get 0) (local.get 1)) (then (unreachable))))";
+
+fn ends(start: &str, limit: impl FnOnce(&mut Limits)) -> Outcome {
+    let server = load(&format!("(module {LANGUAGE} (func (export \"_start\") {start}))"));
+    let mut limits = Limits::default();
+    limit(&mut limits);
+    let running = server.unwrap_or_else(|error| panic!("{error}")).limits(limits).start();
+    running.expect("it can be started").wait()
+}
+
+#[test]
+fn an_exception_is_caught_or_ends_the_guest_in_words() {
+    let caught = "(call $is (i32.const 42) (block $caught (result i32)
+        (try_table (catch $exception $caught) (call $thrower)) (unreachable)))";
+    assert_eq!(ends(caught, |_| {}), Outcome::Exited(0));
+    let Outcome::Trapped { reason, backtrace } = ends("(call $thrower)", |_| {}) else { panic!("nobody catches it") };
+    assert_eq!(reason, "nothing catches an exception that it threw");
+    assert!(backtrace.contains("thrower"), "{backtrace}");
+}
+
+#[test]
+fn objects_without_a_link_make_room_and_others_count_as_memory() {
+    let make = |node: &str, count: u32| {
+        format!(
+            "(local $list (ref null $node)) (local $count i32)
+             (loop $more
+               (local.set $list (struct.new $node {node} (i64.const 1)))
+               (local.set $count (i32.add (local.get $count) (i32.const 1)))
+               (br_if $more (i32.lt_u (local.get $count) (i32.const {count}))))"
+        )
+    };
+    let few = |limits: &mut Limits| limits.memory_bytes = 4 << 20;
+    assert_eq!(ends(&make("(ref.null $node)", 2_000_000), few), Outcome::Exited(0));
+    assert_eq!(ends(&make("(local.get $list)", 20_000), few), Outcome::Exited(0));
+    let Outcome::OutOfMemory { reason, .. } = ends(&make("(local.get $list)", 2_000_000), few) else {
+        panic!("it has more than its memory may have")
+    };
+    assert!(reason.contains("4 MiB"), "{reason}");
+}

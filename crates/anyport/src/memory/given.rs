@@ -22,6 +22,15 @@ pub(crate) enum Given {
 }
 
 impl Given {
+    /// The same for another thread, counted apart: each hostcall counts its holders, and threads of one count would
+    /// wait for each other.
+    pub(crate) fn apart(&self) -> Self {
+        match self {
+            Self::Shared(memory) => Self::Shared(Arc::new(memory.as_ref().clone())),
+            other => other.clone(),
+        }
+    }
+
     /// The bytes of a shared memory, which other threads change at any time.
     pub(crate) fn cells(&self) -> Option<&[UnsafeCell<u8>]> {
         match self {

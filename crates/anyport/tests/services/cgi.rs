@@ -278,6 +278,27 @@ async fn a_head_alone_ends_and_its_connection_goes_on() {
     }
 }
 
+/// The heap that exceptions are kept in comes from the pool too, and goes back there.
+#[tokio::test]
+async fn a_program_throws_and_catches_in_the_same_place_again_and_again() {
+    let text = "(module
+        (import \"wasi_snapshot_preview1\" \"fd_write\" (func $fd_write (param i32 i32 i32 i32) (result i32)))
+        (memory (export \"memory\") 1)
+        (data (i32.const 16) \"Content-Type: text/plain\\n\\ncaught\\n\")
+        (tag $exception)
+        (func (export \"_start\")
+          (block $caught (try_table (catch $exception $caught) (throw $exception)) (unreachable))
+          (i32.store (i32.const 0) (i32.const 16)) (i32.store (i32.const 4) (i32.const 33))
+          (drop (call $fd_write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))))";
+    let program = Artifact::from_bytes("throws.wasm", wat::parse_str(text).expect("it is valid"));
+    let server = load(vec![(program, Script::default())]).unwrap_or_else(|error| panic!("{error}"));
+    let service = Service::of(server, |limits| limits.instances = 1, |server| server);
+    let mut client = service.client().await;
+    for _ in 0..20 {
+        assert_eq!(client.get("/").await.short(), (200, "caught\n"));
+    }
+}
+
 #[tokio::test]
 async fn a_program_that_takes_too_long_is_ended() {
     let service = start(|limits| {

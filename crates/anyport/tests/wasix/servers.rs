@@ -128,6 +128,17 @@ fn a_pool_of_threads_that_joins_them_in_the_end() {
     assert_eq!(running.wait(), Outcome::Exited(7));
 }
 
+#[test]
+fn one_that_jumps_by_exceptions() {
+    let running = start("jumps");
+    for _ in 0..3 {
+        let fault = ask(&mut connect(&running), "GET /fault HTTP/1.1\r\n\r\n");
+        assert!(fault.ends_with("\r\n\r\njumped with 418\n"), "{fault}");
+    }
+    running.stop();
+    serves("jumps");
+}
+
 #[tokio::test]
 async fn one_that_is_told_to_leave_does_so_by_itself() {
     let running = start("sigsrv");

@@ -274,3 +274,24 @@ fn a_guest_that_never_ends_is_stopped() {
         assert!(began.elapsed() < Duration::from_secs(20), "{:?}: {wait}", began.elapsed());
     }
 }
+
+/// Each thread has exceptions of its own, and what they are kept in counts as memory of the guest's.
+#[test]
+fn threads_throw_and_catch() {
+    let catch = "(block $caught (try_table (catch $exception $caught) (throw $exception)) (unreachable))";
+    let outcome = run(&format!(
+        "(tag $exception)
+         (func (export \"wasi_thread_start\") (param i32 i32) {catch}
+           (drop (i32.atomic.rmw.add (i32.const 64) (i32.const 1)))
+           (drop (call $futex_wake_all (i32.const 64) (i32.const 80))))
+         (func (export \"_start\") (local $seen i32)
+           (drop (call $thread-spawn (i32.const 0)))
+           (drop (call $thread-spawn (i32.const 0)))
+           {catch}
+           (block $both (loop $again
+             (br_if $both (i32.eq (local.tee $seen (i32.atomic.load (i32.const 64))) (i32.const 2)))
+             (drop (call $futex_wait (i32.const 64) (local.get $seen) (i32.const 0) (i32.const 88)))
+             (br $again))))"
+    ));
+    assert_eq!(outcome, Outcome::Exited(0));
+}
