@@ -343,5 +343,10 @@ fn invalid(artifact: &Artifact, error: &wasmtime::Error) -> Error {
         .and_then(|rest| rest.split_once(": "))
         .and_then(|(offset, message)| Some(format!("{message} (at offset {:#x})", offset.parse::<u64>().ok()?)))
         .unwrap_or(why);
-    artifact.damaged(&format!("is not a valid {what}: {why}"))
+    let error = artifact.damaged(&format!("is not a valid {what}: {why}"));
+    if why.starts_with("legacy_exceptions") { error.with_hint(LEGACY) } else { error }
 }
+
+/// What compilers made of exceptions before WebAssembly had them, and some still do unless they are told.
+const LEGACY: &str = "build it again with `-mllvm -wasm-use-legacy-eh=false`, or convert it with `wasm-opt \
+                      --translate-to-exnref`: these exceptions are of before WebAssembly 3.0";

@@ -73,6 +73,12 @@ fn play_files(look: fn(u64) -> bool) -> (u64, u64) {
 }
 
 #[test]
+fn what_no_engine_runs_is_said_to_run_by_nobody() {
+    let _alone = heap::alone();
+    files::ahead_or_behind();
+}
+
+#[test]
 fn no_crowd_breaks_the_inspection() {
     let _alone = heap::alone();
     files::crowded();

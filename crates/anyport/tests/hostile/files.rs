@@ -60,6 +60,22 @@ pub(crate) fn crowded() {
     }
 }
 
+/// What the validator knows and the engine does not run: nobody says of it that it can be run.
+pub(crate) fn ahead_or_behind() {
+    let assemble = |text: &str| wat::parse_str(text).unwrap_or_else(|error| panic!("{error}"));
+    for module in ["(type $f (func)) (type (cont $f))", "(memory i64 1 1 (pagesize 1))"] {
+        assert!(!judge(&assemble(&format!("(component (core module {module}))"))), "{module}");
+        assert!(!judge(&assemble(&format!("(module {module} (func (export \"_start\")))"))), "{module}");
+    }
+    // `block nop end`, which the assembler knows, made `try catch_all end`, which it has forgotten.
+    let mut legacy = assemble("(module (func (export \"_start\") block nop end))");
+    let at = legacy.windows(4).position(|bytes| bytes == [0x02, 0x40, 0x01, 0x0b]).expect("it is in there");
+    legacy[at..at + 4].copy_from_slice(&[0x06, 0x40, 0x19, 0x0b]);
+    assert!(!judge(&legacy));
+    let hint = Inspection::of(&Artifact::from_bytes(FILE_NAME, legacy)).hint.expect("there is something to do");
+    assert!(hint.contains("wasm-opt --translate-to-exnref"), "{hint}");
+}
+
 /// Looks at a file, and loads it, or tries to; whether it can be run.
 fn judge(bytes: &[u8]) -> bool {
     let artifact = Artifact::from_bytes(FILE_NAME, bytes);

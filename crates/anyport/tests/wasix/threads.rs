@@ -295,3 +295,29 @@ fn threads_throw_and_catch() {
     ));
     assert_eq!(outcome, Outcome::Exited(0));
 }
+
+#[test]
+fn of_two_threads_that_close_a_descriptor_one_does() {
+    // The other is told EBADF. At 72 is the descriptor, at 76 how many have closed it, at 80 the sum of their answers.
+    let outcome = run("(func $close
+           (drop (i32.atomic.rmw.add (i32.const 80) (call $fd_close (i32.load (i32.const 72)))))
+           (drop (i32.atomic.rmw.add (i32.const 76) (i32.const 1)))
+           (drop (call $futex_wake_all (i32.const 76) (i32.const 88))))
+         (func (export \"wasi_thread_start\") (param i32 i32) (call $close))
+         (func (export \"_start\") (local $round i32) (local $seen i32)
+           (loop $rounds
+             (call $is (i32.const 1) (call $fd_pipe (i32.const 72) (i32.const 64)) (i32.const 0))
+             (i32.atomic.store (i32.const 76) (i32.const 0))
+             (i32.atomic.store (i32.const 80) (i32.const 0))
+             (drop (call $thread-spawn (i32.const 0)))
+             (call $close)
+             (block $both (loop $again
+               (br_if $both (i32.eq (local.tee $seen (i32.atomic.load (i32.const 76))) (i32.const 2)))
+               (drop (call $futex_wait (i32.const 76) (local.get $seen) (i32.const 0) (i32.const 88)))
+               (br $again)))
+             (call $is (i32.const 2) (i32.atomic.load (i32.const 80)) (i32.const 8))
+             (call $is (i32.const 3) (call $fd_close (i32.load (i32.const 64))) (i32.const 0))
+             (local.set $round (i32.add (local.get $round) (i32.const 1)))
+             (br_if $rounds (i32.lt_u (local.get $round) (i32.const 50)))))");
+    assert_eq!(outcome, Outcome::Exited(0), "the number of the check");
+}
