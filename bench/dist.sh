@@ -15,7 +15,7 @@ command -v wrk > /dev/null || die "\`wrk\` is missing: run bench/setup.sh, or in
 # A target that is named, so that what only builds (macros, scripts) is not instrumented.
 build() { cargo build --profile dist --locked --target "$host" --target-dir "target/$1" --bin anyport; }
 
-profiles=$PWD/target/pgo/profiles
+profiles=$PWD/target/pgo/raw
 rm -rf "$profiles"
 RUSTFLAGS="-Cprofile-generate=$profiles" build pgo
 python3 bench/train.py "$PWD/target/pgo/$host/dist/anyport"

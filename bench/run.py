@@ -414,7 +414,8 @@ def table(guest, results):
     rows.append(["---"] + ["--:"] * (len(rows[0]) - 1))
     for title, figure in figures(guest):
         values = {name: figure(result) for name, result in results.items()}
-        ratios = [values["anyport"] / values[peer] for peer in peers]
+        # A peer that answers nothing has nothing to be compared with.
+        ratios = [values["anyport"] / values[peer] if values[peer] else None for peer in peers]
         rows.append([title, *map(rounded, [*values.values(), *ratios])])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
@@ -441,7 +442,7 @@ def loaded(load, key):
 
 
 def rounded(value):
-    return f"{value:,.{0 if value >= 100 else 1 if value >= 10 else 2}f}"
+    return "–" if value is None else f"{value:,.{0 if value >= 100 else 1 if value >= 10 else 2}f}"
 
 
 def wrk_errors(results):

@@ -28,7 +28,7 @@ GUESTS = {
     "pthread": guest("C, a thread for each connection (WASIX)", "pthread"),
     "pool": guest("C, a pool of threads (WASIX)", "pool"),
     "poll": guest("C, poll (WASIX)", "pollsrv"),
-    "epoll": guest("C, epoll, edges (WASIX)", "epollsrv"),
+    "epoll": guest("C, epoll (WASIX)", "epollsrv"),
 }
 
 

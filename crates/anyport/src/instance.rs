@@ -78,12 +78,16 @@ pub(crate) enum Neighbours {
     Threads,
 }
 
+/// Ticks until a guest is interrupted that begins with something: a whole one at least, so that what takes less is
+/// done at once. Guests that are interrupted all are at work at the same time, each with its memory.
+pub(crate) const FIRST_TICKS: u64 = 2;
+
 /// A store for a guest, with its limits.
 pub(crate) fn store(engine: &Engine, guest: Guest, neighbours: Neighbours) -> Store<Guest> {
     let ticker = Arc::clone(&engine.ticker);
     let mut store = Store::new(&engine.wasmtime, guest);
     store.limiter(|guest| guest);
-    store.set_epoch_deadline(1);
+    store.set_epoch_deadline(FIRST_TICKS);
     // tokio's own yield, so that the poller is asked too and timers fire.
     store.epoch_deadline_callback(move |mut store| {
         store.data_mut().sending.end();

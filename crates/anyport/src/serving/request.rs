@@ -257,7 +257,7 @@ async fn work(
     let mut instance = match source {
         Source::Kept(mut instance) => {
             // The ticks while it waited are not its own: it would give way before it has begun.
-            instance.store.set_epoch_deadline(1);
+            instance.store.set_epoch_deadline(instance::FIRST_TICKS);
             *instance
         }
         Source::New(mut store, permit) => match handler.instantiate_async(&mut store).await {

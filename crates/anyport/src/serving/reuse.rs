@@ -257,8 +257,11 @@ fn rest(site: &Site, inbox: &Inbox, alarm: &Alarm, accessor: &Accessor<Guest>, c
 /// Work on one request.
 async fn answer(accessor: &Accessor<Guest>, proxy: &Proxy, inbox: &Inbox, job: Box<Job>) -> wasmtime::Result<()> {
     let Job { id, request, answer, gone } = *job;
-    let prepared =
-        accessor.with(|mut store| Prepared::new(store.as_context_mut(), proxy, request, Guest::http, answer))?;
+    let prepared = accessor.with(|mut store| {
+        // The ticks while it waited are not this request's.
+        store.as_context_mut().set_epoch_deadline(instance::FIRST_TICKS);
+        Prepared::new(store.as_context_mut(), proxy, request, Guest::http, answer)
+    })?;
     let gone = async { gone.await.unwrap_or_default() };
     let in_time = prepared.run(accessor, gone).await?;
     inbox.answered(id);
