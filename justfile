@@ -8,6 +8,10 @@ run *ARGS='-p 8080:8080 -e PORT=8080 guests/wasmedge/hello/server.wasm':
     cargo build --release --locked
     target/release/anyport run {{ ARGS }}
 
+# Builds the program as it is published, into target/dist-trained: for half an hour
+dist:
+    sh bench/dist.sh
+
 # Runs the tests
 test *ARGS:
     cargo test --workspace --locked {{ ARGS }}
