@@ -319,16 +319,12 @@ fn in_memory(bytes: &[u8]) -> io::Result<File> {
 
 /// Fails where an artifact would not compile, its functions' bodies included.
 pub(crate) fn validate(artifact: &Artifact, kind: Option<Kind>) -> Result<(), Error> {
-    match artifact.kind() {
-        // wasmtime has nothing that checks one without compiling it.
-        ArtifactKind::Component => Validator::new_with_features(features(kind.unwrap_or(Kind::Concurrent)))
-            .validate_all(artifact.bytes())
-            .map(drop)
-            .map_err(|error| invalid(artifact, &error.into())),
-        _ => wasmtime::Engine::new(&config(kind.unwrap_or(Kind::Modules)))
-            .and_then(|engine| Module::validate(&engine, artifact.bytes()))
-            .map_err(|error| invalid(artifact, &error)),
-    }
+    let kind = kind.unwrap_or_else(|| match artifact.kind() {
+        ArtifactKind::Component => Kind::Concurrent,
+        _ => Kind::Modules,
+    });
+    let validated = Validator::new_with_features(features(kind)).validate_all(artifact.bytes());
+    validated.map(drop).map_err(|error| invalid(artifact, &error.into()))
 }
 
 fn invalid(artifact: &Artifact, error: &wasmtime::Error) -> Error {

@@ -327,8 +327,8 @@ fn subscriptions() {
     }
 }
 
-/// What languages with exceptions, and with objects that are collected, are made of: `$maker` throws, and `$node` is an
-/// object of 16 bytes with a link.
+/// What languages with exceptions, and with objects that are collected, are made of: `$thrower` throws, and `$node`
+/// is an object of 16 bytes with a link.
 const LANGUAGE: &str = "
     (memory (export \"memory\") 1)
     (tag $exception (param i32))

@@ -275,6 +275,16 @@ fn a_guest_that_never_ends_is_stopped() {
     }
 }
 
+/// Waits until the word at an address is two, by a local `$seen`.
+fn until_two(at: u32) -> String {
+    format!(
+        "(block $both (loop $again
+           (br_if $both (i32.eq (local.tee $seen (i32.atomic.load (i32.const {at}))) (i32.const 2)))
+           (drop (call $futex_wait (i32.const {at}) (local.get $seen) (i32.const 0) (i32.const 88)))
+           (br $again)))"
+    )
+}
+
 /// Each thread has exceptions of its own, and what they are kept in counts as memory of the guest's.
 #[test]
 fn threads_throw_and_catch() {
@@ -288,10 +298,8 @@ fn threads_throw_and_catch() {
            (drop (call $thread-spawn (i32.const 0)))
            (drop (call $thread-spawn (i32.const 0)))
            {catch}
-           (block $both (loop $again
-             (br_if $both (i32.eq (local.tee $seen (i32.atomic.load (i32.const 64))) (i32.const 2)))
-             (drop (call $futex_wait (i32.const 64) (local.get $seen) (i32.const 0) (i32.const 88)))
-             (br $again))))"
+           {both})",
+        both = until_two(64)
     ));
     assert_eq!(outcome, Outcome::Exited(0));
 }
@@ -299,7 +307,8 @@ fn threads_throw_and_catch() {
 #[test]
 fn of_two_threads_that_close_a_descriptor_one_does() {
     // The other is told EBADF. At 72 is the descriptor, at 76 how many have closed it, at 80 the sum of their answers.
-    let outcome = run("(func $close
+    let outcome = run(&format!(
+        "(func $close
            (drop (i32.atomic.rmw.add (i32.const 80) (call $fd_close (i32.load (i32.const 72)))))
            (drop (i32.atomic.rmw.add (i32.const 76) (i32.const 1)))
            (drop (call $futex_wake_all (i32.const 76) (i32.const 88))))
@@ -311,13 +320,12 @@ fn of_two_threads_that_close_a_descriptor_one_does() {
              (i32.atomic.store (i32.const 80) (i32.const 0))
              (drop (call $thread-spawn (i32.const 0)))
              (call $close)
-             (block $both (loop $again
-               (br_if $both (i32.eq (local.tee $seen (i32.atomic.load (i32.const 76))) (i32.const 2)))
-               (drop (call $futex_wait (i32.const 76) (local.get $seen) (i32.const 0) (i32.const 88)))
-               (br $again)))
+             {both}
              (call $is (i32.const 2) (i32.atomic.load (i32.const 80)) (i32.const 8))
              (call $is (i32.const 3) (call $fd_close (i32.load (i32.const 64))) (i32.const 0))
              (local.set $round (i32.add (local.get $round) (i32.const 1)))
-             (br_if $rounds (i32.lt_u (local.get $round) (i32.const 50)))))");
+             (br_if $rounds (i32.lt_u (local.get $round) (i32.const 50)))))",
+        both = until_two(76)
+    ));
     assert_eq!(outcome, Outcome::Exited(0), "the number of the check");
 }
