@@ -87,8 +87,8 @@ pub(super) enum Side {
     Away,
     Bound,
     Listening,
-    /// The guest has ended, and another is about to take its place.
-    Restarting,
+    /// The guest has not come yet, or has ended, and another is about to take its place.
+    Expected,
     /// Another has taken its place, and has not bound this port yet.
     Missed,
 }
@@ -149,7 +149,9 @@ impl Port {
     ) -> Result<Self, (Publish, io::Error)> {
         let (inherited, closed) = (matches!(origin, Origin::Inherited(_)), matches!(origin, Origin::Closed));
         let Shared { network, workers, unassigned, fed, changed, on_listen } = shared;
-        let mut state = State { unix: None, host: Host::Closed, guests: vec![Side::Away; workers.len()], told: false };
+        // Every guest is to bind what a person has published: the first to end must not take the port along.
+        let side = if stay == Stay::Always { Side::Expected } else { Side::Away };
+        let mut state = State { unix: None, host: Host::Closed, guests: vec![side; workers.len()], told: false };
         match origin {
             Origin::Inherited(endpoint) => state.host = Host::Listening(Arc::new(endpoint)),
             Origin::Bound(endpoint) => state.host = Host::Bound(endpoint),
@@ -223,7 +225,7 @@ impl Port {
     /// A worker's next guest begins: what the one before had opened is its own to open again.
     pub(super) fn begin_anew(&self, worker: usize) {
         let mut state = self.lock();
-        if self.stay != Stay::Always && state.guests[worker] == Side::Restarting {
+        if self.stay != Stay::Always && state.guests[worker] == Side::Expected {
             state.guests[worker] = Side::Missed;
         }
     }
@@ -371,7 +373,7 @@ impl Port {
     /// A worker's guest has closed its listener.
     pub(super) fn leave(&self, worker: usize) {
         // One that has ended has withdrawn already.
-        if !matches!(self.lock().guests[worker], Side::Restarting | Side::Missed) {
+        if !matches!(self.lock().guests[worker], Side::Expected | Side::Missed) {
             self.withdraw(worker, Side::Away);
         }
     }
@@ -381,7 +383,7 @@ impl Port {
         let missed = self.lock().guests[worker] == Side::Missed;
         // Two guests in a row: the second did not want it.
         let goes = missed || self.stay == Stay::ForOneGuest;
-        self.withdraw(worker, if goes { Side::Away } else { Side::Restarting });
+        self.withdraw(worker, if goes { Side::Away } else { Side::Expected });
     }
 
     /// A worker's guest has ended for good.
@@ -400,7 +402,7 @@ impl Port {
             let mut state = self.lock();
             let before = state.guests[worker];
             if before == Side::Away {
-                // It has not come yet, or has left by itself.
+                // It has left by itself, or never came.
                 return;
             }
             state.guests[worker] = side;

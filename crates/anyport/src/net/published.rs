@@ -320,7 +320,11 @@ mod tests {
     use crate::net::port::Claim;
 
     fn published(workers: usize) -> Published {
-        let published = Published::reserve(&Network::Os, Vec::new(), 0, workers, 10, workers > 1, None);
+        published_at(workers, Vec::new())
+    }
+
+    fn published_at(workers: usize, ports: Vec<(Publish, Origin)>) -> Published {
+        let published = Published::reserve(&Network::Os, ports, 0, workers, 10, workers > 1, None);
         published.unwrap_or_else(|(_, error)| panic!("{error}"))
     }
 
@@ -380,6 +384,27 @@ mod tests {
         assert!(!is_open(address));
         assert!(published.ports().is_empty());
         drop(opened(&published, address, 1));
+    }
+
+    /// Where the others' guests have not bound it yet: what comes meanwhile waits for them.
+    #[test]
+    fn a_published_port_outlives_the_guest_that_came_first() {
+        let ports = ["127.0.0.1:0:80", "127.0.0.1:0:53/udp"];
+        let ports = ports.map(|publish| (publish.parse().expect("a port"), Origin::Bind)).into();
+        let published = published_at(2, ports);
+        let addresses: Vec<SocketAddr> = published.ports().iter().filter_map(|port| port.address()).collect();
+        let first: Vec<Claim> = (0..2).map(|index| published.claim(index, 0).expect("it is published")).collect();
+        first[0].endpoint.listen(64).expect("it is bound");
+        drop(first);
+        published.gone(0);
+        assert!(is_open(addresses[0]));
+        let client = std::net::UdpSocket::bind("127.0.0.1:0").expect("a free port");
+        client.send_to(b"early", addresses[1]).expect("it is bound");
+        let second = published.claim(1, 1).expect("it is published");
+        let received = second.endpoint.receive_from(&mut [0; 8], crate::net::ReceiveFlags::default());
+        assert_eq!(received.expect("it has waited").length, 5);
+        published.gone(1);
+        assert!(!is_open(addresses[0]));
     }
 
     #[test]
