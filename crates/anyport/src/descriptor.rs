@@ -66,8 +66,12 @@ impl Descriptor {
     pub(crate) fn watch(&self, waker: &Waker, interest: Interest) -> u64 {
         match self {
             Self::Host(_) => 0,
-            Self::Stdio(stdio) => stdio.uses(interest).watch(waker),
-            Self::Socket(socket) => socket.uses[interest as usize].watch(waker),
+            Self::Stdio(stdio) => stdio.watch(waker, interest),
+            Self::Socket(socket) => {
+                let uses = socket.uses[interest as usize].watch(waker);
+                let arrives = interest == Interest::Read;
+                uses + if arrives { socket.endpoint().arrivals(&mut Context::from_waker(waker)) } else { 0 }
+            }
             // Whoever looks at these is woken by each change.
             Self::Event(event) => event.changes(interest),
             Self::Epoll(set) => set.news(),
@@ -289,7 +293,7 @@ impl Socket {
         self.kept.load(Ordering::Relaxed) & (1 << option) != 0
     }
 
-    /// The guest has read, or could not write all: what the kernel made of that is known.
+    /// The guest has accepted, or could not write all: what the kernel made of that is known.
     pub(crate) fn touched(&self, interest: Interest) {
         self.uses[interest as usize].touch();
     }

@@ -8,14 +8,15 @@ use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, Waker};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::FileType;
 use rustix::io::Errno;
 use smallvec::SmallVec;
-use tokio::io::unix::AsyncFd;
+use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
 
+use crate::net::news::News;
 use crate::net::waiters::{Shared, Uses};
 use crate::net::{Interest, Ready, poller};
 
@@ -65,7 +66,8 @@ pub(crate) struct Stdio {
     registering: Mutex<()>,
     /// Those who wait to read, and to write.
     waiting: [Shared; 2],
-    /// Those who want to know when it was read, and when a write had to wait.
+    news: News,
+    /// Those who want to know when a channel was read, and when a write had to wait.
     uses: [Uses; 2],
     nonblocking: AtomicBool,
 }
@@ -117,6 +119,7 @@ impl Stdio {
             poller: OnceLock::new(),
             registering: Mutex::default(),
             waiting: Default::default(),
+            news: News::default(),
             uses: Default::default(),
             nonblocking: AtomicBool::new(false),
         }
@@ -140,14 +143,10 @@ impl Stdio {
 
     /// Reads without waiting; [`io::ErrorKind::WouldBlock`] says wait.
     pub(crate) fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        let outcome = self.read_now(buffer);
-        self.uses(Interest::Read).touch();
-        outcome
-    }
-
-    fn read_now(&self, buffer: &mut [u8]) -> io::Result<usize> {
         if let Some(channel) = &self.channel {
-            return channel.try_read(buffer);
+            let outcome = channel.try_read(buffer);
+            self.uses[Interest::Read as usize].touch();
+            return outcome;
         }
         let Some(fd) = &self.fd else { return Ok(0) };
         if !self.is_ready_now(Interest::Read)? {
@@ -161,7 +160,7 @@ impl Stdio {
     pub(crate) fn try_write(&self, buffers: &[IoSlice<'_>]) -> io::Result<usize> {
         let outcome = self.write_now(buffers);
         if !outcome.as_ref().is_ok_and(|written| *written == buffers.iter().map(|buffer| buffer.len()).sum::<usize>()) {
-            self.uses(Interest::Write).touch();
+            self.uses[Interest::Write as usize].touch();
         }
         outcome
     }
@@ -194,15 +193,18 @@ impl Stdio {
         }
         let Some(poller) = self.poller()? else { return Poll::Ready(Ok(Ready::default())) };
         loop {
+            let arrivals = self.news.arrivals();
             // Taken before the kernel is asked: news that come in between are not cleared.
-            let waiting = &self.waiting[usize::from(interest == Interest::Write)];
-            let mut guard = ready!(waiting.poll(context, |context| match interest {
-                Interest::Read => poller.poll_read_ready(context),
-                Interest::Write => poller.poll_write_ready(context),
-            }))?;
+            let guard = match self.poll(poller, context, interest) {
+                Poll::Ready(guard) => Some(guard?),
+                Poll::Pending if interest == Interest::Read && self.news.is_unread() => None,
+                Poll::Pending => return Poll::Pending,
+            };
             if self.is_ready_now(interest)? {
                 return Poll::Ready(Ok(Ready::default()));
             }
+            self.news.drained(arrivals);
+            let Some(mut guard) = guard else { continue };
             let closed = guard.ready().is_read_closed() || guard.ready().is_write_closed();
             guard.clear_ready();
             if closed {
@@ -214,9 +216,23 @@ impl Stdio {
         }
     }
 
-    /// Who wants to know when the guest uses a direction.
-    pub(crate) fn uses(&self, interest: Interest) -> &Uses {
-        &self.uses[interest as usize]
+    fn poll<'p>(
+        &self, poller: &'p AsyncFd<Arc<OwnedFd>>, context: &mut Context<'_>, interest: Interest,
+    ) -> Poll<io::Result<AsyncFdReadyGuard<'p, Arc<OwnedFd>>>> {
+        self.waiting[interest as usize].poll(context, |context| match interest {
+            Interest::Read => poller.poll_read_ready(context),
+            Interest::Write => poller.poll_write_ready(context),
+        })
+    }
+
+    /// As [`crate::descriptor::Descriptor::watch`].
+    pub(crate) fn watch(&self, waker: &Waker, interest: Interest) -> u64 {
+        match self.poller() {
+            Ok(Some(poller)) if interest == Interest::Read => {
+                self.news.count(|| self.poll(poller, &mut Context::from_waker(waker), interest))
+            }
+            _ => self.uses[interest as usize].watch(waker),
+        }
     }
 
     /// Forgets one who waits no longer.

@@ -45,9 +45,7 @@ impl Guest {
         socket.used(Interest::Read);
         self.busy.turn();
         let endpoint = socket.stream()?;
-        let received = endpoint.receive_from(buffer, flags);
-        socket.touched(Interest::Read);
-        let datagram = received?;
+        let datagram = endpoint.receive_from(buffer, flags)?;
         if self.may_hear(socket, datagram.from) {
             return Ok(Some(datagram));
         }

@@ -28,7 +28,6 @@ impl Guest {
         loop {
             let endpoint = socket.stream()?;
             let received = memory.scatter(&buffers, |slices| endpoint.receive(slices, flags))?;
-            socket.touched(Interest::Read);
             match received {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     if socket.is_nonblocking() || flags.dont_wait {

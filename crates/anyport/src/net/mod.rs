@@ -5,6 +5,7 @@
 
 pub(crate) mod connections;
 pub(crate) mod inlet;
+pub(crate) mod news;
 mod os;
 pub(crate) mod poller;
 pub(crate) mod port;
@@ -341,6 +342,16 @@ impl Endpoint {
             Self::Os(endpoint) => endpoint.poll_ended(context),
             Self::Simulated(endpoint) => endpoint.poll_ended(context),
             Self::Inlet(_) => Poll::Pending,
+        }
+    }
+
+    /// How often something has come to be read, as connections and ends are: what is told of edges. The task is woken
+    /// when it is another number, whether or not it was ready before. Of a public port's listener it is always zero.
+    pub(crate) fn arrivals(&self, context: &mut Context<'_>) -> u64 {
+        match self {
+            Self::Os(endpoint) => endpoint.arrivals(context),
+            Self::Simulated(endpoint) => endpoint.arrivals(context),
+            Self::Inlet(_) => 0,
         }
     }
 

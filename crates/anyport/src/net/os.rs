@@ -19,8 +19,10 @@ use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendFlags, SocketAddrAny,
     SocketAddrUnix, SocketFlags, SocketType,
 };
+use tokio::io::Ready as Readiness;
 use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
 
+use super::news::News;
 use super::waiters::Shared;
 use super::{
     Datagram, HOP_LIMIT, Interest, KEEP_ALIVE_COUNT, KEEP_ALIVE_IDLE, KEEP_ALIVE_INTERVAL, OptionName, Ready,
@@ -50,6 +52,7 @@ pub(crate) struct Endpoint {
 struct Registered {
     poller: AsyncFd<Arc<OwnedFd>>,
     waiting: [Shared; 2],
+    news: News,
 }
 
 /// What a syscall says of the direction it used.
@@ -290,8 +293,14 @@ impl Endpoint {
 
     pub(super) fn poll_ready(&self, context: &mut Context<'_>, interest: Interest) -> Poll<io::Result<Ready>> {
         loop {
-            let mut guard = ready!(self.registered()?.poll(context, interest))?;
-            let seen = guard.ready();
+            let registered = self.registered()?;
+            let arrivals = registered.news.arrivals();
+            let mut guard = match registered.poll(context, interest) {
+                Poll::Ready(guard) => Some(guard?),
+                Poll::Pending if interest == Interest::Read && registered.news.is_unread() => None,
+                Poll::Pending => return Poll::Pending,
+            };
+            let seen = guard.as_ref().map_or(Readiness::EMPTY, AsyncFdReadyGuard::ready);
             let suspect = seen.is_read_closed() || seen.is_write_closed() || self.closing.load(Ordering::Relaxed);
             let ready = Ready { hangup: suspect && self.hung_up(), ended: seen.is_read_closed() };
             if interest == Interest::Write || !self.doubtful.load(Ordering::Relaxed) || ready.hangup {
@@ -301,9 +310,18 @@ impl Endpoint {
             if self.is_readable()? {
                 return Poll::Ready(Ok(ready));
             }
-            // Clears only what was seen: news that came meanwhile makes the next turn ready.
-            guard.clear_ready();
+            registered.news.drained(arrivals);
+            if let Some(guard) = guard.as_mut() {
+                // Clears only what was seen: news that came meanwhile makes the next turn ready.
+                guard.clear_ready();
+            }
         }
+    }
+
+    /// As [`super::Endpoint::arrivals`].
+    pub(super) fn arrivals(&self, context: &mut Context<'_>) -> u64 {
+        // One that cannot be registered is told of by the look that follows.
+        self.registered().map_or(0, |registered| registered.news.count(|| registered.poll(context, Interest::Read)))
     }
 
     /// Uses up what the poller knows of the direction: for a socket that is [`Endpoint::renewed`], and used for
@@ -353,23 +371,31 @@ impl Endpoint {
         let again = &self.again[usize::from(interest == Interest::Write)];
         // A socket that nobody has waited for is not registered: connections that are answered at
         // once never are.
-        let mut guard = match self.poller.get() {
+        let registered = self.poller.get();
+        let news = registered.filter(|_| interest == Interest::Read).map(|registered| &registered.news);
+        let arrivals = news.map_or(0, News::arrivals);
+        let is_unread = news.is_some_and(News::is_unread);
+        let mut guard = match registered {
             None => None,
             Some(registered) => match registered.look(interest) {
                 Poll::Ready(guard) => Some(guard?),
-                Poll::Pending if again.swap(true, Ordering::Relaxed) => None,
+                Poll::Pending if is_unread || again.swap(true, Ordering::Relaxed) => None,
                 Poll::Pending => return Err(io::ErrorKind::WouldBlock.into()),
             },
+        };
+        let exhausted = |guard: Option<&mut Guard<'_>>| {
+            news.inspect(|news| news.drained(arrivals));
+            guard.map(Guard::clear_ready);
         };
         loop {
             match call(self.fd.as_fd()) {
                 Ok((value, after)) => {
                     again.store(false, Ordering::Relaxed);
-                    match (after, guard.as_mut()) {
-                        (After::Exhausted, Some(guard)) => guard.clear_ready(),
+                    match after {
+                        After::Exhausted if guard.is_some() || is_unread => exhausted(guard.as_mut()),
                         // Even if nothing is left, the poller may be about to tell of what was there.
                         _ if interest == Interest::Read => {
-                            self.doubtful.store(self.poller.get().is_some(), Ordering::Relaxed);
+                            self.doubtful.store(registered.is_some(), Ordering::Relaxed);
                         }
                         _ => {}
                     }
@@ -377,9 +403,7 @@ impl Endpoint {
                 }
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => {
-                    if let Some(guard) = guard.as_mut() {
-                        guard.clear_ready();
-                    }
+                    exhausted(guard.as_mut());
                     return Err(io::ErrorKind::WouldBlock.into());
                 }
                 Err(error) => return Err(error.into()),
@@ -394,7 +418,7 @@ impl Endpoint {
             }
             match poller::register(&self.fd) {
                 Ok(poller) => {
-                    let registered = Registered { poller, waiting: Default::default() };
+                    let registered = Registered { poller, waiting: Default::default(), news: News::default() };
                     return Ok(self.poller.get_or_init(|| Box::new(registered)));
                 }
                 // Another thread does so at this moment.

@@ -5,10 +5,13 @@
 //! instant that a later call compares with the clock, and that waiting tasks set an alarm for.
 
 #[cfg(test)]
+mod datagram_tests;
+#[cfg(test)]
 mod fault_tests;
 mod socket;
 #[cfg(test)]
 mod tests;
+mod waiting;
 mod world;
 
 use std::fmt;
@@ -331,6 +334,10 @@ impl Endpoint {
 
     pub(super) fn poll_ready(&self, context: &mut Context<'_>, interest: Interest) -> Poll<io::Result<Ready>> {
         self.network.lock(|world| world.poll_ready(self.id, context, interest)).map(Ok)
+    }
+
+    pub(super) fn arrivals(&self, context: &mut Context<'_>) -> u64 {
+        self.network.lock(|world| world.arrivals(self.id, context))
     }
 
     pub(super) fn poll_ended(&self, context: &mut Context<'_>) -> Poll<io::Result<Ready>> {

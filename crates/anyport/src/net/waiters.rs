@@ -22,7 +22,7 @@ pub(crate) struct Shared {
 }
 
 /// Who wants to know of the next time that a guest uses one direction of a descriptor: what is left then is news to
-/// who is told of edges, since nobody is told what has come meanwhile.
+/// who is told of edges, where nobody is told what has come meanwhile.
 #[derive(Debug, Default)]
 pub(crate) struct Uses {
     is_watched: AtomicBool,

@@ -5,7 +5,7 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::path::Path;
 use std::sync::OnceLock;
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyport::server::Restart;
 use anyport::{Artifact, Outcome, Policy, Running, Runtime};
@@ -158,4 +158,17 @@ async fn one_that_is_not_drains_as_any_other() {
     assert!(running.drain(LONG).await);
     assert_eq!(running.wait(), Outcome::Stopped);
     assert!(began.elapsed() < LONG / 2);
+}
+
+/// On Wasmer an accept is over after 30 s, and with it the server. Time itself is what is tested, so it passes.
+#[test]
+fn who_waits_for_half_a_minute_is_still_there() {
+    let idle = ["blocking", "pthread", "pollsrv", "epollsrv", "pool"].map(start);
+    for running in &idle {
+        assert!(ask(&mut connect(running), GET).contains("hello from wasix"));
+    }
+    thread::sleep(Duration::from_secs(31));
+    for running in &idle {
+        assert!(ask(&mut connect(running), GET).contains("hello from wasix"));
+    }
 }

@@ -66,20 +66,57 @@ fn set_holds(body: &str) {
     holds(&format!("(local $set i32) (local $left i32) {body}"));
 }
 
+/// Two ends, of which the first is read and the second is written.
+const ENDS: [&str; 2] = [
+    "(drop (call $fd_pipe (i32.const 64) (i32.const 68)))",
+    "(drop (call $sock_pair (i32.const 3) (i32.const 1) (i32.const 0) (i32.const 64) (i32.const 68)))",
+];
+
+/// As epoll(7) has it: what is left is no news, and what comes is, read or unread.
 #[test]
-fn an_edge_of_a_pipe_is_told_again_of_what_is_left_and_of_what_comes() {
-    let (ends, set) =
-        ("(drop (call $fd_pipe (i32.const 64) (i32.const 68)))", add("(local.get $set)", READS, IN | EDGE));
+fn an_edge_is_told_of_what_comes_and_not_of_what_is_left() {
+    let set = add("(local.get $set)", READS, IN | EDGE);
     let (write, read) = (moves("fd_write", 4, 2), moves("fd_read", 3, 1));
-    set_holds(&format!(
-        "{ends} {SET} {set} {} {write} {} {} {read} {} {read} {} {write} {}",
-        tells(1, 0),
-        comes(2, IN),
-        tells(3, 0),
-        tells(4, IN),
-        tells(5, 0),
-        comes(6, IN),
-    ));
+    for ends in ENDS {
+        set_holds(&format!(
+            "{ends} {SET} {set} {} {write} {} {} {write} {} {read} {} {read} {read} {} {write} {} {read} {write} {} {}",
+            tells(1, 0),
+            comes(2, IN),
+            tells(3, 0),
+            // Nothing of the first write was read.
+            comes(4, IN),
+            tells(5, 0),
+            tells(6, 0),
+            comes(7, IN),
+            comes(8, IN),
+            tells(9, 0),
+        ));
+    }
+}
+
+/// Whoever else waits for it finds it ready, though an edge has used up what was known of it.
+#[test]
+fn what_an_edge_has_told_is_there_for_every_other_wait() {
+    let (write, read) = (moves("fd_write", 4, 2), moves("fd_read", 3, 1));
+    let [edges, levels] = [EDGE, 0].map(|how| add("(local.get $set)", READS, IN | how));
+    for ends in ENDS {
+        set_holds(&format!(
+            "{ends} (call $is (i32.const 1) (call $fd_fdstat_set_flags {READS} (i32.const 4)) (i32.const 0))
+             {SET} {edges} {write} {} {} (local.set $left (local.get $set))
+             {SET} {levels} {} {} {read} {} {read} {}
+             (local.set $set (local.get $left)) {}
+             (call $is (i32.const 8) (call $fd_read {READS} (i32.const 32) (i32.const 1) (i32.const 72)) (i32.const 6))
+             {write} {}",
+            comes(2, IN),
+            tells(2, 0),
+            tells(3, IN),
+            tells(4, IN),
+            tells(5, IN),
+            tells(6, 0),
+            tells(7, 0),
+            comes(9, IN),
+        ));
+    }
 }
 
 const READS: &str = "(i32.const 3)";

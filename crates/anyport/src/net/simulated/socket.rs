@@ -51,6 +51,8 @@ pub(super) enum State {
 pub(super) struct Backlog {
     pub(super) max: usize,
     pub(super) queue: VecDeque<Pending>,
+    /// How many have been taken out of the queue.
+    taken: u64,
     /// Connecting sockets that found no room.
     pub(super) waiting: VecDeque<Id>,
 }
@@ -84,6 +86,8 @@ pub(super) struct Inbox {
     bytes: VecDeque<u8>,
     /// How many of the bytes can be read.
     arrived: usize,
+    /// In how many parts they have arrived, read or not.
+    arrivals: u64,
     /// When the others arrive, and how many, in order.
     late: VecDeque<(Instant, usize)>,
     /// The peer sends no more than these.
@@ -94,6 +98,8 @@ pub(super) struct Inbox {
 pub(super) struct Datagrams {
     pub(super) peer: Option<SocketAddr>,
     pub(super) queue: VecDeque<Packet>,
+    /// How many have been taken out of the queue.
+    pub(super) taken: u64,
     pub(super) shut_read: bool,
     pub(super) shut_write: bool,
 }
@@ -200,6 +206,26 @@ impl Socket {
         }
     }
 
+    /// How often something has come to be read, and when the next will that is on its way.
+    pub(super) fn arrivals(&mut self, now: Instant) -> (u64, Option<Instant>) {
+        match &mut self.state {
+            State::Connected(stream) => {
+                stream.inbox.arrived(now);
+                let ended = u64::from(stream.read_ended(now));
+                (stream.inbox.arrivals + ended, stream.inbox.late.front().map(|(at, _)| *at))
+            }
+            State::Listening(backlog) => {
+                let (here, next) = count(backlog.queue.iter().map(|pending| pending.at), now);
+                (backlog.taken + here, next)
+            }
+            State::Datagrams(datagrams) => {
+                let (here, next) = count(datagrams.queue.iter().map(|packet| packet.at), now);
+                (datagrams.taken + here, next)
+            }
+            State::Idle | State::Waiting { .. } | State::Refused { .. } => (0, None),
+        }
+    }
+
     /// Whether the next call in this direction will not be refused with `WouldBlock`; if it will,
     /// the error says when to look again although nothing happened. `room` is the peer's.
     pub(super) fn readiness(
@@ -237,13 +263,19 @@ impl Socket {
     }
 }
 
+/// How many of a queue have come by now, and when the next will.
+fn count(instants: impl Iterator<Item = Instant> + Clone, now: Instant) -> (u64, Option<Instant>) {
+    (instants.clone().filter(|at| *at <= now).count() as u64, instants.filter(|at| *at > now).min())
+}
+
 impl Backlog {
     pub(super) fn new(max: usize) -> Self {
-        Self { max, queue: VecDeque::new(), waiting: VecDeque::new() }
+        Self { max, queue: VecDeque::new(), taken: 0, waiting: VecDeque::new() }
     }
 
     pub(super) fn next(&mut self, now: Instant) -> Option<Pending> {
         let index = self.queue.iter().position(|pending| pending.at <= now)?;
+        self.taken += 1;
         self.queue.remove(index)
     }
 }
@@ -277,6 +309,7 @@ impl Inbox {
     pub(super) fn arrived(&mut self, now: Instant) -> usize {
         while let Some((_, count)) = self.late.pop_front_if(|(at, _)| *at <= now) {
             self.arrived += count;
+            self.arrivals += 1;
         }
         self.arrived
     }
@@ -313,6 +346,7 @@ impl Inbox {
 
     /// A reset has arrived: so has what was sent before it.
     pub(super) fn hasten(&mut self) {
+        self.arrivals += self.late.len() as u64;
         self.late.clear();
         self.arrived = self.bytes.len();
     }

@@ -8,22 +8,21 @@ use std::io::{IoSlice, IoSliceMut};
 use std::mem;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
-use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use rustix::io::Errno;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
 use super::Faults;
 use super::socket::{self, Backlog, Id, Inbox, Packet, Pending, Result, Socket, State, Stream, Waiter};
 use crate::address::{Family, Transport};
-use crate::net::{Datagram, Interest, OptionName, Ready, SocketOption};
+use crate::net::{Datagram, Interest, OptionName, SocketOption};
 
 #[derive(Debug)]
 pub(super) struct World {
     faults: Faults,
     rng: fastrand::Rng,
-    sockets: BTreeMap<Id, Socket>,
+    pub(super) sockets: BTreeMap<Id, Socket>,
     /// Who has which port. Accepted sockets share their listener's, marked, for lookups to skip.
     ports: BTreeSet<(u16, bool, Id)>,
     id_last: Id,
@@ -237,6 +236,7 @@ impl World {
         let truncated = length < packet.bytes.len();
         if !peek {
             datagrams.queue.remove(index);
+            datagrams.taken += 1;
         }
         Ok(Datagram { length, truncated, from: socket.name(from) })
     }
@@ -338,64 +338,6 @@ impl World {
         }
     }
 
-    pub(super) fn poll_ready(&mut self, id: Id, context: &mut Context<'_>, interest: Interest) -> Poll<Ready> {
-        loop {
-            let (room, now) = (self.room(id), self.now);
-            let again = match self.socket(id).readiness(interest, room, now) {
-                Ok(ready) => return Poll::Ready(ready),
-                Err(again) => again,
-            };
-            let waiter = self.enlist(id, interest, context.waker());
-            let Some(at) = again else { return Poll::Pending };
-            let alarm = waiter.alarm.get_or_insert_with(|| Box::pin(sleep_until(at)));
-            if alarm.deadline() != at {
-                alarm.as_mut().reset(at);
-            }
-            if alarm.as_mut().poll(context).is_pending() {
-                return Poll::Pending;
-            }
-            self.now = Instant::now();
-        }
-    }
-
-    /// Ready when the peer sends no more.
-    pub(super) fn poll_ended(&mut self, id: Id, context: &mut Context<'_>) -> Poll<Ready> {
-        match self.poll_ready(id, context, Interest::Read) {
-            Poll::Ready(ready) if ready.ended => Poll::Ready(ready),
-            _ => {
-                self.enlist(id, Interest::Read, context.waker());
-                Poll::Pending
-            }
-        }
-    }
-
-    /// The waiter with this waker, found or made.
-    fn enlist(&mut self, id: Id, interest: Interest, waker: &Waker) -> &mut Waiter {
-        let socket = self.sockets.get_mut(&id).expect("a socket is there until its endpoint is dropped");
-        let waiters = &mut socket.waiters[usize::from(interest == Interest::Write)];
-        let known = waiters.iter().position(|waiter| waiter.waker.will_wake(waker));
-        if known.is_none() && waiters.len() >= WAITERS {
-            // Most have gone away without a word; the others come back.
-            self.woken.append(waiters);
-        }
-        let index = known.unwrap_or(waiters.len());
-        if known.is_none() {
-            waiters.push(Waiter { waker: waker.clone(), alarm: None });
-        }
-        &mut waiters[index]
-    }
-
-    fn wake(&mut self, id: Id, interest: Interest) {
-        if let Some(socket) = self.sockets.get_mut(&id) {
-            self.woken.append(&mut socket.waiters[usize::from(interest == Interest::Write)]);
-        }
-    }
-
-    fn wake_both(&mut self, id: Id) {
-        self.wake(id, Interest::Read);
-        self.wake(id, Interest::Write);
-    }
-
     fn stream(&mut self, id: Id) -> Option<&mut Stream> {
         match &mut self.sockets.get_mut(&id)?.state {
             State::Connected(stream) => Some(stream),
@@ -418,7 +360,7 @@ impl World {
     }
 
     /// Bytes that a stream's peer has room for; if it is gone, it has.
-    fn room(&mut self, id: Id) -> usize {
+    pub(super) fn room(&mut self, id: Id) -> usize {
         let bytes = self.faults.buffer_bytes.max(1);
         let Some(peer) = self.stream(id).map(|stream| stream.peer) else { return bytes };
         self.stream(peer).map_or(bytes, |peer| bytes.saturating_sub(peer.inbox.len()))
@@ -588,6 +530,3 @@ const DATAGRAM_BYTES: usize = 65_507;
 
 /// Datagrams that wait on one socket. Linux's default buffer holds about 250 small ones.
 const DATAGRAMS_QUEUED: usize = 256;
-
-/// Waiters on one direction of a socket, the gone ones with the others: a server has one to a few.
-const WAITERS: usize = 256;
