@@ -59,22 +59,26 @@ fn the_end_of_the_first_alone_ends_nobody_else() {
     assert_eq!(outcome, Outcome::Exited(5));
 }
 
-#[test]
-fn threads_without_end_are_bounded() {
-    // Each waits for ever; the one too many is an errno.
-    let outcome = run_with(
-        "(func (export \"wasi_thread_start\") (param i32 i32)
-           (drop (call $futex_wait (i32.const 64) (i32.const 0) (i32.const 0) (i32.const 88))))
+/// Begins threads that wait for ever, until one is refused: the one after so many.
+pub(super) fn begins_threads_without_end(wait: &str, most: u32) -> String {
+    format!(
+        "(func (export \"wasi_thread_start\") (param i32 i32) {wait})
          (func (export \"_start\") (local $count i32) (local $number i32)
            (loop $next
              (local.set $number (call $thread-spawn (i32.const 0)))
              (local.set $count (i32.add (local.get $count) (i32.const 1)))
              (br_if $next (i32.gt_s (local.get $number) (i32.const 0))))
            (call $is (i32.const 1) (local.get $number) (i32.const -6))
-           (call $is (i32.const 2) (local.get $count) (i32.const 101)))",
-        Policy::default(),
-        |limits| limits.threads = 100,
-    );
+           (call $is (i32.const 2) (local.get $count) (i32.const {})))",
+        most + 1,
+    )
+}
+
+#[test]
+fn threads_without_end_are_bounded() {
+    let wait = "(drop (call $futex_wait (i32.const 64) (i32.const 0) (i32.const 0) (i32.const 88)))";
+    let body = begins_threads_without_end(wait, 100);
+    let outcome = run_with(&body, Policy::default(), |limits| limits.threads = 100);
     assert_eq!(outcome, Outcome::Exited(0));
 }
 

@@ -6,6 +6,7 @@ use anyport::server::Restart;
 use anyport::{Limits, Outcome};
 
 use super::machine::{connect, published, server, started};
+use super::threads::begins_threads_without_end;
 
 /// A module of it, which ends with the number of the line where two values differ.
 pub(crate) fn module(own: &str) -> String {
@@ -117,16 +118,7 @@ fn any_thread_may_end_the_guest_with_a_code() {
 /// Each is a thread of the host's; the one too many is an errno below zero, and the guest goes on.
 #[test]
 fn threads_without_end_are_bounded() {
-    let outcome = run(
-        "(func (export \"wasi_thread_start\") (param i32 i32) (call $wait (i32.const 64)))
-         (func (export \"_start\") (local $count i32) (local $number i32)
-           (loop $next
-             (local.set $number (call $thread-spawn (i32.const 0)))
-             (local.set $count (i32.add (local.get $count) (i32.const 1)))
-             (br_if $next (i32.gt_s (local.get $number) (i32.const 0))))
-           (call $is (i32.const 1) (local.get $number) (i32.const -6))
-           (call $is (i32.const 2) (local.get $count) (i32.const 21)))",
-        |limits| limits.threads = 20,
-    );
+    let body = begins_threads_without_end("(call $wait (i32.const 64))", 20);
+    let outcome = run(&body, |limits| limits.threads = 20);
     assert_eq!(outcome, Outcome::Exited(0));
 }
