@@ -16,6 +16,7 @@ use crate::address::Family;
 use crate::epoll::Epoll;
 use crate::errno::Errno;
 use crate::event::Event;
+use crate::net::news::both;
 use crate::net::tcp::Tcp;
 use crate::net::udp::Udp;
 use crate::net::waiters::Uses;
@@ -69,8 +70,12 @@ impl Descriptor {
             Self::Stdio(stdio) => stdio.watch(waker, interest),
             Self::Socket(socket) => {
                 let uses = socket.uses[interest as usize].watch(waker);
-                let arrives = interest == Interest::Read;
-                uses + if arrives { socket.endpoint().arrivals(&mut Context::from_waker(waker)) } else { 0 }
+                let context = &mut Context::from_waker(waker);
+                match &socket.kind {
+                    _ if interest == Interest::Write => uses,
+                    SocketKind::Tcp(tcp) => both(uses, tcp.arrivals(context)),
+                    SocketKind::Udp(udp) => both(uses, udp.endpoint().arrivals(context)),
+                }
             }
             // Whoever looks at these is woken by each change.
             Self::Event(event) => event.changes(interest),

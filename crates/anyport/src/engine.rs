@@ -20,6 +20,7 @@ use wasmtime::{Config, Enabled, InstanceAllocationStrategy, MemoryType, Module, 
 use crate::artifact::{Artifact, ArtifactKind};
 use crate::cache::Cache;
 use crate::error::Error;
+use crate::machine;
 use crate::ticker::Ticker;
 
 /// What an engine runs. Its machine code fits the engines of its kind, pooled or not.
@@ -46,6 +47,8 @@ pub(crate) struct Engine {
 /// What a pool of instances has room for.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Room {
+    /// Threads that make instances.
+    pub(crate) workers: usize,
     /// Instances of a component at the same time.
     pub(crate) instances: u32,
     /// The most bytes of one memory.
@@ -74,6 +77,17 @@ pub(crate) enum Loaded {
 /// servers write to during a request. The rest is given back to the kernel.
 const MEMORY_KEPT: usize = 2 << 20;
 
+/// Bytes of a memory that is rather written anew as a whole, where there are several workers: an interpreter writes
+/// here and there, to more places than wasmtime looks up, and what is given back to the kernel interrupts the other
+/// workers, and costs page faults that they wait for. It stays mapped for as many instances as were ever at work at
+/// once, so all of them together must be no more than a part of what there is.
+const MEMORY_REWRITTEN: usize = 32 << 20;
+
+const WASM_PAGE: usize = 64 << 10;
+
+/// The part of the machine's memory that they may be: one of so many.
+const PART_REWRITTEN: u64 = 4;
+
 /// The same of its tables.
 const TABLE_KEPT: usize = 64 << 10;
 
@@ -98,6 +112,7 @@ impl Engine {
     pub(crate) fn pooled(kind: Kind, needs: &ResourcesRequired, room: Room) -> Result<Self, Error> {
         let mut pool = PoolingAllocationConfig::new();
         let each = |count: u32| count.saturating_mul(room.instances);
+        let rewritten = rewritten(needs, room, machine::memory_bytes());
         let table = needs.max_initial_table_size.and_then(|size| usize::try_from(size).ok()).unwrap_or(0);
         pool.total_component_instances(room.instances)
             .total_core_instances(each(CORE_INSTANCES))
@@ -111,9 +126,9 @@ impl Engine {
             .max_core_instance_size(INSTANCE_BYTES)
             .max_memory_size(room.memory_bytes)
             .table_elements(table.max(TABLE_ELEMENTS).min(room.table_elements.max(table)))
-            .linear_memory_keep_resident(MEMORY_KEPT)
+            .linear_memory_keep_resident(rewritten.unwrap_or(MEMORY_KEPT))
             .table_keep_resident(TABLE_KEPT)
-            .pagemap_scan(Enabled::Auto)
+            .pagemap_scan(if rewritten.is_some() { Enabled::No } else { Enabled::Auto })
             .max_unused_warm_slots(room.instances);
         let mut config = config(kind);
         config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
@@ -227,6 +242,16 @@ impl Engine {
         self.wasmtime.precompile_compatibility_hash().hash(&mut hasher);
         format!("{}-{:016x}", artifact.digest().to_hex(), hasher.finish())
     }
+}
+
+/// Bytes of each memory that are written anew when its instance ends; nothing where the places that were written to are
+/// looked up.
+fn rewritten(needs: &ResourcesRequired, room: Room, machine_bytes: u64) -> Option<usize> {
+    // In pages, of the size that nearly all have.
+    let first = usize::try_from(needs.max_initial_memory_size?).ok()?.checked_mul(WASM_PAGE)?;
+    let fits = first > MEMORY_KEPT && first <= MEMORY_REWRITTEN;
+    let all = (first as u64).saturating_mul(room.instances.into());
+    (room.workers > 1 && fits && all <= machine_bytes / PART_REWRITTEN).then_some(first)
 }
 
 /// The memory for threads that a module is to be given. One of its own would grow without a limit being asked.
@@ -346,3 +371,26 @@ fn invalid(artifact: &Artifact, error: &wasmtime::Error) -> Error {
 /// What compilers made of exceptions before WebAssembly had them, and some still do unless they are told.
 const LEGACY: &str = "build it again with `-mllvm -wasm-use-legacy-eh=false`, or convert it with `wasm-opt \
                       --translate-to-exnref`: these exceptions are of before WebAssembly 3.0";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memories_are_written_anew_where_there_is_room_for_all_of_them() {
+        let needs = |first| ResourcesRequired {
+            num_memories: 1,
+            max_initial_memory_size: first,
+            num_tables: 0,
+            max_initial_table_size: None,
+        };
+        let room = Room { workers: 2, instances: 100, memory_bytes: 1 << 30, table_elements: 0 };
+        assert_eq!(rewritten(&needs(Some(128)), Room { workers: 1, ..room }, u64::MAX), None);
+        let rewritten = |first, machine_bytes| rewritten(&needs(first), room, machine_bytes);
+        assert_eq!(rewritten(Some(128), 3200 << 20), Some(8 << 20));
+        assert_eq!(rewritten(Some(128), (3200 << 20) - 4), None);
+        assert_eq!(rewritten(Some(32), u64::MAX), None);
+        assert_eq!(rewritten(Some(513), u64::MAX), None);
+        assert_eq!(rewritten(None, u64::MAX), None);
+    }
+}

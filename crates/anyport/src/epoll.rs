@@ -512,6 +512,32 @@ mod tests {
         assert_eq!(counts.map(|count| count.0.load(Ordering::Relaxed)), [1, 1]);
     }
 
+    /// The poller remembers the end for ever, and tells nothing more.
+    #[tokio::test]
+    async fn a_fifo_tells_of_its_next_writer() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("fifo");
+        rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, 0o600.into(), 0).expect("it is ours");
+        // For both, or who opens it would wait for the other.
+        let reads = std::fs::File::options().read(true).write(true).open(&path).expect("it is there");
+        let only_reads = std::fs::File::open(&path).expect("it is there");
+        let mut writes = std::fs::File::options().write(true).open(&path).expect("it is there");
+        drop(reads);
+        let stdio = Arc::new(Stdio::new(&crate::stdio::StdioTarget::Fd(only_reads.into()), 0).expect("it is open"));
+        let set = Epoll::new(&Room::new(1));
+        set.add(0, &Descriptor::Stdio(Arc::clone(&stdio)), IN | EDGE, [0; 24]).expect("there is room");
+        for _ in 0..3 {
+            std::io::Write::write_all(&mut writes, b"x").expect("it is read");
+            drop(writes);
+            let told = tokio::time::timeout(std::time::Duration::from_secs(10), set.wait(1)).await;
+            assert_eq!(told.expect("it is told").len(), 1);
+            let mut bytes = [0; 8];
+            assert_eq!(stdio.try_read(&mut bytes).expect("it is there"), 1);
+            assert_eq!(stdio.try_read(&mut bytes).expect("that is the end"), 0);
+            writes = std::fs::File::options().write(true).open(&path).expect("it is there");
+        }
+    }
+
     #[derive(Default)]
     struct Count(AtomicUsize);
 

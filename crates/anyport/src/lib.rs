@@ -69,6 +69,7 @@ mod journal;
 mod lane;
 pub mod limits;
 mod link;
+mod machine;
 pub mod mappings;
 mod memory;
 mod net;

@@ -261,11 +261,11 @@ impl Server {
         let (workers, most) = (self.worker_count(), self.limits.connections);
         let (engine, work) = match self.program {
             Program::Service(service) => {
-                let (engine, handler) = service.pool(&self.engine, &self.name, room(&self.limits))?;
+                let (engine, handler) = service.pool(&self.engine, &self.name, room(&self.limits, workers))?;
                 (engine, requests(handler, &self.limits))
             }
             Program::Scripts(scripts) => {
-                let room = room(&self.limits);
+                let room = room(&self.limits, workers);
                 let (engine, handler) = scripts.pool(&self.engine, room, &self.args, &self.env, &self.directories)?;
                 (engine, requests(handler, &self.limits))
             }
@@ -428,8 +428,9 @@ fn file_name(name: &str) -> String {
 }
 
 /// What a pool of instances has room for.
-fn room(limits: &Limits) -> Room {
-    Room { instances: limits.instances, memory_bytes: limits.memory_bytes, table_elements: limits.table_elements }
+fn room(limits: &Limits, workers: usize) -> Room {
+    let Limits { instances, memory_bytes, table_elements, .. } = *limits;
+    Room { workers, instances, memory_bytes, table_elements }
 }
 
 fn requests(handler: Handler, limits: &Limits) -> Work {

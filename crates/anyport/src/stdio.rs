@@ -16,7 +16,7 @@ use rustix::io::Errno;
 use smallvec::SmallVec;
 use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
 
-use crate::net::news::News;
+use crate::net::news::{News, both};
 use crate::net::waiters::{Shared, Uses};
 use crate::net::{Interest, Ready, poller};
 
@@ -67,7 +67,7 @@ pub(crate) struct Stdio {
     /// Those who wait to read, and to write.
     waiting: [Shared; 2],
     news: News,
-    /// Those who want to know when a channel was read, and when a write had to wait.
+    /// Those who want to know when it was read, where nothing tells what comes, and when a write had to wait.
     uses: [Uses; 2],
     nonblocking: AtomicBool,
 }
@@ -143,10 +143,14 @@ impl Stdio {
 
     /// Reads without waiting; [`io::ErrorKind::WouldBlock`] says wait.
     pub(crate) fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        let outcome = self.read_now(buffer);
+        self.uses[Interest::Read as usize].touch();
+        outcome
+    }
+
+    fn read_now(&self, buffer: &mut [u8]) -> io::Result<usize> {
         if let Some(channel) = &self.channel {
-            let outcome = channel.try_read(buffer);
-            self.uses[Interest::Read as usize].touch();
-            return outcome;
+            return channel.try_read(buffer);
         }
         let Some(fd) = &self.fd else { return Ok(0) };
         if !self.is_ready_now(Interest::Read)? {
@@ -203,7 +207,9 @@ impl Stdio {
             if self.is_ready_now(interest)? {
                 return Poll::Ready(Ok(Ready::default()));
             }
-            self.news.drained(arrivals);
+            if interest == Interest::Read {
+                self.news.drained(arrivals);
+            }
             let Some(mut guard) = guard else { continue };
             let closed = guard.ready().is_read_closed() || guard.ready().is_write_closed();
             guard.clear_ready();
@@ -227,11 +233,14 @@ impl Stdio {
 
     /// As [`crate::descriptor::Descriptor::watch`].
     pub(crate) fn watch(&self, waker: &Waker, interest: Interest) -> u64 {
+        let uses = &self.uses[interest as usize];
         match self.poller() {
             Ok(Some(poller)) if interest == Interest::Read => {
-                self.news.count(|| self.poll(poller, &mut Context::from_waker(waker), interest))
+                let arrivals = self.news.count(|| self.poll(poller, &mut Context::from_waker(waker), interest));
+                // A FIFO may get another writer, of which the poller tells nothing.
+                both(if self.news.has_ended() { uses.watch(waker) } else { 0 }, arrivals)
             }
-            _ => self.uses[interest as usize].watch(waker),
+            _ => uses.watch(waker),
         }
     }
 

@@ -37,6 +37,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "component",
             "link",
             "engine",
+            "machine",
             "cache artifact ticker",
             "dialect",
             "guest",

@@ -19,6 +19,11 @@ pub(crate) struct News {
     ended: AtomicBool,
 }
 
+/// One number for two counts: another one when either is.
+pub(crate) fn both(uses: u64, arrivals: u64) -> u64 {
+    uses << 32 | arrivals & u64::from(u32::MAX)
+}
+
 impl News {
     /// Counts what the poller knows, until it waits for the next.
     pub(crate) fn count<'p>(
@@ -26,11 +31,15 @@ impl News {
     ) -> u64 {
         while let Poll::Ready(Ok(mut guard)) = poll() {
             let is_end = guard.ready().is_read_closed();
-            if is_end && self.ended.swap(true, Ordering::Relaxed) {
+            if is_end && self.has_ended() {
                 break;
             }
             // Before the poller forgets it: who asks meanwhile finds one of the two.
             self.arrivals.fetch_add(1, Ordering::AcqRel);
+            if is_end {
+                // After it was counted, twice at worst: another that finds the end has to find its number as well.
+                self.ended.store(true, Ordering::Release);
+            }
             guard.clear_ready();
         }
         self.arrivals()
@@ -38,6 +47,11 @@ impl News {
 
     pub(crate) fn arrivals(&self) -> u64 {
         self.arrivals.load(Ordering::Acquire)
+    }
+
+    /// Whether the end has come, after which the poller tells of nothing new.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
     }
 
     /// Whether there may be something to read that the poller was made to forget.

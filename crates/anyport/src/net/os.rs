@@ -394,8 +394,9 @@ impl Endpoint {
                     match after {
                         After::Exhausted if guard.is_some() || is_unread => exhausted(guard.as_mut()),
                         // Even if nothing is left, the poller may be about to tell of what was there.
-                        _ if interest == Interest::Read => {
-                            self.doubtful.store(registered.is_some(), Ordering::Relaxed);
+                        // Registered by now: another thread may have begun to wait meanwhile.
+                        _ if interest == Interest::Read && self.poller.get().is_some() => {
+                            self.doubtful.store(true, Ordering::Relaxed);
                         }
                         _ => {}
                     }

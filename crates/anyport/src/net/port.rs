@@ -87,7 +87,9 @@ pub(super) enum Side {
     Away,
     Bound,
     Listening,
-    /// The guest has not come yet, or has ended, and another is about to take its place.
+    /// The first guest has not come yet.
+    Awaited,
+    /// The guest has ended, and another is about to take its place.
     Expected,
     /// Another has taken its place, and has not bound this port yet.
     Missed,
@@ -150,7 +152,7 @@ impl Port {
         let (inherited, closed) = (matches!(origin, Origin::Inherited(_)), matches!(origin, Origin::Closed));
         let Shared { network, workers, unassigned, fed, changed, on_listen } = shared;
         // Every guest is to bind what a person has published: the first to end must not take the port along.
-        let side = if stay == Stay::Always { Side::Expected } else { Side::Away };
+        let side = if stay == Stay::Always { Side::Awaited } else { Side::Away };
         let mut state = State { unix: None, host: Host::Closed, guests: vec![side; workers.len()], told: false };
         match origin {
             Origin::Inherited(endpoint) => state.host = Host::Listening(Arc::new(endpoint)),
@@ -374,7 +376,8 @@ impl Port {
     pub(super) fn leave(&self, worker: usize) {
         // One that has ended has withdrawn already.
         if !matches!(self.lock().guests[worker], Side::Expected | Side::Missed) {
-            self.withdraw(worker, Side::Away);
+            // Who closes it does so for those that may never come, too.
+            self.withdraw(worker, Side::Away, &[Side::Away, Side::Awaited]);
         }
     }
 
@@ -383,12 +386,12 @@ impl Port {
         let missed = self.lock().guests[worker] == Side::Missed;
         // Two guests in a row: the second did not want it.
         let goes = missed || self.stay == Stay::ForOneGuest;
-        self.withdraw(worker, if goes { Side::Away } else { Side::Expected });
+        self.withdraw(worker, if goes { Side::Away } else { Side::Expected }, &[Side::Away]);
     }
 
     /// A worker's guest has ended for good.
     pub(super) fn gone(&self, worker: usize) {
-        self.withdraw(worker, Side::Away);
+        self.withdraw(worker, Side::Away, &[Side::Away]);
         self.queues[worker].close();
         if self.queues.iter().all(Queue::is_closed) {
             self.unassigned.close();
@@ -396,8 +399,8 @@ impl Port {
     }
 
     /// A worker takes no connection for now: those that wait for it go to others. If no guest will come,
-    /// they end with the listener, as a kernel has it.
-    fn withdraw(&self, worker: usize, side: Side) {
+    /// they end with the listener, as a kernel has it: if all others have one of these sides.
+    fn withdraw(&self, worker: usize, side: Side, none_comes: &[Side]) {
         {
             let mut state = self.lock();
             let before = state.guests[worker];
@@ -413,7 +416,7 @@ impl Port {
                 }
             }
             // With the lock held, or a guest that binds it now would find its listener ended.
-            if state.guests.iter().all(|side| *side == Side::Away) {
+            if state.guests.iter().all(|side| none_comes.contains(side)) {
                 self.shut(&mut state);
                 if before != Side::Bound {
                     drop(self.entrance().take());

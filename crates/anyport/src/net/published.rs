@@ -395,7 +395,7 @@ mod tests {
         let addresses: Vec<SocketAddr> = published.ports().iter().filter_map(|port| port.address()).collect();
         let first: Vec<Claim> = (0..2).map(|index| published.claim(index, 0).expect("it is published")).collect();
         first[0].endpoint.listen(64).expect("it is bound");
-        drop(first);
+        ends(&published, 0, first);
         published.gone(0);
         assert!(is_open(addresses[0]));
         let client = std::net::UdpSocket::bind("127.0.0.1:0").expect("a free port");
@@ -405,6 +405,21 @@ mod tests {
         assert_eq!(received.expect("it has waited").length, 5);
         published.gone(1);
         assert!(!is_open(addresses[0]));
+    }
+
+    /// Clients would wait for somebody who may never come.
+    #[test]
+    fn a_published_port_that_is_closed_is_closed_for_guests_that_have_not_come() {
+        let published = published_at(2, vec![("127.0.0.1:0:80".parse().expect("a port"), Origin::Bind)]);
+        let address = published.ports()[0].address().expect("it is an IP port");
+        let first = published.claim(0, 0).expect("it is published");
+        first.endpoint.listen(64).expect("it is bound");
+        assert!(is_open(address));
+        drop(first);
+        assert!(!is_open(address));
+        let second = published.claim(0, 1).expect("it is published");
+        second.endpoint.listen(64).expect("it is bound");
+        assert!(is_open(address));
     }
 
     #[test]

@@ -134,6 +134,16 @@ impl Tcp {
         }
     }
 
+    /// As [`Endpoint::arrivals`], by the stage.
+    pub(crate) fn arrivals(&self, context: &mut Context<'_>) -> u64 {
+        let inner = self.lock();
+        match inner.stage {
+            // Nothing comes, and the poller must not know it yet.
+            Stage::Fresh | Stage::Bound { .. } => 0,
+            Stage::Listening { .. } | Stage::Connecting | Stage::Connected { .. } => inner.endpoint.arrivals(context),
+        }
+    }
+
     /// As [`Endpoint::poll_ended`], by the stage.
     pub(crate) fn poll_ended(&self, context: &mut Context<'_>) -> Poll<io::Result<Ready>> {
         let inner = self.lock();

@@ -119,6 +119,34 @@ fn what_an_edge_has_told_is_there_for_every_other_wait() {
     }
 }
 
+/// Though the set had it before it was connected: the poller must not learn of it so early.
+#[test]
+fn a_socket_may_be_in_a_set_before_it_is_bound() {
+    let socket = "(call $is (i32.const 1)
+          (call $sock_open (i32.const 1) (i32.const 1) (i32.const 6) (i32.const 64)) (i32.const 0))
+        (call $is (i32.const 2) (call $fd_fdstat_set_flags (i32.const 3) (i32.const 4)) (i32.const 0))";
+    for events in [IN | EDGE, IN | OUT | EDGE] {
+        let looks = "(drop (call $epoll_wait (local.get $set) (i32.const 512) (i32.const 4) (i64.const 0)
+               (i32.const 64)))
+             (drop (call $epoll_wait (local.get $set) (i32.const 512) (i32.const 4) (i64.const 20000000)
+               (i32.const 64)))";
+        let body = format!(
+            "(func (export \"_start\") (local $set i32)
+             {socket} {SET} {} {looks}
+             (i32.store8 (i32.const 1032) (i32.const 1)) (i32.store16 (i32.const 1034) (i32.const 8080))
+             (call $is (i32.const 3) (call $sock_bind (i32.const 3) (i32.const 1032)) (i32.const 0))
+             {looks}
+             (call $is (i32.const 4) (call $sock_listen (i32.const 3) (i32.const 8)) (i32.const 0))
+             {} (call $is (i32.const 6) (call $sock_accept (i32.const 3) (i32.const 4) (i32.const 64)) (i32.const 0)))",
+            add("(local.get $set)", READS, events),
+            comes(5, IN),
+        );
+        let running = serve(&body, |_| {});
+        let _client = connect(&running);
+        assert_eq!(running.wait(), Outcome::Exited(0));
+    }
+}
+
 const READS: &str = "(i32.const 3)";
 const WRITES: &str = "(i32.const 4)";
 

@@ -344,6 +344,11 @@ impl Inbox {
         filled
     }
 
+    /// All bytes are lost.
+    pub(super) fn lose(&mut self) {
+        *self = Self { arrivals: self.arrivals, ..Self::default() };
+    }
+
     /// A reset has arrived: so has what was sent before it.
     pub(super) fn hasten(&mut self) {
         self.arrivals += self.late.len() as u64;

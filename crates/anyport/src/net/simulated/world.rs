@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use tokio::time::Instant;
 
 use super::Faults;
-use super::socket::{self, Backlog, Id, Inbox, Packet, Pending, Result, Socket, State, Stream, Waiter};
+use super::socket::{self, Backlog, Id, Packet, Pending, Result, Socket, State, Stream, Waiter};
 use crate::address::{Family, Transport};
 use crate::net::{Datagram, Interest, OptionName, SocketOption};
 
@@ -453,7 +453,7 @@ impl World {
             if let Some(stream) = self.stream(side)
                 && !stream.inbox.ended(now)
             {
-                stream.inbox = Inbox::default();
+                stream.inbox.lose();
             }
             self.abort(side);
         }
