@@ -400,3 +400,40 @@ fn what_cannot_be_run_so_is_explained() {
     let component = Artifact::from_file(file).expect("it is committed");
     assert!(refused(vec![(component, Script::default())]).ends_with("is a component, and CGI is for modules"));
 }
+
+/// Small ones are written anew where they were written to, large ones as a whole where there are several workers: no
+/// request finds what another has left, in what the module began with, beyond that, or in what it grew by.
+#[tokio::test]
+async fn a_memory_begins_anew_however_large_it_is() {
+    for pages in [2, 64, 1024] {
+        let (last, grown) = ((pages << 16) - 1, pages << 16);
+        let text = format!(
+            r#"(module
+                (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+                (memory (export "memory") {pages})
+                (data (i32.const 64) "Content-Type: text/plain\n\n    ")
+                (data (i32.const 40000) "a")
+                (func $tell (param $at i32) (param $from i32)
+                  (i32.store8 (local.get $at)
+                    (select (i32.load8_u (local.get $from)) (i32.const 48) (i32.load8_u (local.get $from))))
+                  (i32.store8 (local.get $from) (i32.const 98)))
+                (func (export "_start")
+                  (drop (memory.grow (i32.const 1)))
+                  (call $tell (i32.const 90) (i32.const 40000))
+                  (call $tell (i32.const 91) (i32.const {last}))
+                  (call $tell (i32.const 92) (i32.const {grown}))
+                  (i32.store (i32.const 0) (i32.const 64))
+                  (i32.store (i32.const 4) (i32.const 29))
+                  (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 16)))))"#
+        );
+        let artifact = Artifact::from_bytes("large.wasm", wat::parse_str(text).expect("it is right"));
+        for workers in [1, 2] {
+            let programs = vec![(artifact.clone(), Script::default())];
+            let server = runtime().load_cgi("programs", programs).unwrap_or_else(|error| panic!("{error}"));
+            let service = Service::of(server, |limits| limits.instances = 4, |server| server.workers(workers));
+            for _ in 0..6 {
+                assert_eq!(service.get("/").await.short(), (200, "a00"), "{pages} pages, {workers} workers");
+            }
+        }
+    }
+}
