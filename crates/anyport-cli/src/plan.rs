@@ -205,6 +205,9 @@ impl Plan {
         if name.is_empty() || text.contains('\0') {
             return Err("it is not NAME=VALUE, nor a NAME to pass ours on");
         }
+        if name.contains(char::is_whitespace) {
+            return Err("a name has no spaces: write NAME=VALUE, without `export`");
+        }
         if let Some(value) = value {
             self.env.insert(name.to_owned(), value);
         }
@@ -225,6 +228,10 @@ impl Plan {
         if text.is_empty() {
             return Err(Error::new(ErrorKind::Host, "`--allow-net` does not say what to allow")
                 .with_hint("`--allow-net example.com:443` allows one host, `--allow-net any` all"));
+        }
+        if ["host", "bridge", "none"].contains(&text) {
+            return Err(Error::new(ErrorKind::Host, format!("`--net {text}` is Docker's"))
+                .with_hint("leave it out: the network is closed but for `-p` and `--allow-net`"));
         }
         if text.contains("allow=") {
             return Err(Error::new(ErrorKind::Host, format!("`{text}` is a rule of Wasmer's"))
@@ -379,6 +386,10 @@ fn no_directory(host: &Path, guest: &str) -> Error {
         // WasmEdge's `--dir` is GUEST:HOST.
         return error.with_hint(format!("the host's path comes first here: `--dir {guest}:{}`", host.display()));
     }
+    if host.exists() {
+        let error = Error::new(ErrorKind::Host, format!("`{}` is no directory", host.display()));
+        return error.with_hint("name the directory that it is in: `--dir HOST:GUEST`");
+    }
     error.with_hint("make it, or name another: `--dir HOST:GUEST`")
 }
 
@@ -442,8 +453,16 @@ mod tests {
     }
 
     #[test]
+    fn a_line_of_a_shell_is_no_variable() {
+        let error = plan(&["-e", "export A=b"]).expect_err("it has a space");
+        assert!(error.to_string().contains("without `export`"), "{error}");
+        assert_eq!(plan(&["-e", "A= b c"]).expect("a value may").env["A"], " b c");
+    }
+
+    #[test]
     fn wide_permissions_must_be_named() {
-        for words in [&["--net", "-q"][..], &["-S", "inherit-network"], &["--net=dns:allow=example.com"]] {
+        let dockers = ["--net=host"];
+        for words in [&["--net", "-q"][..], &["-S", "inherit-network"], &["--net=dns:allow=example.com"], &dockers] {
             assert!(plan(words).expect_err("explained").hint().is_some(), "{words:?}");
         }
         assert_eq!(plan(&["--net=any"]).expect("named").settings.outbound, [Outbound::Any]);

@@ -12,6 +12,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::Directive;
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
@@ -66,10 +67,17 @@ pub(crate) fn note(text: &str) {
     tell(&format!("anyport: {text}"));
 }
 
+/// A filter that names parts of the program alone leaves the warnings of the others: so does a word that is meant as a
+/// level and is none.
+fn with_others(filter: &str) -> String {
+    let is_level = |word: &str| word.trim().parse::<LevelFilter>().is_ok();
+    if filter.split(',').any(is_level) { filter.to_owned() } else { format!("{DEFAULT_LOG},{filter}") }
+}
+
 /// Logs to stderr, in the style of the other messages, and what `--trace` adds.
 pub(crate) fn start_log(global: &Global, traced: Vec<Directive>) {
     let filter = global.filter();
-    let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| {
+    let filter = EnvFilter::try_new(with_others(filter)).unwrap_or_else(|_| {
         warn(&format!("`--log {filter}` is not a filter, so warnings are shown"));
         EnvFilter::new(DEFAULT_LOG)
     });

@@ -142,6 +142,18 @@ fn health_is_told_where_it_is_asked_for() {
 }
 
 #[test]
+fn a_port_of_health_that_cannot_be_had_is_told() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = taken.local_addr().expect("it is bound");
+    for file in [SERVICE, SOCKETS] {
+        let ended = serve(&["-p", "0:8080", "--health", &address.to_string(), file]).end();
+        assert_eq!(ended.code(), 125, "{ended}");
+        let told = format!("error: port {}/tcp on 127.0.0.1 is in use", address.port());
+        assert!(ended.stderr.starts_with(&told), "{ended}");
+    }
+}
+
+#[test]
 fn the_access_log_is_on_stderr_or_in_a_file() {
     let mut server = serve(&["-p", "0:8080", "--access-log=common", SERVICE]);
     let address = server.address();

@@ -26,7 +26,7 @@ use crate::serving::Requests;
 use crate::spelling::option;
 use crate::stage::Stage;
 use crate::status::View;
-use crate::worker::{Template, Work, Worker};
+use crate::worker::{Template, Unstarted, Work, Worker};
 use tokio::sync::watch;
 
 pub use crate::access_log::{AccessFormat, AccessLog};
@@ -454,7 +454,7 @@ fn launch(
     // All are made before the first is started: what is wrong with one is wrong with all.
     // Before the first connection, too, which could take the last descriptor.
     let tasks: Vec<_> = (0..workers).map(|number| template.task(number, &stages)).collect::<Result<_, _>>()?;
-    let runtimes: Vec<_> = (0..workers).map(|_| template.event_loop()).collect::<Result<_, _>>()?;
+    let runtimes = (0..workers).map(|_| template.event_loop().map(Unstarted::new)).collect::<Result<Vec<_>, _>>()?;
     let (ingress, stall) = (template.ingress.clone(), template.limits.idle_timeout);
     let ingress = ingress.filter(|_| matches!(template.work, Work::Guest(_)));
     let health = health.map(|address| health_port(address, template, &stages)).transpose()?;

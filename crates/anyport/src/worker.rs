@@ -277,6 +277,28 @@ fn build(builder: &mut tokio::runtime::Builder) -> Result<Runtime, Error> {
         .map_err(|error| Error::host(format!("the guest's event loop cannot be started: {error}")))
 }
 
+/// An event loop whose thread is not there yet. One that is not needed after all goes without waiting for anything:
+/// whoever starts servers in an event loop of theirs must not wait.
+pub(crate) struct Unstarted(Option<Runtime>);
+
+impl Unstarted {
+    pub(crate) fn new(runtime: Runtime) -> Self {
+        Self(Some(runtime))
+    }
+
+    fn begin(mut self) -> Runtime {
+        self.0.take().expect("it begins once")
+    }
+}
+
+impl Drop for Unstarted {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
 /// One worker of a server.
 pub(crate) struct Worker {
     pub(crate) number: usize,
@@ -288,10 +310,11 @@ pub(crate) struct Worker {
 
 impl Worker {
     /// Starts the thread with what it does first.
-    pub(crate) fn start(self, runtime: Runtime, task: Task) -> Result<JoinHandle<Outcome>, Error> {
+    pub(crate) fn start(self, runtime: Unstarted, task: Task) -> Result<JoinHandle<Outcome>, Error> {
         std::thread::Builder::new()
             .name(thread_name(&self.template.name))
             .spawn(move || {
+                let runtime = runtime.begin();
                 let outcome = match task {
                     Task::Guest(guest) => self.work(runtime, *guest),
                     Task::Requests { site, listeners } => self.answer(runtime, site, listeners),

@@ -3,6 +3,9 @@
 //! Owns what all hostcalls share: finding the guest's memory, telling errno from trap.
 
 use std::fmt;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
 use wasmtime::{Caller, Engine, Extern, Linker, ValType};
 use wiggle::{GuestError, GuestMemory};
@@ -199,24 +202,27 @@ macro_rules! row {
             define: |linker, row, table, key| {
                 let sends = row.sends();
                 let interruptible = row.is_interruptible();
-                use $crate::dialect::hostcall::{Call, enter, given, leave};
+                use $crate::dialect::hostcall::{Call, apart, enter, given, leave};
                 use $crate::dialect::signal;
                 use $crate::dialect::trace::{Traced, is_traced, watch};
                 use $crate::guest::signals::until_signal;
                 linker.func_wrap_async(table.module, key, move |mut caller: Call<'_>, ($($param,)*): ($($kind,)*)| {
                     Box::new(async move {
-                        let given = given(&mut caller);
-                        let (guest, mut memory) = enter(&mut caller, &given, sends);
-                        let signals = if interruptible { guest.signals() } else { None };
-                        let call = is_traced!($name)
-                            .then(|| Traced::begin(row, &[$(u64::from($param)),*], guest, &memory));
-                        let shim = until_signal(signals, $shim(guest, &mut memory, $($param),*));
-                        let outcome = watch(call.as_deref(), std::pin::pin!(shim)).await;
-                        let left = leave(table, call.as_deref(), guest, &memory, outcome);
-                        if guest.is_signalled() {
-                            signal::deliver(&mut caller).await?;
-                        }
-                        left
+                        let call = std::pin::pin!(async move {
+                            let given = given(&mut caller);
+                            let (guest, mut memory) = enter(&mut caller, &given, sends);
+                            let signals = if interruptible { guest.signals() } else { None };
+                            let call = is_traced!($name)
+                                .then(|| Traced::begin(row, &[$(u64::from($param)),*], guest, &memory));
+                            let shim = until_signal(signals, $shim(guest, &mut memory, $($param),*));
+                            let outcome = watch(call.as_deref(), std::pin::pin!(shim)).await;
+                            let left = leave(table, call.as_deref(), guest, &memory, outcome);
+                            if guest.is_signalled() {
+                                signal::deliver(&mut caller).await?;
+                            }
+                            left
+                        });
+                        apart(call).await
                     })
                 })?;
                 Ok(())
@@ -241,6 +247,20 @@ macro_rules! row {
     };
 }
 pub(crate) use row;
+
+/// Waits for a hostcall, which a function of its own polls.
+///
+/// wasmtime polls in a loop on the guest's own stack, which leaves its thread in between and may go on in another: the
+/// compiler does not know that. Were the call a part of that loop, where the thread's variables are might be found out
+/// once and used in both.
+pub(crate) async fn apart<F: Future>(mut call: Pin<&mut F>) -> F::Output {
+    poll_fn(|context| poll(call.as_mut(), context)).await
+}
+
+#[inline(never)]
+fn poll<F: Future>(call: Pin<&mut F>, context: &mut Context<'_>) -> Poll<F::Output> {
+    call.poll(context)
+}
 
 /// The memory of the guest.
 pub(crate) fn given(caller: &mut Caller<'_, Guest>) -> Given {

@@ -8,8 +8,8 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, REFERER, USER_AGENT};
-use http::{Request, Response, StatusCode, Version};
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, REFERER, USER_AGENT};
+use http::{Method, Request, Response, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use wasmtime_wasi_http::Error;
@@ -34,6 +34,7 @@ pub(super) async fn admit(
     let version = request.version();
     let record = site.inbound.log.as_ref().map(|log| Box::new(Record::new(log, client, &request, id)));
     let taking = (version >= Version::HTTP_2).then(|| asked.taking());
+    let is_head = request.method() == Method::HEAD;
     if request.uri().authority().is_none() && version == Version::HTTP_10 && !request.headers().contains_key(HOST) {
         // Guests of wasi:http are told of one.
         request.headers_mut().insert(HOST, HeaderValue::from_static("localhost"));
@@ -53,7 +54,7 @@ pub(super) async fn admit(
             }
         }
     };
-    Ok(Admitted::wrap(answer, record, taking))
+    Ok(Admitted::wrap(answer, is_head, record, taking))
 }
 
 /// The request as a guest may have it, or what its client is told instead.
@@ -131,14 +132,24 @@ pub(super) struct Admitted {
     record: Option<Box<Record>>,
     /// Of HTTP/2, where a client can leave an answer untaken, and the connection be at work all the same.
     taking: Option<Taking>,
+    /// Of HTTP/2, where hyper does not know that this answer has no body, whatever the guest writes.
+    is_bodiless: bool,
 }
 
 impl Admitted {
-    fn wrap(answer: Response<Answer>, mut record: Option<Box<Record>>, taking: Option<Taking>) -> Response<Self> {
+    fn wrap(
+        mut answer: Response<Answer>, is_head: bool, mut record: Option<Box<Record>>, taking: Option<Taking>,
+    ) -> Response<Self> {
         if let Some(record) = &mut record {
             record.entry.status = Some(answer.status().as_u16());
         }
-        answer.map(|answer| Self { answer, record, taking })
+        let has_none = is_head || matches!(answer.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        let is_bodiless = has_none && taking.is_some();
+        if let (true, true, Some(length)) = (is_bodiless, is_head, answer.body().size_hint().exact()) {
+            // As hyper does for HTTP/1.1.
+            answer.headers_mut().entry(CONTENT_LENGTH).or_insert_with(|| length.into());
+        }
+        answer.map(|answer| Self { answer, record, taking, is_bodiless })
     }
 }
 
@@ -159,7 +170,7 @@ impl Body for Admitted {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.answer.is_end_stream()
+        self.is_bodiless || self.answer.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -39,6 +39,27 @@ async fn frames_by_hand_are_answered() -> Tested {
     Ok(())
 }
 
+/// Whatever the guest writes: DATA there is an error of the connection to clients.
+#[tokio::test]
+async fn an_answer_without_a_body_ends_with_its_head() -> Tested {
+    let service = Service::start();
+    let mut client = begin(&service).await?;
+    let head = |stream, path| frame(HEADERS, END_HEADERS | END_STREAM, stream, &request("HEAD", path));
+    client.send([head(1, "/hello"), head(3, "/big?bytes=300000"), get(5, "/status?code=204")].concat()).await?;
+    let mut ended = Vec::new();
+    while ended.len() < 3 {
+        let frame = client.next().await?.expect("it goes on");
+        assert!(![DATA, RST_STREAM, GOAWAY].contains(&frame.kind), "{frame:?}");
+        if frame.kind == HEADERS {
+            assert_eq!(frame.flags & END_STREAM, END_STREAM, "{frame:?}");
+            ended.push(frame.stream);
+        }
+    }
+    client.send(get(7, "/hello")).await?;
+    assert_eq!(client.next_of(DATA).await?.expect("a body").payload, b"Hello\n");
+    Ok(())
+}
+
 /// CVE-2023-44487.
 #[tokio::test]
 async fn rapid_resets_end_the_connection() -> Tested {
