@@ -437,8 +437,8 @@ fn directories_that_are_none_are_explained() {
     snapshot!(folder.anyport(["run", "--dir", "x.wasm:/data", "x.wasm"]), @"
     code 125
     --- stderr
-    error: there is no directory `x.wasm`
-    hint: make it, or name another: `--dir HOST:GUEST`
+    error: `x.wasm` is no directory
+    hint: name the directory that it is in: `--dir HOST:GUEST`
     ");
     assert_eq!(folder.anyport(["run", "--mapdir", "/data:data", "x.wasm"]).code(), 0);
 }

@@ -3,13 +3,13 @@
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::Uri;
+use http::{Extensions, Uri};
 use hyper_rustls::{HttpsConnector, MaybeHttpsStream};
-use hyper_util::client::legacy::connect::{Connected, Connection};
+use hyper_util::client::legacy::connect::{CaptureConnection, Connected, Connection};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tower_service::Service;
@@ -168,12 +168,34 @@ impl Service<Uri> for Plain {
 pub(super) struct Socket {
     stream: Stream,
     open: Arc<AtomicUsize>,
+    served: Served,
+}
+
+/// Whether a connection has had an answer: it may be closed as one that waits for the next request.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Served(Arc<AtomicBool>);
+
+impl Served {
+    /// Of the connection that a request was given.
+    pub(super) fn of(captured: &CaptureConnection) -> Option<Self> {
+        let mut extras = Extensions::new();
+        captured.connection_metadata().as_ref()?.get_extras(&mut extras);
+        extras.remove()
+    }
+
+    pub(super) fn set(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn get(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 impl Socket {
     fn new(endpoint: Endpoint, open: &Arc<AtomicUsize>) -> Self {
         open.fetch_add(1, Ordering::Relaxed);
-        Self { stream: Stream::new(endpoint, None), open: Arc::clone(open) }
+        Self { stream: Stream::new(endpoint, None), open: Arc::clone(open), served: Served::default() }
     }
 }
 
@@ -185,7 +207,7 @@ impl Drop for Socket {
 
 impl Connection for Socket {
     fn connected(&self) -> Connected {
-        Connected::new()
+        Connected::new().extra(self.served.clone())
     }
 }
 

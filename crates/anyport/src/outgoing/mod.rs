@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use http::{HeaderName, Method, Request, Response, Uri};
 use http_body_util::BodyExt;
+use hyper::body::Incoming;
 use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::capture_connection;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
@@ -23,8 +24,8 @@ use wasmtime_wasi_http::p3::bindings::http::types::ErrorCode as ErrorCode03;
 use wasmtime_wasi_http::{DEFAULT_FORBIDDEN_HEADERS, Error, RequestOptions, Result, WasiBody, WasiHttpHooks};
 
 use self::answer::Answer;
-use self::connect::{Connector, Reach};
-use self::upload::{Progress, Upload};
+use self::connect::{Connector, Reach, Served};
+use self::upload::{Progress, Source, Upload};
 use crate::error::printable;
 use crate::limits::{ANSWER_FIELDS, KEPT, KEPT_FOR, KEPT_PER_HOST, Limits, REQUEST_CONNECT_TIMEOUT, REQUEST_SILENCE};
 use crate::net::Network;
@@ -54,6 +55,19 @@ pub(crate) struct Way {
 }
 
 type Client = legacy::Client<Connector, Upload>;
+
+/// Why there is no answer.
+struct Failed {
+    error: Error,
+    /// The connection had answered others before.
+    was_kept: bool,
+}
+
+impl Failed {
+    fn at_once(error: Error) -> Self {
+        Self { error, was_kept: false }
+    }
+}
 
 /// Tells of what goes wrong with a body that is under way.
 type Transfer = Box<dyn Future<Output = Result<()>> + Send>;
@@ -156,11 +170,30 @@ impl Way {
         Ok(answer.map(|body| Answer::new(body, silence, under_way).boxed_unsync()))
     }
 
-    async fn head(
-        &self, request: Request<WasiBody>, options: RequestOptions,
-    ) -> Result<Response<hyper::body::Incoming>> {
+    /// The answer to a request. One that changes nothing (RFC 9110, 9.2.1) is sent once more where a connection that
+    /// was kept ends before it is answered: the server may have closed it at that moment, and nobody is at fault (RFC
+    /// 9112, 9.3.1).
+    async fn head(&self, request: Request<WasiBody>, options: RequestOptions) -> Result<Response<Incoming>> {
+        let (parts, body) = request.into_parts();
+        let source = Source::new(body);
+        let again = parts.method.is_safe().then(|| (parts.clone(), source.clone()));
+        let first = self.attempt(Request::from_parts(parts, source), options).await;
+        let outcome = match (first, again) {
+            (Err(Failed { error: Error::ConnectionTerminated, was_kept: true }), Some((parts, source)))
+                if source.is_whole() =>
+            {
+                self.attempt(Request::from_parts(parts, source), options).await
+            }
+            (first, _) => first,
+        };
+        outcome.map_err(|failed| failed.error)
+    }
+
+    async fn attempt(
+        &self, request: Request<Source>, options: RequestOptions,
+    ) -> std::result::Result<Response<Incoming>, Failed> {
         let progress = Progress::new();
-        let mut request = request.map(|body| Upload::new(body, &progress));
+        let mut request = request.map(|source| Upload::new(source, &progress));
         let mut captured = capture_connection(&mut request);
         let mut answer = pin!(self.client().request(request));
         let connecting = options.connect_timeout.unwrap_or(REQUEST_CONNECT_TIMEOUT);
@@ -171,16 +204,27 @@ impl Way {
             biased;
             ended = &mut answer => ended,
             in_time = connected => {
-                in_time.map_err(|_| Error::ConnectionTimeout)?;
+                in_time.map_err(|_| Failed::at_once(Error::ConnectionTimeout))?;
                 let first_byte = options.first_byte_timeout.unwrap_or(REQUEST_SILENCE);
                 tokio::select! {
                     biased;
                     ended = answer => ended,
-                    () = progress.stalled(first_byte) => return Err(Error::HttpResponseTimeout),
+                    () = progress.stalled(first_byte) => return Err(Failed::at_once(Error::HttpResponseTimeout)),
                 }
             }
         };
-        ended.map_err(|error| fault::of(&error, Error::ConnectionTerminated))
+        let served = Served::of(&captured);
+        match ended {
+            Ok(answer) => {
+                served.inspect(Served::set);
+                Ok(answer)
+            }
+            Err(error) => {
+                let error = fault::of(&error, Error::ConnectionTerminated);
+                let was_kept = served.is_some_and(|served| served.get());
+                Err(Failed { error, was_kept })
+            }
+        }
     }
 
     /// The client with its connections; a new one where too many are kept, which the old one then closes.

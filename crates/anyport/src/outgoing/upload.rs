@@ -1,8 +1,8 @@
 //! The body of a guest's own request, and how long ago the last of it was sent.
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -47,15 +47,42 @@ impl Progress {
     }
 }
 
-/// The body of a request.
+/// The body of a guest's request, which outlives the connection that it goes to.
+#[derive(Clone)]
+pub(super) struct Source(Arc<Mutex<Rest>>);
+
+/// What is left of a body.
+struct Rest {
+    /// Nothing, when it has ended.
+    body: Option<WasiBody>,
+    /// Something of it was taken to be sent.
+    is_begun: bool,
+}
+
+/// The body of a request on its way.
 pub(super) struct Upload {
-    body: WasiBody,
+    source: Source,
     progress: Progress,
 }
 
+impl Source {
+    pub(super) fn new(body: WasiBody) -> Self {
+        Self(Arc::new(Mutex::new(Rest { body: Some(body), is_begun: false })))
+    }
+
+    /// Whether it can be sent from its beginning once more.
+    pub(super) fn is_whole(&self) -> bool {
+        !self.lock().is_begun
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Rest> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 impl Upload {
-    pub(super) fn new(body: WasiBody, progress: &Progress) -> Self {
-        Self { body, progress: progress.clone() }
+    pub(super) fn new(source: Source, progress: &Progress) -> Self {
+        Self { source, progress: progress.clone() }
     }
 }
 
@@ -63,17 +90,23 @@ impl Body for Upload {
     type Data = Bytes;
     type Error = Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let mut rest = self.source.lock();
+        let Some(body) = &mut rest.body else { return Poll::Ready(None) };
+        let frame = ready!(Pin::new(body).poll_frame(context));
         self.progress.advance();
+        match &frame {
+            Some(_) => rest.is_begun = true,
+            None => rest.body = None,
+        }
         Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.source.lock().body.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        self.source.lock().body.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
     }
 }

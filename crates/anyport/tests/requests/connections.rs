@@ -42,6 +42,25 @@ fn a_connection_that_the_server_has_closed_is_no_error() {
     assert_eq!(upstream.accepted(), 5);
 }
 
+/// As if it had closed the connection at the moment when the next request came.
+#[test]
+fn what_changes_nothing_is_sent_again_where_a_kept_connection_ends() {
+    let upstream = Upstream::new(|mut connection| {
+        if connection.head().is_some() {
+            connection.write(OK);
+            connection.head();
+        }
+    });
+    let guest = Guest::allowed(&["127.0.0.1"]);
+    for _ in 0..3 {
+        assert_eq!(guest.fetch(&upstream.url("/")), (200, "far".to_owned()));
+    }
+    assert_eq!(upstream.accepted(), 3);
+    // It may have been done.
+    assert_eq!(guest.send("POST", &upstream.url("/"), "").0, 502);
+    assert_eq!(upstream.accepted(), 3);
+}
+
 /// A server that does not answer: says that it was asked, and that it was given up.
 fn silent() -> (Upstream, mpsc::Receiver<&'static str>) {
     let (tell, told) = mpsc::channel();
