@@ -77,6 +77,9 @@ pub(crate) enum Loaded {
 /// servers write to during a request. The rest is given back to the kernel.
 const MEMORY_KEPT: usize = 2 << 20;
 
+/// The same of its tables.
+const TABLE_KEPT: usize = 64 << 10;
+
 /// Bytes of a memory that is rather written anew as a whole, where there are several workers: an interpreter writes
 /// here and there, to more places than wasmtime looks up, and what is given back to the kernel interrupts the other
 /// workers, and costs page faults that they wait for. It stays mapped for as many instances as were ever at work at
@@ -87,9 +90,6 @@ const WASM_PAGE: usize = 64 << 10;
 
 /// The part of the machine's memory that they may be: one of so many.
 const PART_REWRITTEN: u64 = 4;
-
-/// The same of its tables.
-const TABLE_KEPT: usize = 64 << 10;
 
 /// Core instances that a component has at most. Those of an interpreter and its shared libraries have about
 /// forty; each reserves nothing but its place in a list.
@@ -112,7 +112,7 @@ impl Engine {
     pub(crate) fn pooled(kind: Kind, needs: &ResourcesRequired, room: Room) -> Result<Self, Error> {
         let mut pool = PoolingAllocationConfig::new();
         let each = |count: u32| count.saturating_mul(room.instances);
-        let rewritten = rewritten(needs, room, machine::memory_bytes());
+        let rewritten = rewritten(needs, room, machine::memory_bytes);
         let table = needs.max_initial_table_size.and_then(|size| usize::try_from(size).ok()).unwrap_or(0);
         pool.total_component_instances(room.instances)
             .total_core_instances(each(CORE_INSTANCES))
@@ -246,12 +246,13 @@ impl Engine {
 
 /// Bytes of each memory that are written anew when its instance ends; nothing where the places that were written to are
 /// looked up.
-fn rewritten(needs: &ResourcesRequired, room: Room, machine_bytes: u64) -> Option<usize> {
+/// Most have no need of the machine's bytes, which are asked for by reading files.
+fn rewritten(needs: &ResourcesRequired, room: Room, machine_bytes: impl FnOnce() -> u64) -> Option<usize> {
     // In pages, of the size that nearly all have.
     let first = usize::try_from(needs.max_initial_memory_size?).ok()?.checked_mul(WASM_PAGE)?;
     let fits = first > MEMORY_KEPT && first <= MEMORY_REWRITTEN;
     let all = (first as u64).saturating_mul(room.instances.into());
-    (room.workers > 1 && fits && all <= machine_bytes / PART_REWRITTEN).then_some(first)
+    (room.workers > 1 && fits && all <= machine_bytes() / PART_REWRITTEN).then_some(first)
 }
 
 /// The memory for threads that a module is to be given. One of its own would grow without a limit being asked.
@@ -385,8 +386,8 @@ mod tests {
             max_initial_table_size: None,
         };
         let room = Room { workers: 2, instances: 100, memory_bytes: 1 << 30, table_elements: 0 };
-        assert_eq!(rewritten(&needs(Some(128)), Room { workers: 1, ..room }, u64::MAX), None);
-        let rewritten = |first, machine_bytes| rewritten(&needs(first), room, machine_bytes);
+        assert_eq!(rewritten(&needs(Some(128)), Room { workers: 1, ..room }, || u64::MAX), None);
+        let rewritten = |first, machine_bytes| rewritten(&needs(first), room, || machine_bytes);
         assert_eq!(rewritten(Some(128), 3200 << 20), Some(8 << 20));
         assert_eq!(rewritten(Some(128), (3200 << 20) - 4), None);
         assert_eq!(rewritten(Some(32), u64::MAX), None);

@@ -90,7 +90,7 @@ pub(super) enum Side {
     /// The first guest has not come yet.
     Awaited,
     /// The guest has ended, and another is about to take its place.
-    Expected,
+    Restarting,
     /// Another has taken its place, and has not bound this port yet.
     Missed,
 }
@@ -227,7 +227,7 @@ impl Port {
     /// A worker's next guest begins: what the one before had opened is its own to open again.
     pub(super) fn begin_anew(&self, worker: usize) {
         let mut state = self.lock();
-        if self.stay != Stay::Always && state.guests[worker] == Side::Expected {
+        if self.stay != Stay::Always && state.guests[worker] == Side::Restarting {
             state.guests[worker] = Side::Missed;
         }
     }
@@ -375,7 +375,7 @@ impl Port {
     /// A worker's guest has closed its listener.
     pub(super) fn leave(&self, worker: usize) {
         // One that has ended has withdrawn already.
-        if !matches!(self.lock().guests[worker], Side::Expected | Side::Missed) {
+        if !matches!(self.lock().guests[worker], Side::Restarting | Side::Missed) {
             // Who closes it does so for those that may never come, too.
             self.withdraw(worker, Side::Away, &[Side::Away, Side::Awaited]);
         }
@@ -386,7 +386,7 @@ impl Port {
         let missed = self.lock().guests[worker] == Side::Missed;
         // Two guests in a row: the second did not want it.
         let goes = missed || self.stay == Stay::ForOneGuest;
-        self.withdraw(worker, if goes { Side::Away } else { Side::Expected }, &[Side::Away]);
+        self.withdraw(worker, if goes { Side::Away } else { Side::Restarting }, &[Side::Away]);
     }
 
     /// A worker's guest has ended for good.
