@@ -268,7 +268,7 @@ pub(crate) struct Run {
     #[arg(help_heading = "Workers")]
     pub(crate) restart: When,
 
-    /// After SIGTERM or SIGINT, how long the guest may take to finish what it owes its clients; 0 for not
+    /// After SIGTERM, SIGINT or SIGHUP, how long the guest may take to finish what it owes its clients; 0 for not
     /// at all
     #[arg(long, allow_hyphen_values = true, value_name = "TIME", default_value = "8s", help_heading = "Workers")]
     pub(crate) drain_timeout: String,

@@ -1,6 +1,7 @@
 //! `anyport run`: from a plan to an exit code.
 
 use std::ffi::OsString;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -278,6 +279,8 @@ fn raise_descriptor_limit() {
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    /// The terminal is gone. None where whoever started this wants it to go on without one, as `nohup` does.
+    hang_up: Option<Signal>,
 }
 
 impl Signals {
@@ -285,15 +288,33 @@ impl Signals {
         let listen = |kind| {
             signal(kind).map_err(|error| Error::new(ErrorKind::Host, format!("signals cannot be waited for: {error}")))
         };
-        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+        let hang_up = if is_ignored(SignalKind::hangup()) { None } else { Some(listen(SignalKind::hangup())?) };
+        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())?, hang_up })
     }
 
     async fn next(&mut self) -> SignalKind {
+        let hung_up = async {
+            match &mut self.hang_up {
+                Some(hang_up) => hang_up.recv().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             _ = self.terminate.recv() => SignalKind::terminate(),
             _ = self.interrupt.recv() => SignalKind::interrupt(),
+            _ = hung_up => SignalKind::hangup(),
         }
     }
+}
+
+/// Whether this process was started with this signal ignored.
+fn is_ignored(signal: SignalKind) -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    // A bit for each signal, from 1 on.
+    ignored
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .is_some_and(|mask| mask >> (signal.as_raw_value() - 1) & 1 == 1)
 }
 
 /// As shells tell the end by a signal: 128 and its number.

@@ -143,8 +143,9 @@ fn help_of_run() {
                                           ready
           --restart <WHEN>                When a guest is started again: `no`, `on-failure` (it failed
                                           after it had begun to serve) or `always` [default: on-failure]
-          --drain-timeout <TIME>          After SIGTERM or SIGINT, how long the guest may take to finish
-                                          what it owes its clients; 0 for not at all [default: 8s]
+          --drain-timeout <TIME>          After SIGTERM, SIGINT or SIGHUP, how long the guest may take
+                                          to finish what it owes its clients; 0 for not at all [default:
+                                          8s]
 
     Global options:
           --cache-dir <DIR>  Keep compiled modules in this folder [env: ANYPORT_CACHE_DIR]

@@ -1,4 +1,4 @@
-//! SIGTERM and SIGINT: what is owed to clients is finished first, and nothing new is begun.
+//! SIGTERM, SIGINT and SIGHUP: what is owed to clients is finished first, and nothing new is begun.
 
 mod support;
 
@@ -15,9 +15,6 @@ use support::{Folder, PATIENCE, Process, command_in, guests, root};
 
 /// A person who waits longer than this thinks that it hangs.
 const PROMPT: Duration = Duration::from_secs(5);
-
-/// The server that does what its clients say, for WasmEdge and for a listener.
-const BEHAVIOURS: [&str; 2] = ["wasmedge", "preview1"];
 
 fn serve(dialect: &str, words: &[&str]) -> (Folder, Process, SocketAddr) {
     let folder = Folder::with("x.wasm", guests::behaviour(dialect));
@@ -43,7 +40,7 @@ const SUNK: &str = "sunk 6 ff478a2a";
 
 #[test]
 fn a_request_that_was_begun_is_answered() {
-    for (dialect, signal) in BEHAVIOURS.into_iter().zip([Signal::TERM, Signal::INT]) {
+    for (dialect, signal) in [("wasmedge", Signal::TERM), ("preview1", Signal::INT), ("preview1", Signal::HUP)] {
         for words in [&[][..], &["--workers", "2"]] {
             let (_folder, server, address) = serve(dialect, &[words, &["--drain-timeout", "1h"]].concat());
             let mut client = begin(address);
@@ -87,7 +84,7 @@ fn who_waits_at_the_port_is_served() {
 
 #[test]
 fn after_its_time_a_drain_is_over() {
-    for (signal, code) in [(Signal::TERM, 143), (Signal::INT, 130)] {
+    for (signal, code) in [(Signal::TERM, 143), (Signal::INT, 130), (Signal::HUP, 129)] {
         for time in ["100ms", "0"] {
             let (_folder, server, address) = serve("wasmedge", &["--drain-timeout", time]);
             let mut client = begin(address);

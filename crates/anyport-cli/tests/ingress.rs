@@ -6,6 +6,7 @@ mod support;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::Instant;
 
 use rustix::process::Signal;
@@ -163,11 +164,37 @@ fn the_access_log_is_on_stderr_or_in_a_file() {
     let folder = Folder::new();
     let file = folder.path().join("log");
     let mut server = serve(&["-p", "0:8080", &format!("--access-log=json:{}", file.display()), SERVICE]);
-    get(server.address(), "/hello");
+    let address = server.address();
+    get(address, "/hello");
+    let read = |file: &Path| std::fs::read_to_string(file).unwrap_or_default();
+    let since = Instant::now();
+    while !read(&file).ends_with("}\n") {
+        assert!(since.elapsed() < PATIENCE, "nothing is written");
+        std::thread::yield_now();
+    }
+    // As `logrotate` does.
+    let moved = folder.path().join("log.1");
+    std::fs::rename(&file, &moved).expect("it is there");
+    get(address, "/hello?second");
     // The last lines are written before the end.
     assert_eq!(server.end_by(Signal::TERM, PATIENCE).code(), 0);
-    let text = std::fs::read_to_string(file).expect("it is there");
-    assert!(text.contains("\"target\":\"/hello\"") && text.ends_with("}\n"), "{text}");
+    for (file, target) in [(moved, "/hello"), (file, "/hello?second")] {
+        let text = read(&file);
+        assert!(text.contains(&format!("\"target\":\"{target}\"")) && text.lines().count() == 1, "{text}");
+    }
+}
+
+#[test]
+fn a_body_that_is_not_right_is_no_fault_of_the_guest() {
+    for version in ["0.2", "0.3"] {
+        let mut server = serve(&["-p", "0:8080", &format!("guests/wasi-http-{version}/echo/server.wasm")]);
+        let stream = TcpStream::connect(server.address()).expect("it listens");
+        let asked = b"POST /hello HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nno chunk\r\n";
+        let answer = String::from_utf8_lossy(&exchange(stream, asked)).into_owned();
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+        let ended = server.end_by(Signal::TERM, PATIENCE);
+        assert!(!ended.stderr.contains("warning"), "{ended}");
+    }
 }
 
 #[test]

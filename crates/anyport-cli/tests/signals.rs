@@ -1,4 +1,4 @@
-//! SIGTERM and SIGINT end guest and process within two seconds, whatever the guest is doing.
+//! SIGTERM, SIGINT and SIGHUP end guest and process within two seconds, whatever the guest is doing.
 
 mod support;
 
@@ -9,6 +9,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 
 use support::process::GuestState;
+use support::service::under_shell;
 use support::{Folder, Process, guests};
 
 /// A person who waits longer than this thinks that it hangs.
@@ -23,11 +24,11 @@ enum Streams {
     Full,
 }
 
-/// Both signals end this guest, once it is in this state. A server that has finished what it owed did
+/// Each signal ends this guest, once it is in this state. A server that has finished what it owed did
 /// what it was told.
-fn both_end(guest: &[u8], words: &[&str], streams: Streams, state: GuestState) {
-    let codes = if words.is_empty() { [143, 130] } else { [0, 0] };
-    for (signal, code) in [Signal::TERM, Signal::INT].into_iter().zip(codes) {
+fn each_ends(guest: &[u8], words: &[&str], streams: Streams, state: GuestState) {
+    let codes = if words.is_empty() { [143, 130, 129] } else { [0, 0, 0] };
+    for (signal, code) in [Signal::TERM, Signal::INT, Signal::HUP].into_iter().zip(codes) {
         let folder = Folder::with("x.wasm", guest);
         let mut command = folder.command([&["run"], words, &["x.wasm"]].concat());
         // Held to the end of the test: a pipe without a reader is broken, and not full.
@@ -48,49 +49,49 @@ fn both_end(guest: &[u8], words: &[&str], streams: Streams, state: GuestState) {
 
 #[test]
 fn while_it_waits_in_accept() {
-    both_end(&guests::accepts(8080), &["-p", "0:8080"], Streams::Quiet, GuestState::Waiting);
+    each_ends(&guests::accepts(8080), &["-p", "0:8080"], Streams::Quiet, GuestState::Waiting);
 }
 
 #[test]
 fn while_it_polls_a_listener() {
-    both_end(&guests::polls_listener(), &["-p", "0:8080"], Streams::Quiet, GuestState::Waiting);
+    each_ends(&guests::polls_listener(), &["-p", "0:8080"], Streams::Quiet, GuestState::Waiting);
 }
 
 #[test]
 fn while_it_polls_stdin() {
-    both_end(&guests::polls_stdin(), &[], Streams::Quiet, GuestState::Waiting);
+    each_ends(&guests::polls_stdin(), &[], Streams::Quiet, GuestState::Waiting);
 }
 
 #[test]
 fn while_it_reads_stdin() {
-    both_end(&guests::reads_stdin(), &[], Streams::Quiet, GuestState::Waiting);
+    each_ends(&guests::reads_stdin(), &[], Streams::Quiet, GuestState::Waiting);
 }
 
 #[test]
 fn while_it_sleeps() {
-    both_end(&guests::sleeps(), &[], Streams::Quiet, GuestState::Waiting);
+    each_ends(&guests::sleeps(), &[], Streams::Quiet, GuestState::Waiting);
 }
 
 #[test]
 fn while_it_computes() {
-    both_end(&guests::loops(), &[], Streams::Quiet, GuestState::Computing);
+    each_ends(&guests::loops(), &[], Streams::Quiet, GuestState::Computing);
 }
 
 #[test]
 fn while_it_is_instantiated() {
     let loops = "(module (func $loop (loop $forever (br $forever))) (start $loop) (func (export \"_start\")))";
-    both_end(&guests::wasm(loops), &[], Streams::Quiet, GuestState::Computing);
+    each_ends(&guests::wasm(loops), &[], Streams::Quiet, GuestState::Computing);
 }
 
 #[test]
 fn while_stdout_is_full() {
-    both_end(&guests::floods_stdout(), &[], Streams::Full, GuestState::Waiting);
+    each_ends(&guests::floods_stdout(), &[], Streams::Full, GuestState::Waiting);
 }
 
 #[test]
 fn while_it_is_compiled() {
     let folder = Folder::with("slow.wasm", guests::slow_to_compile());
-    for (signal, code) in [(Signal::TERM, 143), (Signal::INT, 130)] {
+    for (signal, code) in [(Signal::TERM, 143), (Signal::INT, 130), (Signal::HUP, 129)] {
         let mut process = folder.spawn(["run", "--no-cache", "--log", "debug", "slow.wasm"]);
         process.line("is compiled");
         let ended = process.end_by(signal, PROMPT);
@@ -106,4 +107,17 @@ fn the_port_is_free_again() {
     assert_eq!(first.end_by(Signal::TERM, PROMPT).code(), 0);
     let mut second = folder.spawn(["run", "-p", &format!("{port}:8080"), "x.wasm"]);
     assert_eq!(second.address().port(), port);
+}
+
+#[test]
+fn who_is_to_outlast_the_terminal_does() {
+    let folder = Folder::with("x.wasm", guests::sleeps());
+    let file = folder.path().join("x.wasm");
+    let words = ["run", file.to_str().expect("a name in UTF-8")];
+    let process = Process::spawn(under_shell("trap '' HUP && exec \"$@\"", &words));
+    process.wait_for_guest("x.wasm", GuestState::Waiting);
+    process.signal(Signal::HUP);
+    // A signal that was taken first would be the one that is told.
+    let ended = process.end_by(Signal::TERM, PROMPT);
+    assert_eq!(ended.code(), 143, "{ended}");
 }

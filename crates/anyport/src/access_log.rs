@@ -1,10 +1,11 @@
 //! The access log: a line for each request, in the forms that tools read, written by a thread of its own.
 
 use std::fmt::Write as _;
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Write};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -22,7 +23,8 @@ use crate::error::Error;
 pub struct AccessLog {
     /// How a line looks.
     pub format: AccessFormat,
-    /// Lines are added to this file; without one they go to stderr.
+    /// Lines are added to this file, and to a new one of this name when it is moved or removed, as `logrotate` does;
+    /// without one they go to stderr.
     pub file: Option<PathBuf>,
 }
 
@@ -70,9 +72,8 @@ const TEXT_BYTES: usize = 2048;
 #[derive(Debug)]
 pub(crate) struct Entry {
     pub(crate) peer: SocketAddr,
-    pub(crate) method: String,
-    pub(crate) target: String,
-    pub(crate) version: &'static str,
+    /// None where what came was no request.
+    pub(crate) request: Option<RequestLine>,
     pub(crate) host: Option<Vec<u8>>,
     pub(crate) referrer: Option<Vec<u8>>,
     pub(crate) agent: Option<Vec<u8>>,
@@ -83,6 +84,14 @@ pub(crate) struct Entry {
     pub(crate) took: Duration,
     pub(crate) id: String,
     pub(crate) is_secure: bool,
+}
+
+/// The first line of a request.
+#[derive(Debug)]
+pub(crate) struct RequestLine {
+    pub(crate) method: String,
+    pub(crate) target: String,
+    pub(crate) version: &'static str,
 }
 
 /// The log of a server.
@@ -100,7 +109,7 @@ impl Log {
     pub(crate) fn open(log: &AccessLog) -> Result<Arc<Self>, Error> {
         let target: Box<dyn Write + Send> = match &log.file {
             None => Box::new(io::stderr()),
-            Some(path) => Box::new(append(path).map_err(|error| {
+            Some(path) => Box::new(Appended::open(path).map_err(|error| {
                 Error::host(format!("the access log `{}` cannot be opened: {error}", path.display())).with_hint(
                     "`--access-log=json:FILE` names a file that may be written, and without one it is stderr",
                 )
@@ -149,8 +158,47 @@ impl Drop for Log {
     }
 }
 
-fn append(path: &PathBuf) -> io::Result<File> {
-    OpenOptions::new().create(true).append(true).open(path)
+/// A file that grows. When its name is no longer its own, lines go to a new file of that name.
+struct Appended {
+    path: PathBuf,
+    file: File,
+    identity: Identity,
+}
+
+/// What tells one file from another.
+type Identity = (u64, u64);
+
+impl Appended {
+    fn open(path: &Path) -> io::Result<Self> {
+        let file = OpenOptions::new().create(true).append(true).open(path)?;
+        let identity = identity(&file.metadata()?);
+        Ok(Self { path: path.to_owned(), file, identity })
+    }
+
+    fn is_moved(&self) -> bool {
+        !fs::metadata(&self.path).is_ok_and(|metadata| identity(&metadata) == self.identity)
+    }
+}
+
+impl Write for Appended {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.is_moved() {
+            match Self::open(&self.path) {
+                Ok(new) => *self = new,
+                // Lines that are somewhere are better than none.
+                Err(error) => tracing::debug!("the access log cannot be opened anew: {error}"),
+            }
+        }
+        self.file.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+fn identity(metadata: &Metadata) -> Identity {
+    (metadata.dev(), metadata.ino())
 }
 
 /// Writes lines as they come, those that wait at once.
@@ -180,15 +228,9 @@ impl Entry {
     }
 
     fn common(&self, now: Duration) -> String {
-        let Self { peer, method, target, version, .. } = self;
-        let (time, code) = (Time::of(now), self.code());
-        let (method, target) = (escaped(method.as_bytes()), escaped(target.as_bytes()));
-        format!(
-            "{} - - [{}] \"{method} {target} {version}\" {code} {}",
-            peer.ip().to_canonical(),
-            time.common(),
-            self.bytes
-        )
+        let line = self.request.as_ref().map_or_else(|| "-".to_owned(), RequestLine::shown);
+        let (peer, time) = (self.peer.ip().to_canonical(), Time::of(now).common());
+        format!("{peer} - - [{time}] \"{line}\" {} {}", self.code(), self.bytes)
     }
 
     fn combined(&self, now: Duration) -> String {
@@ -209,10 +251,10 @@ impl Entry {
             time: String,
             id: &'e str,
             peer: String,
-            method: &'e str,
-            target: String,
+            method: Option<&'e str>,
+            target: Option<String>,
             host: Option<String>,
-            version: &'e str,
+            version: Option<&'e str>,
             scheme: &'e str,
             status: u16,
             bytes: u64,
@@ -221,14 +263,15 @@ impl Entry {
             user_agent: Option<String>,
         }
         let text = |text: &Option<Vec<u8>>| text.as_ref().map(|text| escaped(text));
+        let request = self.request.as_ref();
         let line = Line {
             time: Time::of(now).rfc3339(),
             id: &self.id,
             peer: self.peer.to_string(),
-            method: &self.method,
-            target: escaped(self.target.as_bytes()),
+            method: request.map(|line| line.method.as_str()),
+            target: request.map(|line| escaped(line.target.as_bytes())),
             host: text(&self.host),
-            version: self.version,
+            version: request.map(|line| line.version),
             scheme: if self.is_secure { "https" } else { "http" },
             status: self.code(),
             bytes: self.bytes,
@@ -237,6 +280,13 @@ impl Entry {
             user_agent: text(&self.agent),
         };
         serde_json::to_string(&line).expect("a line is plain data")
+    }
+}
+
+impl RequestLine {
+    fn shown(&self) -> String {
+        let Self { method, target, version } = self;
+        format!("{} {} {version}", escaped(method.as_bytes()), escaped(target.as_bytes()))
     }
 }
 
@@ -309,9 +359,11 @@ mod tests {
     fn entry() -> Entry {
         Entry {
             peer: "[::ffff:192.0.2.7]:4711".parse().expect("an address"),
-            method: "GET".to_owned(),
-            target: "/a?b=\"c\"\n127.0.0.1 - - forged".to_owned(),
-            version: "HTTP/1.1",
+            request: Some(RequestLine {
+                method: "GET".to_owned(),
+                target: "/a?b=\"c\"\n127.0.0.1 - - forged".to_owned(),
+                version: "HTTP/1.1",
+            }),
             host: Some(b"example.com".to_vec()),
             referrer: None,
             agent: Some("curl\u{1b}[2J \u{e9}\\".as_bytes().to_vec()),
@@ -335,6 +387,31 @@ mod tests {
         assert_eq!(line["target"], r"/a?b=\x22c\x22\x0A127.0.0.1 - - forged");
         assert_eq!((&line["duration_ms"], &line["scheme"]), (&1.5.into(), &"https".into()));
         assert_eq!(Entry { status: None, ..entry() }.code(), 499);
+        let none = Entry { request: None, status: Some(400), bytes: 0, ..entry() };
+        assert_eq!(none.common(now), r#"192.0.2.7 - - [29/Feb/2024:12:34:56 +0000] "-" 400 0"#);
+        let line: serde_json::Value = serde_json::from_str(&none.json(now)).expect("it is JSON");
+        assert_eq!((&line["method"], &line["target"], &line["version"]), (&().into(), &().into(), &().into()));
+    }
+
+    #[test]
+    fn a_file_that_is_moved_or_removed_is_opened_anew() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let [file, moved] = ["log", "log.1"].map(|name| folder.path().join(name));
+        let mut target = Appended::open(&file).expect("it is made");
+        target.write_all(b"one\n").expect("it is open");
+        fs::rename(&file, &moved).expect("it is there");
+        target.write_all(b"two\n").expect("it is made anew");
+        let read = |path| fs::read_to_string(path).expect("it is there");
+        assert_eq!((read(&moved), read(&file)), ("one\n".to_owned(), "two\n".to_owned()));
+        fs::remove_file(&file).expect("it is there");
+        target.write_all(b"three\n").expect("it is made anew");
+        assert_eq!(read(&file), "three\n");
+        // As `copytruncate` does.
+        fs::write(&file, "").expect("it is there");
+        target.write_all(b"four\n").expect("it is open");
+        assert_eq!(read(&file), "four\n");
+        fs::remove_dir_all(folder.path()).expect("it is there");
+        target.write_all(b"five\n").expect("where it was");
     }
 
     #[test]

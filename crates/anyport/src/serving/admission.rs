@@ -18,7 +18,7 @@ use super::answer::{Answer, answer as say};
 use super::connection::{Asked, Taking};
 use super::upload::{TOO_LARGE_ANSWER, Upload};
 use super::{RequestId, Site, request, sanity};
-use crate::access_log::{Entry, Log};
+use crate::access_log::{Entry, Log, RequestLine};
 use crate::ingress::Client;
 
 /// What proxies tell of clients. Where we tell it, nobody else does.
@@ -84,6 +84,25 @@ fn forward(headers: &mut HeaderMap, client: Client) {
     }
 }
 
+/// Writes of bytes that were no request, which hyper has answered by itself.
+pub(super) fn note_refused(site: &Site, client: Client, error: &hyper::Error) {
+    let Some(log) = site.inbound.log.as_ref().filter(|_| error.is_parse()) else { return };
+    let status =
+        if error.is_parse_too_large() { StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE } else { StatusCode::BAD_REQUEST };
+    log.write(&Entry {
+        peer: client.peer,
+        request: None,
+        host: None,
+        referrer: None,
+        agent: None,
+        status: Some(status.as_u16()),
+        bytes: 0,
+        took: std::time::Duration::ZERO,
+        id: site.next_id().to_string(),
+        is_secure: client.is_secure,
+    });
+}
+
 /// What is known of a request for the access log, which is told when it is dropped: then it is over.
 struct Record {
     log: Arc<Log>,
@@ -97,15 +116,14 @@ impl Record {
         let uri = request.uri();
         let target = uri.path_and_query().map_or_else(|| uri.to_string(), ToString::to_string);
         let host = uri.authority().map(|authority| authority.as_str().as_bytes().to_vec());
+        let version = match request.version() {
+            Version::HTTP_10 => "HTTP/1.0",
+            Version::HTTP_2 => "HTTP/2.0",
+            _ => "HTTP/1.1",
+        };
         let entry = Entry {
             peer: client.peer,
-            method: request.method().to_string(),
-            target,
-            version: match request.version() {
-                Version::HTTP_10 => "HTTP/1.0",
-                Version::HTTP_2 => "HTTP/2.0",
-                _ => "HTTP/1.1",
-            },
+            request: Some(RequestLine { method: request.method().to_string(), target, version }),
             host: host.or_else(|| header(HOST)),
             referrer: header(REFERER),
             agent: header(USER_AGENT),

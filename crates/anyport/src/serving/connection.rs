@@ -94,8 +94,12 @@ async fn exchange(site: &Arc<Site>, stream: Connection, client: Client) {
     let peer = client.peer;
     match ended.await {
         Some(Ok(())) => {}
-        // Who it was cannot be told from what it sent.
-        Some(Err(error)) => tracing::debug!("the connection of {peer} ended: {error}"),
+        Some(Err(error)) => {
+            tracing::debug!("the connection of {peer} ended: {error}");
+            if let Some(error) = error.downcast_ref() {
+                admission::note_refused(site, client, error);
+            }
+        }
         None => tracing::debug!("the connection of {peer} was closed: nothing passed for too long"),
     }
 }

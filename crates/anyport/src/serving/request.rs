@@ -40,12 +40,19 @@ type Head = Result<Response<WasiBody>, ErrorCode>;
 pub(super) async fn answer(
     site: Arc<Site>, id: RequestId, asked: Asked, request: Request<Upload>,
 ) -> Result<Response<Answer>, Infallible> {
+    let fate = request.body().fate();
     let outcome = match &site.requests.handler {
         Handler::Of02(handler) => answer_02(&site, handler, id, asked, request).await,
         Handler::Of03(handler) => answer_03(&site, handler, id, asked, request).await,
         Handler::Cgi(commands) => cgi::answer(&site, commands, id, asked, request).await,
     };
-    Ok(outcome.unwrap_or_else(|refused| refused.tell(&site, id)))
+    Ok(outcome.unwrap_or_else(|refused| match fate.and_then(|fate| fate.status()) {
+        Some((status, why)) if refused.is_clients() => {
+            tracing::debug!("request {id}: {}", why.trim_end());
+            say(status, why, id)
+        }
+        _ => refused.tell(&site, id),
+    }))
 }
 
 /// Why a request has no answer of a guest.
@@ -73,6 +80,11 @@ pub(super) enum Refused {
 }
 
 impl Refused {
+    /// Whether a body that failed is reason enough. A guest that traps because of one has a fault of its own.
+    fn is_clients(&self) -> bool {
+        matches!(self, Self::Ended(Outcome::Exited(_)) | Self::Error(Blame::Guest, _))
+    }
+
     fn tell(self, site: &Site, id: RequestId) -> Response<Answer> {
         match self {
             Self::Crowded => {

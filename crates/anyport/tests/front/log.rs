@@ -53,6 +53,29 @@ async fn each_request_is_a_line() -> Tested {
     Ok(())
 }
 
+/// What hyper answers by itself, and what is refused in a body, which its request's line tells of.
+#[tokio::test]
+async fn what_is_no_request_is_a_line_too() -> Tested {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("log");
+    let service = Service::with(|limits, front| {
+        limits.header_bytes = 16 << 10;
+        front.access_log = Some(log("json", &file));
+    });
+    service.send("GET /hello HTTP/1.1\r\nHost: a\r\n\r\nno request\r\n\r\n").await?;
+    service.send("GET / HTTP/1.1\r\nHost : a\r\n\r\n").await?;
+    service.send(format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "a".repeat(20 << 10))).await?;
+    service.send("POST /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nno chunk\r\n").await?;
+    service.get("/hello").await?;
+    let told: Vec<serde_json::Value> =
+        lines(&file, 6).await?.iter().map(|line| serde_json::from_str(line).expect("it is JSON")).collect();
+    let brief: Vec<_> = told.iter().map(|line| (line["target"].as_str(), line["status"].as_u64())).collect();
+    let wanted =
+        [(Some("/hello"), 200), (None, 400), (None, 400), (None, 431), (Some("/echo"), 400), (Some("/hello"), 200)];
+    assert_eq!(brief, wanted.map(|(target, status)| (target, Some(status))));
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_line_cannot_be_forged() -> Tested {
     let folder = tempfile::tempdir().expect("a folder");
