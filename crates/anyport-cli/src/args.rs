@@ -237,7 +237,8 @@ pub(crate) struct Run {
     pub(crate) cpu_time: Option<String>,
 
     /// Another limit: memory-bytes, table-elements, descriptors, connections, copy-bytes, held-bytes,
-    /// random-bytes, environment-bytes, iovecs, subscriptions, header-bytes, header-lines
+    /// random-bytes, environment-bytes, iovecs, subscriptions, header-bytes, header-lines, instances, queue,
+    /// body-bytes, threads
     #[arg(long, value_name = "NAME=N", help_heading = "Limits")]
     pub(crate) limit: Vec<String>,
 

@@ -24,6 +24,7 @@ use anyport::{Artifact, Error, Inspection, Runtime};
 use clap::{CommandFactory, Parser};
 
 use crate::args::{CacheCommand, Cli, Command, Compile, Global, Inspect};
+use crate::manifest::is_manifest;
 use crate::plan::{cache_folder, open_cache};
 
 fn main() -> ExitCode {
@@ -77,6 +78,10 @@ fn print(bytes: &[u8]) -> Result<ExitCode, Error> {
 }
 
 fn show(command: &Inspect) -> Result<ExitCode, Error> {
+    if is_manifest(&command.file) {
+        let what = format!("`{}` is a manifest, and not WebAssembly", command.file.display());
+        return Err(Error::new(ErrorKind::NotRunnable, what).with_hint("name a .wasm file that it tells of"));
+    }
     let inspection = Inspection::of(&Artifact::from_file(&command.file)?);
     let text = if command.json {
         serde_json::to_string_pretty(&inspection).expect("an inspection is plain data") + "\n"

@@ -54,8 +54,13 @@ impl Manifest {
         } else if keys.table.contains_key("module") {
             manifest.take_wagi(folder, keys)?;
         } else {
+            let hint = if keys.table.contains_key("spin_manifest_version") {
+                "components of Spin are run one by one, by their files: `anyport run -p 8080 app.wasm`"
+            } else {
+                "`modules.toml` of WAGI and `wasmer.toml` with `runner = \"wcgi\"` are taken"
+            };
             return Err(wrong(format!("`{name}` names no CGI program: it has neither `[[module]]` nor `[[command]]`"))
-                .with_hint("`modules.toml` of WAGI and `wasmer.toml` with `runner = \"wcgi\"` are taken"));
+                .with_hint(hint));
         }
         Ok(manifest)
     }

@@ -15,6 +15,7 @@ use anyport::{Error, Publish};
 use etcetera::BaseStrategy;
 
 use crate::args::{Global, Run, When};
+use crate::usage;
 
 /// All that `anyport run` will do.
 #[derive(Debug, Default)]
@@ -230,8 +231,7 @@ impl Plan {
                 .with_hint("`--allow-net example.com:443` allows one host, `--allow-net any` all"));
         }
         if ["host", "bridge", "none"].contains(&text) {
-            return Err(Error::new(ErrorKind::Host, format!("`--net {text}` is Docker's"))
-                .with_hint("leave it out: the network is closed but for `-p` and `--allow-net`"));
+            return Err(Error::new(ErrorKind::Host, format!("`--net {text}` is Docker's")).with_hint(usage::NETWORK));
         }
         if text.contains("allow=") {
             return Err(Error::new(ErrorKind::Host, format!("`{text}` is a rule of Wasmer's"))
@@ -324,7 +324,20 @@ pub(crate) fn cache_folder(global: &Global) -> Result<PathBuf, Error> {
 const OTHER_CACHE: &str = "name another folder with `--cache-dir`, or run with `--no-cache`";
 
 fn wrong(flag: &str, value: &str, why: impl std::fmt::Display) -> Error {
+    let of_addresses = ["--publish", "--listen", "--tcplisten", "--health", "--allow-net"].contains(&flag);
+    if let (Some((scheme, behind)), true) = (value.split_once("://"), of_addresses) {
+        let host = behind.split('/').next().unwrap_or_default();
+        let port = match scheme {
+            _ if host.contains(':') => "",
+            "http" => ":80",
+            "https" => ":443",
+            _ => "",
+        };
+        return Error::new(ErrorKind::Host, format!("`{flag} {value}` is a URL, and not an address"))
+            .with_hint(format!("write host and port alone: `{flag} {host}{port}`"));
+    }
     let form = match flag {
+        "--publish" if value.contains('-') => "ports of a range are published one by one: `-p 8000 -p 8001`",
         "--publish" | "--listen" if value.starts_with("unix:") => {
             "`unix:/run/server.sock` is right, and `unix:/run/server.sock:8080` for one port of several"
         }
@@ -339,7 +352,7 @@ fn wrong(flag: &str, value: &str, why: impl std::fmt::Display) -> Error {
         "--config" | "--config-file" => "`--config greeting=hello` is right",
         "--env" | "--env-file" => "`-e PORT=8080` is right",
         "--timeout" | "--idle-timeout" | "--header-timeout" | "--body-timeout" | "--cpu-time" | "--drain-timeout" => {
-            "`30s`, `500ms`, `2m` and `1h` are right"
+            "`30s`, `500ms`, `2m` and `1h30m` are right"
         }
         "--max-connections" => "`--max-connections 1000` is right",
         "--max-instances" => "`--max-instances 100` is right",
@@ -347,6 +360,8 @@ fn wrong(flag: &str, value: &str, why: impl std::fmt::Display) -> Error {
         "--max-body" => "`--max-body 10m` is right",
         "--access-log" => "`--access-log`, `--access-log=combined` and `--access-log=json:/var/log/web.json` are right",
         "--workers" => "`--workers 2` and `--workers cores` are right",
+        "--dir" => "`--dir site:/www` and `--dir site:/www:ro` are right",
+        "--limit" => "`--limit descriptors=4096` is right",
         "--memory" | "-W max-memory-size" => "`--memory 64m` is right",
         _ => "`anyport run --help` shows each option",
     };
@@ -442,6 +457,18 @@ mod tests {
         assert_eq!((plan.settings.limits.memory_bytes, plan.settings.limits.table_elements), (1 << 20, 5));
         assert!(plan.settings.name_lookup);
         assert_eq!(plan.env["A"], "b=c");
+    }
+
+    #[test]
+    fn of_a_url_the_address_is_asked_for() {
+        for (words, hint) in [
+            (["--allow-net", "https://example.com/a"], "--allow-net example.com:443"),
+            (["--listen", "http://127.0.0.1:80"], "--listen 127.0.0.1:80"),
+            (["-p", "8000-8010"], "-p 8000 -p 8001"),
+        ] {
+            let error = plan(&words).expect_err("no address");
+            assert!(error.hint().is_some_and(|said| said.contains(hint)), "{error:?}");
+        }
     }
 
     #[test]

@@ -22,6 +22,7 @@ use crate::manifest::{Manifest, is_manifest};
 use crate::plan::{Plan, open_cache};
 use crate::report;
 use crate::service::{Manager, inherited_listeners};
+use crate::usage;
 
 /// What a guest gets to end in after a signal: it is dropped at its next hostcall or tick, so only
 /// a file operation that hangs in the kernel takes longer.
@@ -32,6 +33,7 @@ const TRAPPED: u8 = 134;
 
 pub(crate) fn run(global: &Global, run: Run) -> Result<ExitCode, Error> {
     let plan = Plan::resolve(&run)?;
+    let file = plan.file.display().to_string();
     tell_misplaced(&run.file_and_args);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime =
@@ -40,7 +42,10 @@ pub(crate) fn run(global: &Global, run: Run) -> Result<ExitCode, Error> {
     let ended = runtime.block_on(serve(global, how, plan));
     // Not waited for: a compilation that a signal cut short ends with the process.
     runtime.shutdown_background();
-    ended
+    ended.map_err(|error| match (error.kind(), usage::hint_for_missing(&file, &run)) {
+        (ErrorKind::NotFound, Some(hint)) => error.with_hint(hint),
+        _ => error,
+    })
 }
 
 /// How a file is taken.

@@ -7,10 +7,11 @@ use std::process::ExitCode;
 
 use anyport::Error;
 use anyport::error::ErrorKind;
+use anyport::server::AccessLog;
 use clap::CommandFactory;
 use clap::error::{ContextKind, ContextValue, ErrorKind as Fault};
 
-use crate::args::Cli;
+use crate::args::{Cli, Run};
 use crate::report;
 
 /// Shows what was asked for (`--help`, `--version`), or fails with a sentence on the words.
@@ -41,7 +42,9 @@ fn explain(error: &clap::Error, words: &[String]) -> Error {
     let about = |kind| text(error, kind).unwrap_or_default();
     let (what, hint) = match error.kind() {
         Fault::UnknownArgument => return unknown_option(error, &about(ContextKind::InvalidArg), &command),
-        Fault::InvalidSubcommand => return unknown_command(error, &about(ContextKind::InvalidSubcommand)),
+        Fault::InvalidSubcommand => {
+            return unknown_command(error, &about(ContextKind::InvalidSubcommand), &command);
+        }
         Fault::MissingRequiredArgument => match swallowed_file(words) {
             Some((option, file)) => (
                 format!("`{option}` does not say what to allow, and `{file}` is a file"),
@@ -147,15 +150,30 @@ fn unknown_option(error: &clap::Error, option: &str, command: &str) -> Error {
     }
 }
 
-fn unknown_command(error: &clap::Error, word: &str) -> Error {
+fn unknown_command(error: &clap::Error, word: &str, command: &str) -> Error {
     if Path::new(word).exists() || word.ends_with(".wasm") {
         return wrong(format!("`{word}` is a file, and not a command"), format!("to run it: `anyport run {word}`"));
     }
     let hint = match text(error, ContextKind::SuggestedSubcommand) {
-        Some(near) => format!("there is `{near}`; `anyport --help` lists all commands"),
-        None => "`anyport --help` lists all commands".to_owned(),
+        Some(near) => format!("there is `{near}`; `{command} --help` lists all commands"),
+        None => format!("`{command} --help` lists all commands"),
     };
     wrong(format!("there is no command `{word}`"), hint)
+}
+
+/// What to type where there is no file of this name, since it was meant as something else.
+pub(crate) fn hint_for_missing(file: &str, run: &Run) -> Option<String> {
+    let is_bare = |value: &Option<String>| value.as_deref() == Some("");
+    if is_bare(&run.access_log) && file.parse::<AccessLog>().is_ok() {
+        return Some(format!("a format stands behind `=`: `--access-log={file} FILE`"));
+    }
+    if is_bare(&run.trace) && anyport::trace::filter(file).is_ok() {
+        return Some(format!("what to trace stands behind `=`: `--trace={file} FILE`"));
+    }
+    if file.contains("://") {
+        return Some(format!("a file is run that is here: `curl -fLO {file}` fetches it"));
+    }
+    (file == "-").then(|| "`anyport run /dev/stdin` reads it from there".to_owned())
 }
 
 /// Wasmer's `--net` stands alone, so that the file behind it was taken for its rule.
@@ -171,6 +189,11 @@ const BY_SERVICE_MANAGER: &str =
     "leave it out; a service manager or a container does that for anyport as for any process";
 
 const DRAIN_TIMEOUT: &str = "`--drain-timeout TIME` is how long a guest may take to finish what it owes";
+
+const TLS: &str = "`--tls-cert FILE --tls-key FILE` are the same here";
+
+/// Docker's, which Podman and others have too.
+pub(crate) const NETWORK: &str = "leave it out: the network is closed but for `-p` and `--allow-net`";
 
 /// Options of the peers that are not ours: the option, whose it is, what to do.
 const OPTIONS_ELSEWHERE: &[(&str, &str, &str)] = &[
@@ -213,10 +236,16 @@ const OPTIONS_ELSEWHERE: &[(&str, &str, &str)] = &[
     ("--graceful-timeout", "gunicorn", DRAIN_TIMEOUT),
     ("--keep-alive", "gunicorn", "`--idle-timeout TIME` is how long a connection may be quiet"),
     ("--bind", "gunicorn", "`--listen ADDR:PORT` and `--listen unix:PATH` are the same here"),
+    ("--certfile", "gunicorn", TLS),
+    ("--keyfile", "gunicorn", TLS),
+    ("--ssl-certfile", "uvicorn", TLS),
+    ("--ssl-keyfile", "uvicorn", TLS),
+    ("--cert", "other servers", TLS),
+    ("--key", "other servers", TLS),
     ("--detach", "Docker", BY_SERVICE_MANAGER),
     ("-d", "Docker", BY_SERVICE_MANAGER),
     ("--read-only", "Docker", "leave it out: the guest has the directories of `--dir` alone, read-only with `:ro`"),
-    ("--network", "Docker", "leave it out: the network is closed but for `-p` and `--allow-net`"),
+    ("--network", "Docker", NETWORK),
 ];
 
 /// Values of the peers for options that are ours too: the option, how the value begins, what to do.
@@ -294,12 +323,36 @@ mod tests {
         ");
         insta::assert_snapshot!(said(&["cache", "siez"]), @"
         there is no command `siez`
-        hint: there is `size`; `anyport --help` lists all commands
+        hint: there is `size`; `anyport cache --help` lists all commands
+        ");
+        insta::assert_snapshot!(said(&["run", "--cert", "a.pem", "x.wasm"]), @"
+        `--cert` is an option of other servers, and not of anyport
+        hint: `--tls-cert FILE --tls-key FILE` are the same here
         ");
         insta::assert_snapshot!(said(&["run", "--no-cache=yes", "x.wasm"]), @"
         unexpected value `yes` for `--no-cache` found; no more were expected
         hint: it is `anyport run [OPTIONS] <FILE> [ARGS]...`; `anyport run --help` tells more
         ");
+    }
+
+    #[test]
+    fn a_file_that_was_meant_as_a_value_is_explained() {
+        let hint = |words: &[&str]| {
+            let cli = Cli::try_parse_from(["anyport", "run"].iter().chain(words)).expect("they are right");
+            let crate::args::Command::Run(run) = cli.command else { panic!("it is `run`") };
+            hint_for_missing(&run.file_and_args[0].to_string_lossy(), &run)
+        };
+        for (words, wanted) in [
+            (&["--access-log", "json", "x.wasm"][..], "`--access-log=json FILE`"),
+            (&["--trace", "sock", "x.wasm"], "`--trace=sock FILE`"),
+            (&["https://example.com/x.wasm"], "`curl -fLO https://example.com/x.wasm`"),
+            (&["-"], "`anyport run /dev/stdin`"),
+        ] {
+            assert!(hint(words).is_some_and(|hint| hint.contains(wanted)), "{words:?}");
+        }
+        for words in [&["x.wasm"][..], &["--access-log", "x.wasm"], &["json"], &["--trace=sock", "sock"]] {
+            assert_eq!(hint(words), None, "{words:?}");
+        }
     }
 
     #[test]

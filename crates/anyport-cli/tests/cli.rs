@@ -124,7 +124,8 @@ fn help_of_run() {
                                    0 for never [default: 30s, once it serves a port]
           --limit <NAME=N>         Another limit: memory-bytes, table-elements, descriptors,
                                    connections, copy-bytes, held-bytes, random-bytes, environment-bytes,
-                                   iovecs, subscriptions, header-bytes, header-lines
+                                   iovecs, subscriptions, header-bytes, header-lines, instances, queue,
+                                   body-bytes, threads
 
     Workers:
           --workers <N|cores>             How many instances of the guest serve, each on a core of its

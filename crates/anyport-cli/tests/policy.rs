@@ -432,7 +432,7 @@ fn directories_that_are_none_are_explained() {
     code 125
     --- stderr
     error: `--dir :/data` is not right: it is HOST or HOST:GUEST, with `:ro` behind it for reading only
-    hint: `anyport run --help` shows each option
+    hint: `--dir site:/www` and `--dir site:/www:ro` are right
     ");
     snapshot!(folder.anyport(["run", "--dir", "x.wasm:/data", "x.wasm"]), @"
     code 125
@@ -458,7 +458,7 @@ fn limits_that_are_none_are_explained() {
     error: `--limit memory=1g` is not right: it is NAME=N, where NAME is one of memory-bytes, ↵
     table-elements, descriptors, connections, copy-bytes, held-bytes, random-bytes, environment-bytes, ↵
     iovecs, subscriptions, header-bytes, instances, queue, header-lines, body-bytes, threads
-    hint: `anyport run --help` shows each option
+    hint: `--limit descriptors=4096` is right
     ");
     snapshot!(run(x.clone(), &["--limit", "descriptors=2"]), @"
     code 125

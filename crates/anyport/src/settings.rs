@@ -189,22 +189,37 @@ fn workers(value: &str) -> Result<usize, Refusal> {
     }
 }
 
-/// A number with `ms`, `s`, `m` or `h` behind it, of seconds without; 0 is for ever.
+/// What [`duration`] takes; 0 is for ever.
 fn time(text: &str) -> Result<Duration, Refusal> {
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let unit = match &text[digits.len()..] {
-        "ms" => Some(1),
-        "" | "s" => Some(1000),
-        "m" | "min" => Some(60_000),
-        "h" => Some(3_600_000),
-        _ => None,
-    };
-    let millis = unit.and_then(|unit| digits.parse::<u64>().ok()?.checked_mul(unit));
-    match millis {
-        Some(0) => Ok(Duration::MAX),
-        Some(millis) => Ok(Duration::from_millis(millis)),
-        None => Err(wrong("it is a number with ms, s, m or h")),
+    match duration(text) {
+        Some(Duration::ZERO) => Ok(Duration::MAX),
+        given => given.ok_or_else(|| wrong("it is a number with ms, s, m or h")),
     }
+}
+
+/// Numbers with `ms`, `s`, `m` or `h` behind each, such as `1.5s` and `1h30m`; or one of seconds.
+fn duration(text: &str) -> Option<Duration> {
+    if let Ok(seconds) = text.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let mut sum = Duration::ZERO;
+    let mut rest = text;
+    while !rest.is_empty() {
+        let (number, behind) = rest.split_at(rest.find(|c: char| !c.is_ascii_digit() && c != '.')?);
+        let (unit, behind) = behind.split_at(behind.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(behind.len()));
+        let seconds = match unit {
+            "ms" => 0.001,
+            "s" => 1.0,
+            "m" | "min" => 60.0,
+            "h" => 3600.0,
+            _ => return None,
+        };
+        sum = sum.checked_add(Duration::try_from_secs_f64(number.parse::<f64>().ok()? * seconds).ok()?)?;
+        rest = behind;
+    }
+    // What is too short to count is not for ever.
+    let is_zero = !text.is_empty() && !text.contains(|c: char| ('1'..='9').contains(&c));
+    (sum > Duration::ZERO || is_zero).then_some(sum)
 }
 
 fn size(text: &str) -> Result<usize, Refusal> {
@@ -236,7 +251,14 @@ mod tests {
             ("250ms", Some(Duration::from_millis(250))),
             ("2m", Some(Duration::from_secs(120))),
             ("1h", Some(Duration::from_secs(3600))),
+            ("1h30m", Some(Duration::from_secs(5400))),
+            ("1m0.5s", Some(Duration::from_millis(60_500))),
             ("0", Some(Duration::MAX)),
+            ("0ms", Some(Duration::MAX)),
+            ("0.0000000001s", None),
+            ("1h30", None),
+            (".s", None),
+            ("1..5s", None),
             ("", None),
             ("s", None),
             ("1d", None),
