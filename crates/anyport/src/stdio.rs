@@ -8,17 +8,17 @@ use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::FileType;
 use rustix::io::Errno;
 use smallvec::SmallVec;
-use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
 
-use crate::net::news::{News, both};
-use crate::net::waiters::{Shared, Uses};
-use crate::net::{Interest, Ready, poller};
+use crate::net::news::both;
+use crate::net::registered::Registered;
+use crate::net::waiters::Uses;
+use crate::net::{Interest, Ready};
 
 /// `PIPE_BUF`: what a pipe that is ready takes without blocking.
 const WRITE_BYTES: usize = 4096;
@@ -62,11 +62,8 @@ pub(crate) struct Stdio {
     file_type: FileType,
     terminal: bool,
     /// `None` inside: the poller does not take it (a regular file), so it is always ready.
-    poller: OnceLock<Option<AsyncFd<Arc<OwnedFd>>>>,
+    registered: OnceLock<Option<Registered>>,
     registering: Mutex<()>,
-    /// Those who wait to read, and to write.
-    waiting: [Shared; 2],
-    news: News,
     /// Those who want to know when it was read, where nothing tells what comes, and when a write had to wait.
     uses: [Uses; 2],
     nonblocking: AtomicBool,
@@ -116,10 +113,8 @@ impl Stdio {
             fd: None,
             file_type: FileType::Unknown,
             terminal: false,
-            poller: OnceLock::new(),
+            registered: OnceLock::new(),
             registering: Mutex::default(),
-            waiting: Default::default(),
-            news: News::default(),
             uses: Default::default(),
             nonblocking: AtomicBool::new(false),
         }
@@ -195,20 +190,16 @@ impl Stdio {
         if let Some(channel) = &self.channel {
             return channel.poll_ready(context).map(|()| Ok(Ready::default()));
         }
-        let Some(poller) = self.poller()? else { return Poll::Ready(Ok(Ready::default())) };
+        let Some(registered) = self.registered()? else { return Poll::Ready(Ok(Ready::default())) };
         loop {
-            let arrivals = self.news.arrivals();
+            let arrivals = registered.news.arrivals();
             // Taken before the kernel is asked: news that come in between are not cleared.
-            let guard = match self.poll(poller, context, interest) {
-                Poll::Ready(guard) => Some(guard?),
-                Poll::Pending if interest == Interest::Read && self.news.is_unread() => None,
-                Poll::Pending => return Poll::Pending,
-            };
+            let guard = ready!(registered.poll_unread(context, interest))?;
             if self.is_ready_now(interest)? {
                 return Poll::Ready(Ok(Ready::default()));
             }
             if interest == Interest::Read {
-                self.news.drained(arrivals);
+                registered.news.drained(arrivals);
             }
             let Some(mut guard) = guard else { continue };
             let closed = guard.ready().is_read_closed() || guard.ready().is_write_closed();
@@ -222,23 +213,14 @@ impl Stdio {
         }
     }
 
-    fn poll<'p>(
-        &self, poller: &'p AsyncFd<Arc<OwnedFd>>, context: &mut Context<'_>, interest: Interest,
-    ) -> Poll<io::Result<AsyncFdReadyGuard<'p, Arc<OwnedFd>>>> {
-        self.waiting[interest as usize].poll(context, |context| match interest {
-            Interest::Read => poller.poll_read_ready(context),
-            Interest::Write => poller.poll_write_ready(context),
-        })
-    }
-
     /// As [`crate::descriptor::Descriptor::watch`].
     pub(crate) fn watch(&self, waker: &Waker, interest: Interest) -> u64 {
         let uses = &self.uses[interest as usize];
-        match self.poller() {
-            Ok(Some(poller)) if interest == Interest::Read => {
-                let arrivals = self.news.count(|| self.poll(poller, &mut Context::from_waker(waker), interest));
+        match self.registered() {
+            Ok(Some(registered)) if interest == Interest::Read => {
+                let arrivals = registered.arrivals(&mut Context::from_waker(waker));
                 // A FIFO may get another writer, of which the poller tells nothing.
-                both(if self.news.has_ended() { uses.watch(waker) } else { 0 }, arrivals)
+                both(if registered.news.has_ended() { uses.watch(waker) } else { 0 }, arrivals)
             }
             _ => uses.watch(waker),
         }
@@ -246,27 +228,29 @@ impl Stdio {
 
     /// Forgets one who waits no longer.
     pub(crate) fn forget(&self, waker: &Waker) {
-        self.waiting.iter().for_each(|waiting| waiting.forget(waker));
+        if let Some(Some(registered)) = self.registered.get() {
+            registered.forget(waker);
+        }
         self.uses.iter().for_each(|uses| uses.forget(waker));
     }
 
-    fn poller(&self) -> io::Result<Option<&AsyncFd<Arc<OwnedFd>>>> {
-        if let Some(poller) = self.poller.get() {
-            return Ok(poller.as_ref());
+    fn registered(&self) -> io::Result<Option<&Registered>> {
+        if let Some(registered) = self.registered.get() {
+            return Ok(registered.as_ref());
         }
         let Some(fd) = &self.fd else { return Ok(None) };
         // The poller refuses a descriptor that another thread has registered meanwhile.
         let _one = self.registering.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(poller) = self.poller.get() {
-            return Ok(poller.as_ref());
+        if let Some(registered) = self.registered.get() {
+            return Ok(registered.as_ref());
         }
-        let poller = match poller::register(fd) {
-            Ok(poller) => Some(poller),
+        let registered = match Registered::new(fd) {
+            Ok(registered) => Some(registered),
             // epoll refuses regular files and some devices: they never block.
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => None,
             Err(error) => return Err(error),
         };
-        Ok(self.poller.get_or_init(|| poller).as_ref())
+        Ok(self.registered.get_or_init(|| registered).as_ref())
     }
 
     fn is_ready_now(&self, interest: Interest) -> io::Result<bool> {

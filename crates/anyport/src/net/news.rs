@@ -1,12 +1,10 @@
 //! What has come to be read, counted for who is told of edges.
 
 use std::io;
-use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::Poll;
 
-use tokio::io::unix::AsyncFdReadyGuard;
+use super::poller::Guard;
 
 /// How often the poller has told that there is something to read. It is made to forget that at once, so that it tells
 /// of what comes to a descriptor that has not been read; so whoever else waits must ask here as well.
@@ -26,9 +24,7 @@ pub(crate) fn both(uses: u64, arrivals: u64) -> u64 {
 
 impl News {
     /// Counts what the poller knows, until it waits for the next.
-    pub(crate) fn count<'p>(
-        &self, mut poll: impl FnMut() -> Poll<io::Result<AsyncFdReadyGuard<'p, Arc<OwnedFd>>>>,
-    ) -> u64 {
+    pub(crate) fn count<'p>(&self, mut poll: impl FnMut() -> Poll<io::Result<Guard<'p>>>) -> u64 {
         while let Poll::Ready(Ok(mut guard)) = poll() {
             let is_end = guard.ready().is_read_closed();
             if is_end && self.has_ended() {

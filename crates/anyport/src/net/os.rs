@@ -20,13 +20,13 @@ use rustix::net::{
     SocketAddrUnix, SocketFlags, SocketType,
 };
 use tokio::io::Ready as Readiness;
-use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
 
 use super::news::News;
-use super::waiters::Shared;
+use super::poller::Guard;
+use super::registered::Registered;
 use super::{
     Datagram, HOP_LIMIT, Interest, KEEP_ALIVE_COUNT, KEEP_ALIVE_IDLE, KEEP_ALIVE_INTERVAL, OptionName, Ready,
-    ReceiveFlags, Shutdown, SocketOption, poller,
+    ReceiveFlags, Shutdown, SocketOption,
 };
 use crate::address::{Family, Transport};
 
@@ -35,7 +35,7 @@ pub(crate) struct Endpoint {
     fd: Arc<OwnedFd>,
     /// Registered when it is first waited for. Not before: a TCP socket that is neither listening
     /// nor connecting reports a hang-up that tokio would never forget.
-    poller: OnceLock<Box<Registered>>,
+    registered: OnceLock<Box<Registered>>,
     /// The guest has shut down a direction: a hang-up may be news that the poller does not have yet.
     closing: AtomicBool,
     /// The last read or accept may have taken all there was: readable must be asked of the kernel.
@@ -45,14 +45,6 @@ pub(crate) struct Endpoint {
     again: [AtomicBool; 2],
     /// The same socket once more, for who waits for its end alone.
     end: OnceLock<Box<Self>>,
-}
-
-/// What the poller knows of a socket, and who waits for its directions.
-#[derive(Debug)]
-struct Registered {
-    poller: AsyncFd<Arc<OwnedFd>>,
-    waiting: [Shared; 2],
-    news: News,
 }
 
 /// What a syscall says of the direction it used.
@@ -67,7 +59,7 @@ impl From<OwnedFd> for Endpoint {
     fn from(fd: OwnedFd) -> Self {
         Self {
             fd: Arc::new(fd),
-            poller: OnceLock::new(),
+            registered: OnceLock::new(),
             closing: AtomicBool::new(false),
             doubtful: AtomicBool::new(false),
             again: Default::default(),
@@ -295,12 +287,8 @@ impl Endpoint {
         loop {
             let registered = self.registered()?;
             let arrivals = registered.news.arrivals();
-            let mut guard = match registered.poll(context, interest) {
-                Poll::Ready(guard) => Some(guard?),
-                Poll::Pending if interest == Interest::Read && registered.news.is_unread() => None,
-                Poll::Pending => return Poll::Pending,
-            };
-            let seen = guard.as_ref().map_or(Readiness::EMPTY, AsyncFdReadyGuard::ready);
+            let mut guard = ready!(registered.poll_unread(context, interest))?;
+            let seen = guard.as_ref().map_or(Readiness::EMPTY, Guard::ready);
             let suspect = seen.is_read_closed() || seen.is_write_closed() || self.closing.load(Ordering::Relaxed);
             let ready = Ready { hangup: suspect && self.hung_up(), ended: seen.is_read_closed() };
             if interest == Interest::Write || !self.doubtful.load(Ordering::Relaxed) || ready.hangup {
@@ -321,7 +309,7 @@ impl Endpoint {
     /// As [`super::Endpoint::arrivals`].
     pub(super) fn arrivals(&self, context: &mut Context<'_>) -> u64 {
         // One that cannot be registered is told of by the look that follows.
-        self.registered().map_or(0, |registered| registered.news.count(|| registered.poll(context, Interest::Read)))
+        self.registered().map_or(0, |registered| registered.arrivals(context))
     }
 
     /// Uses up what the poller knows of the direction: for a socket that is [`Endpoint::renewed`], and used for
@@ -356,8 +344,8 @@ impl Endpoint {
 
     /// As [`super::Endpoint::forget`].
     pub(super) fn forget(&self, waker: &Waker) {
-        if let Some(registered) = self.poller.get() {
-            registered.waiting.iter().for_each(|waiting| waiting.forget(waker));
+        if let Some(registered) = self.registered.get() {
+            registered.forget(waker);
         }
         if let Some(end) = self.end.get() {
             end.forget(waker);
@@ -371,7 +359,7 @@ impl Endpoint {
         let again = &self.again[usize::from(interest == Interest::Write)];
         // A socket that nobody has waited for is not registered: connections that are answered at
         // once never are.
-        let registered = self.poller.get();
+        let registered = self.registered.get();
         let news = registered.filter(|_| interest == Interest::Read).map(|registered| &registered.news);
         let arrivals = news.map_or(0, News::arrivals);
         let is_unread = news.is_some_and(News::is_unread);
@@ -395,7 +383,7 @@ impl Endpoint {
                         After::Exhausted if guard.is_some() || is_unread => exhausted(guard.as_mut()),
                         // Even if nothing is left, the poller may be about to tell of what was there.
                         // Registered by now: another thread may have begun to wait meanwhile.
-                        _ if interest == Interest::Read && self.poller.get().is_some() => {
+                        _ if interest == Interest::Read && self.registered.get().is_some() => {
                             self.doubtful.store(true, Ordering::Relaxed);
                         }
                         _ => {}
@@ -414,14 +402,11 @@ impl Endpoint {
 
     fn registered(&self) -> io::Result<&Registered> {
         loop {
-            if let Some(registered) = self.poller.get() {
+            if let Some(registered) = self.registered.get() {
                 return Ok(registered);
             }
-            match poller::register(&self.fd) {
-                Ok(poller) => {
-                    let registered = Registered { poller, waiting: Default::default(), news: News::default() };
-                    return Ok(self.poller.get_or_init(|| Box::new(registered)));
-                }
+            match Registered::new(&self.fd) {
+                Ok(registered) => return Ok(self.registered.get_or_init(|| Box::new(registered))),
                 // Another thread does so at this moment.
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => std::thread::yield_now(),
                 Err(error) => return Err(error),
@@ -484,31 +469,6 @@ const OF_ONE_CONNECTION: &[Errno] = &[
     Errno::HOSTUNREACH,
     Errno::NETUNREACH,
 ];
-
-type Guard<'p> = AsyncFdReadyGuard<'p, Arc<OwnedFd>>;
-
-impl Registered {
-    /// Whether the direction is known to be ready; else the task is woken when it is.
-    fn poll(&self, context: &mut Context<'_>, interest: Interest) -> Poll<io::Result<Guard<'_>>> {
-        self.waiting(interest).poll(context, |context| self.ask(context, interest))
-    }
-
-    /// The same for who does not wait: those who do stay.
-    fn look(&self, interest: Interest) -> Poll<io::Result<Guard<'_>>> {
-        self.waiting(interest).ask(|context| self.ask(context, interest))
-    }
-
-    fn ask(&self, context: &mut Context<'_>, interest: Interest) -> Poll<io::Result<Guard<'_>>> {
-        match interest {
-            Interest::Read => self.poller.poll_read_ready(context),
-            Interest::Write => self.poller.poll_write_ready(context),
-        }
-    }
-
-    fn waiting(&self, interest: Interest) -> &Shared {
-        &self.waiting[usize::from(interest == Interest::Write)]
-    }
-}
 
 fn receive_flags(flags: ReceiveFlags) -> RecvFlags {
     if flags.peek { RecvFlags::PEEK } else { RecvFlags::empty() }

@@ -7,10 +7,13 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use tokio::io::unix::AsyncFd;
+use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
+
+/// What the poller knows of a direction, until it is made to forget that.
+pub(super) type Guard<'p> = AsyncFdReadyGuard<'p, Arc<OwnedFd>>;
 
 /// Registers for reading and writing.
-pub(crate) fn register(fd: &Arc<OwnedFd>) -> io::Result<AsyncFd<Arc<OwnedFd>>> {
+pub(super) fn register(fd: &Arc<OwnedFd>) -> io::Result<AsyncFd<Arc<OwnedFd>>> {
     // SAFETY: an `Arc<OwnedFd>` is one open descriptor from now until it is dropped, which the
     // `AsyncFd` that holds it does after it has deregistered.
     let registered = unsafe { AsyncFd::register(Arc::clone(fd)) };
