@@ -320,11 +320,7 @@ async fn a_program_that_takes_too_long_is_ended() {
 async fn a_client_that_leaves_ends_its_program() {
     let service = start(|limits| limits.instances = 1);
     for path in ["/sleep?60000", "/late-exit?60000"] {
-        let mut stream = service.connect().await;
-        let sent = format!("GET {path} HTTP/1.1\r\nHost: cgi.test\r\n\r\n");
-        stream.write_all(sent.as_bytes()).await.expect("it is open");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        drop(stream);
+        service.leave(path).await;
         // It waits for the place, which the other would have for a minute.
         assert_eq!(service.get("/requests").await.status, 200, "{path}");
     }

@@ -7,7 +7,6 @@ use std::time::Duration;
 use anyport::cgi::{Convention, Script};
 use anyport::{Artifact, Limits, Runtime};
 use http::Method;
-use tokio::io::AsyncWriteExt;
 
 use super::service::{Service, within};
 
@@ -102,16 +101,7 @@ async fn the_limits_of_a_request_hold() {
 async fn a_client_that_leaves_ends_its_program() {
     let service = start(|limits| limits.instances = 1);
     for path in ["/wait", "/loop"] {
-        let mut stream = service.connect().await;
-        let sent = format!("GET {path} HTTP/1.1\r\nHost: cgi.test\r\n\r\n");
-        stream.write_all(sent.as_bytes()).await.expect("it is open");
-        within("the request to begin", async {
-            while service.running.status().workers.iter().all(|worker| worker.connections == 0) {
-                tokio::task::yield_now().await;
-            }
-        })
-        .await;
-        drop(stream);
+        service.leave(path).await;
         assert_eq!(service.get("/requests").await.status, 200, "{path}");
     }
 }

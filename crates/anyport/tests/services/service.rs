@@ -12,6 +12,7 @@ use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 /// Longer than anything takes that does not hang.
@@ -97,6 +98,19 @@ impl Service {
     /// What a request on a connection of its own gets.
     pub(crate) async fn get(&self, path: &str) -> Got {
         self.client().await.get(path).await
+    }
+
+    /// Asks on a connection of its own, and leaves when that has been accepted.
+    pub(crate) async fn leave(&self, path: &str) {
+        let mut stream = self.connect().await;
+        let head = format!("GET {path} HTTP/1.1\r\nHost: service.test\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.expect("it is open");
+        within("the connection to be accepted", async {
+            while self.running.status().workers.iter().all(|worker| worker.connections == 0) {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
     }
 
     /// A line that the guest has written to stderr.
