@@ -325,8 +325,9 @@ const OTHER_CACHE: &str = "name another folder with `--cache-dir`, or run with `
 
 fn wrong(flag: &str, value: &str, why: impl std::fmt::Display) -> Error {
     let of_addresses = ["--publish", "--listen", "--tcplisten", "--health", "--allow-net"].contains(&flag);
-    if let (Some((scheme, behind)), true) = (value.split_once("://"), of_addresses) {
-        let host = behind.split('/').next().unwrap_or_default();
+    if let (Some((scheme, behind)), true) = (value.split_once("://"), of_addresses)
+        && let Some(host) = behind.split('/').next().filter(|host| !host.is_empty())
+    {
         let port = match scheme {
             _ if host.contains(':') => "",
             "http" => ":80",

@@ -310,6 +310,14 @@ impl Signals {
             _ = hung_up => SignalKind::hangup(),
         }
     }
+
+    /// Somebody will not wait. A terminal that closes may say so twice: the shell and the kernel both do.
+    async fn insist(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
 }
 
 /// Whether this process was started with this signal ignored.
@@ -340,12 +348,12 @@ async fn until_end(
     Manager::stops();
     let drained = tokio::select! {
         drained = running.drain_on(signal.as_raw_value().cast_unsigned(), drain_timeout) => drained,
-        _ = signals.next() => false,
+        () = signals.insist() => false,
     };
     running.stop();
     let ended = tokio::select! {
         ended = tokio::time::timeout(STOP_TIMEOUT, running.ended()) => ended.is_ok(),
-        _ = signals.next() => false,
+        () = signals.insist() => false,
     };
     // A server that finished its work did what it was told.
     let stopped = if drained && manager.is_serving() { ExitCode::SUCCESS } else { code_after(signal) };

@@ -230,7 +230,11 @@ const OPTIONS_ELSEWHERE: &[(&str, &str, &str)] = &[
     ("--name", "Docker", BY_SERVICE_MANAGER),
     ("--cpus", "Docker", "`--workers N` is how many cores serve; less than one is up to a service manager"),
     ("--stop-timeout", "Docker", DRAIN_TIMEOUT),
-    ("--stop-signal", "Docker", "leave it out: SIGTERM and SIGINT both end anyport, once what was begun is answered"),
+    (
+        "--stop-signal",
+        "Docker",
+        "leave it out: SIGTERM, SIGINT and SIGHUP end anyport, once what was begun is answered",
+    ),
     ("--ulimit", "Docker", "leave it out: anyport takes as many open files as `ulimit -n` allows it"),
     ("--rm", "Docker", BY_SERVICE_MANAGER),
     ("--graceful-timeout", "gunicorn", DRAIN_TIMEOUT),

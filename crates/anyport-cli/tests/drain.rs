@@ -109,6 +109,20 @@ fn a_second_signal_ends_it_at_once() {
     }
 }
 
+/// The shell and the kernel may both send one.
+#[test]
+fn a_terminal_that_closes_may_say_so_twice() {
+    let (_folder, server, address) = serve("wasmedge", &["--drain-timeout", "1h"]);
+    let mut client = begin(address);
+    for _ in 0..2 {
+        server.signal(Signal::HUP);
+        wait_until_refused(address);
+    }
+    client.send(b"def");
+    assert_eq!(client.line(), SUNK);
+    assert_eq!(server.end().code(), 0);
+}
+
 #[test]
 fn a_guest_that_computes_without_end_is_ended() {
     for workers in ["1", "2"] {

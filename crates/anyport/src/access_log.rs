@@ -163,6 +163,8 @@ struct Appended {
     path: PathBuf,
     file: File,
     identity: Identity,
+    /// No other could be opened, of which the person was told.
+    is_stuck: bool,
 }
 
 /// What tells one file from another.
@@ -172,7 +174,7 @@ impl Appended {
     fn open(path: &Path) -> io::Result<Self> {
         let file = OpenOptions::new().create(true).append(true).open(path)?;
         let identity = identity(&file.metadata()?);
-        Ok(Self { path: path.to_owned(), file, identity })
+        Ok(Self { path: path.to_owned(), file, identity, is_stuck: false })
     }
 
     fn is_moved(&self) -> bool {
@@ -185,8 +187,12 @@ impl Write for Appended {
         if self.is_moved() {
             match Self::open(&self.path) {
                 Ok(new) => *self = new,
+                Err(error) if !std::mem::replace(&mut self.is_stuck, true) => tracing::warn!(
+                    "the access log `{}` was moved, and none can be opened there: {error}; lines go to where it is now",
+                    self.path.display()
+                ),
                 // Lines that are somewhere are better than none.
-                Err(error) => tracing::debug!("the access log cannot be opened anew: {error}"),
+                Err(_) => {}
             }
         }
         self.file.write(bytes)

@@ -83,6 +83,12 @@ impl Descriptor {
         }
     }
 
+    /// Whether the host may have another socket for it as soon as it is bound, of which the poller tells nothing to who
+    /// waits for this one.
+    pub(crate) fn is_provisional(&self) -> bool {
+        matches!(self, Self::Socket(socket) if socket.udp().is_ok_and(|udp| !udp.is_bound()))
+    }
+
     /// Forgets one who waits no longer.
     pub(crate) fn forget(&self, waker: &Waker) {
         match self {

@@ -251,7 +251,8 @@ fn rewritten(needs: &ResourcesRequired, room: Room, machine_bytes: impl FnOnce()
     // In pages, of the size that nearly all have.
     let first = usize::try_from(needs.max_initial_memory_size?).ok()?.checked_mul(WASM_PAGE)?;
     let fits = first > MEMORY_KEPT && first <= MEMORY_REWRITTEN;
-    let all = (first as u64).saturating_mul(room.instances.into());
+    let memories = u64::from(room.instances).saturating_mul(needs.num_memories.into());
+    let all = (first as u64).saturating_mul(memories);
     (room.workers > 1 && fits && all <= machine_bytes() / PART_REWRITTEN).then_some(first)
 }
 
@@ -380,7 +381,7 @@ mod tests {
     #[test]
     fn memories_are_written_anew_where_there_is_room_for_all_of_them() {
         let needs = |first| ResourcesRequired {
-            num_memories: 1,
+            num_memories: 2,
             max_initial_memory_size: first,
             num_tables: 0,
             max_initial_table_size: None,
@@ -388,8 +389,8 @@ mod tests {
         let room = Room { workers: 2, instances: 100, memory_bytes: 1 << 30, table_elements: 0 };
         assert_eq!(rewritten(&needs(Some(128)), Room { workers: 1, ..room }, || u64::MAX), None);
         let rewritten = |first, machine_bytes| rewritten(&needs(first), room, || machine_bytes);
-        assert_eq!(rewritten(Some(128), 3200 << 20), Some(8 << 20));
-        assert_eq!(rewritten(Some(128), (3200 << 20) - 4), None);
+        assert_eq!(rewritten(Some(128), 6400 << 20), Some(8 << 20));
+        assert_eq!(rewritten(Some(128), (6400 << 20) - 4), None);
         assert_eq!(rewritten(Some(32), u64::MAX), None);
         assert_eq!(rewritten(Some(513), u64::MAX), None);
         assert_eq!(rewritten(None, u64::MAX), None);

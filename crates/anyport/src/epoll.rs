@@ -405,8 +405,10 @@ impl State {
         let mut events = 0;
         for (interest, direction) in [(Interest::Read, IN), (Interest::Write, OUT)] {
             if wanted & direction != 0 {
-                // Before the look: what is used from now on is looked at again.
-                let known = if is_edge { descriptor.watch(waker, interest) } else { 0 };
+                // Before the look: what is used, or becomes another, from now on is looked at again.
+                let watched =
+                    if is_edge || descriptor.is_provisional() { descriptor.watch(waker, interest) } else { 0 };
+                let known = if is_edge { watched } else { 0 };
                 let polled = descriptor.poll_ready(context, interest);
                 events |= self.tell(interest as usize, known, polled, direction, wanted);
             }

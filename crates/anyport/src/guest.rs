@@ -279,7 +279,9 @@ impl Guest {
             SocketKind::Udp(udp) => match self.claim(address, Transport::Udp)? {
                 Some(claim) => {
                     self.serves();
-                    udp.adopt(claim, address)
+                    let adopted = udp.adopt(claim, address);
+                    socket.changed();
+                    adopted
                 }
                 None => udp.bind(address),
             },

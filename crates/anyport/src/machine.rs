@@ -1,7 +1,7 @@
 //! How much memory there is for this process: the machine's, or what its control groups leave of it.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Bytes of memory that this process may use, as far as the kernel tells.
 pub(crate) fn memory_bytes() -> u64 {
@@ -11,9 +11,9 @@ pub(crate) fn memory_bytes() -> u64 {
 fn memory_bytes_at(root: &Path) -> u64 {
     let machine = fs::read_to_string(root.join("proc/meminfo")).ok().and_then(|text| total(&text));
     let groups = fs::read_to_string(root.join("proc/self/cgroup")).unwrap_or_default();
-    let limits = groups.lines().filter_map(limit_files).flat_map(|(folder, file)| {
+    let limits = groups.lines().filter_map(limit_files).flat_map(|(hierarchy, group, file)| {
         // Each group has the limits of those around it. The root of a container may be any of them.
-        let folders: Vec<PathBuf> = folder.ancestors().map(|folder| root.join(folder).join(file)).collect();
+        let folders: Vec<_> = group.ancestors().map(|group| root.join(hierarchy).join(group).join(file)).collect();
         folders.into_iter().filter_map(|file| fs::read_to_string(file).ok()?.trim().parse().ok())
     });
     limits.chain(machine).min().unwrap_or(u64::MAX)
@@ -25,8 +25,9 @@ fn total(meminfo: &str) -> Option<u64> {
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
-/// The folder of a line of cgroup(7)'s `/proc/PID/cgroup`, `ID:CONTROLLERS:PATH`, and the file of its limit of memory.
-fn limit_files(line: &str) -> Option<(PathBuf, &'static str)> {
+/// Of a line of cgroup(7)'s `/proc/PID/cgroup`, `ID:CONTROLLERS:PATH`: the hierarchy, the group's folder there, and the
+/// file of its limit of memory.
+fn limit_files(line: &str) -> Option<(&'static str, &Path, &'static str)> {
     let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
     let (hierarchy, file) = match controllers {
         "" => ("sys/fs/cgroup", "memory.max"),
@@ -35,7 +36,7 @@ fn limit_files(line: &str) -> Option<(PathBuf, &'static str)> {
         }
         _ => return None,
     };
-    Some((Path::new(hierarchy).join(path.trim_start_matches('/')), file))
+    Some((hierarchy, Path::new(path.trim_start_matches('/')), file))
 }
 
 #[cfg(test)]
@@ -69,6 +70,8 @@ mod tests {
         // Where a container sees its own group as the root.
         let own = ("sys/fs/cgroup/memory/memory.limit_in_bytes", "4096\n");
         assert_eq!(machine(&[MEMINFO, v1, own]), 1 << 12);
+        // What is around the hierarchy is nobody's limit.
+        assert_eq!(machine(&[MEMINFO, v2, none, ("memory.max", "1"), ("sys/fs/memory.max", "1")]), 2 << 20);
         // As it is without a limit.
         let most = ("sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n");
         assert_eq!(machine(&[MEMINFO, v1, most]), 2 << 20);

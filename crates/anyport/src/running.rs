@@ -126,11 +126,11 @@ impl Running {
     pub async fn drain_on(&self, signal: u32, timeout: Duration) -> bool {
         self.published.close();
         self.advance(Stage::Draining);
-        let end = Instant::now() + timeout;
+        let began = Instant::now();
         let drained = tokio::time::timeout(timeout, self.published.all.gone()).await.is_ok();
         if self.takes_signals.load(Ordering::Acquire) {
             self.advance(Stage::Leaving(signal));
-            let left = end.saturating_duration_since(Instant::now()).max(LEAVE_LEAST);
+            let left = timeout.saturating_sub(began.elapsed()).max(LEAVE_LEAST);
             let _ = tokio::time::timeout(left, self.ended()).await;
         }
         self.stop();

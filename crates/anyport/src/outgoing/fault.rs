@@ -75,6 +75,15 @@ pub(super) fn of(error: &(dyn StdError + 'static), ended: Error) -> Error {
     if closed { ended } else { Error::HttpProtocolError }
 }
 
+/// Whether it is a server's answer to one request, while the connection goes on (RFC 9113, 5.4.2). A stream that it has
+/// refused it has not looked at (8.7).
+pub(super) fn is_answer(error: &(dyn StdError + 'static)) -> bool {
+    let causes = std::iter::successors(Some(error), |error| next(*error));
+    causes
+        .filter_map(|cause| cause.downcast_ref::<h2::Error>())
+        .any(|error| error.is_reset() && error.reason() != Some(Reason::REFUSED_STREAM))
+}
+
 /// The cause of an error; that of an `io::Error` is what it holds, and HTTP/2 names none but has one.
 fn next<'e>(error: &'e (dyn StdError + 'static)) -> Option<&'e (dyn StdError + 'static)> {
     if let Some(error) = error.downcast_ref::<h2::Error>().and_then(h2::Error::get_io) {

@@ -12,6 +12,7 @@ mod upload;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use http::{HeaderName, Method, Request, Response, Uri};
 use http_body_util::BodyExt;
@@ -172,8 +173,9 @@ impl Way {
 
     /// The answer to a request. One that changes nothing (RFC 9110, 9.2.1) is sent once more where a connection that
     /// was kept ends before it is answered: the server may have closed it at that moment, and nobody is at fault (RFC
-    /// 9112, 9.3.1).
-    async fn head(&self, request: Request<WasiBody>, options: RequestOptions) -> Result<Response<Incoming>> {
+    /// 9112, 9.3.1). Both together have the time of one.
+    async fn head(&self, request: Request<WasiBody>, mut options: RequestOptions) -> Result<Response<Incoming>> {
+        let began = Instant::now();
         let (parts, body) = request.into_parts();
         let source = Source::new(body);
         let again = parts.method.is_safe().then(|| (parts.clone(), source.clone()));
@@ -182,6 +184,8 @@ impl Way {
             (Err(Failed { error: Error::ConnectionTerminated, was_kept: true }), Some((parts, source)))
                 if source.is_whole() =>
             {
+                let first_byte = options.first_byte_timeout.unwrap_or(REQUEST_SILENCE);
+                options.first_byte_timeout = Some(first_byte.saturating_sub(began.elapsed()));
                 self.attempt(Request::from_parts(parts, source), options).await
             }
             (first, _) => first,
@@ -219,9 +223,9 @@ impl Way {
                 served.inspect(Served::set);
                 Ok(answer)
             }
-            Err(error) => {
-                let error = fault::of(&error, Error::ConnectionTerminated);
-                let was_kept = served.is_some_and(|served| served.get());
+            Err(cause) => {
+                let error = fault::of(&cause, Error::ConnectionTerminated);
+                let was_kept = served.is_some_and(|served| served.get()) && !fault::is_answer(&cause);
                 Err(Failed { error, was_kept })
             }
         }

@@ -46,11 +46,17 @@ pub(super) async fn admit(
         Err((status, why)) => closing(say(status, why, id), version),
         Ok(request) => {
             let fate = request.body().fate();
-            let answer = request::answer(site, id, asked, request).await?;
-            match fate.and_then(|fate| fate.status()) {
+            let answered = request::answer(&site, id, asked, request).await;
+            match (answered, fate.and_then(|fate| fate.status())) {
                 // Whatever the guest has made of a body that failed.
-                Some((status, why)) => closing(say(status, why, id), version),
-                None => answer,
+                (answered, Some((status, why))) => {
+                    tracing::debug!("request {id}: {}", why.trim_end());
+                    if let Some(refused) = answered.err().filter(|refused| !refused.is_clients()) {
+                        refused.tell(&site, id);
+                    }
+                    closing(say(status, why, id), version)
+                }
+                (answered, None) => answered.unwrap_or_else(|refused| refused.tell(&site, id)),
             }
         }
     };
@@ -84,9 +90,11 @@ fn forward(headers: &mut HeaderMap, client: Client) {
     }
 }
 
-/// Writes of bytes that were no request, which hyper has answered by itself.
+/// Writes of bytes that were no request, which hyper has answered by itself. A target of more than 64 KiB is 414 to its
+/// client, which hyper does not tell from 431.
 pub(super) fn note_refused(site: &Site, client: Client, error: &hyper::Error) {
-    let Some(log) = site.inbound.log.as_ref().filter(|_| error.is_parse()) else { return };
+    let is_answered = error.is_parse() && !error.is_parse_version_h2();
+    let Some(log) = site.inbound.log.as_ref().filter(|_| is_answered) else { return };
     let status =
         if error.is_parse_too_large() { StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE } else { StatusCode::BAD_REQUEST };
     log.write(&Entry {
@@ -161,11 +169,16 @@ impl Admitted {
         if let Some(record) = &mut record {
             record.entry.status = Some(answer.status().as_u16());
         }
-        let has_none = is_head || matches!(answer.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-        let is_bodiless = has_none && taking.is_some();
-        if let (true, true, Some(length)) = (is_bodiless, is_head, answer.body().size_hint().exact()) {
-            // As hyper does for HTTP/1.1.
+        let is_empty = matches!(answer.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        let is_bodiless = (is_head || is_empty) && taking.is_some();
+        // As hyper does for HTTP/1.1: what has no body says nothing of the length that another answer would have.
+        let length = answer.body().size_hint().exact().filter(|length| *length > 0 && !is_empty);
+        if let (true, Some(length)) = (is_bodiless, length) {
             answer.headers_mut().entry(CONTENT_LENGTH).or_insert_with(|| length.into());
+        }
+        if taking.is_some() && answer.status() == StatusCode::NO_CONTENT {
+            // Whatever the guest says (RFC 9110, 8.6).
+            answer.headers_mut().remove(CONTENT_LENGTH);
         }
         answer.map(|answer| Self { answer, record, taking, is_bodiless })
     }

@@ -1,6 +1,5 @@
 //! One request: to an instance, and its answer back.
 
-use std::convert::Infallible;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -36,23 +35,15 @@ use crate::spelling::option;
 /// A guest's answer, up to its body, or why there is none.
 type Head = Result<Response<WasiBody>, ErrorCode>;
 
-/// Answers a request; whatever happens, there is an answer.
+/// A guest's answer to a request, or why there is none.
 pub(super) async fn answer(
-    site: Arc<Site>, id: RequestId, asked: Asked, request: Request<Upload>,
-) -> Result<Response<Answer>, Infallible> {
-    let fate = request.body().fate();
-    let outcome = match &site.requests.handler {
-        Handler::Of02(handler) => answer_02(&site, handler, id, asked, request).await,
-        Handler::Of03(handler) => answer_03(&site, handler, id, asked, request).await,
-        Handler::Cgi(commands) => cgi::answer(&site, commands, id, asked, request).await,
-    };
-    Ok(outcome.unwrap_or_else(|refused| match fate.and_then(|fate| fate.status()) {
-        Some((status, why)) if refused.is_clients() => {
-            tracing::debug!("request {id}: {}", why.trim_end());
-            say(status, why, id)
-        }
-        _ => refused.tell(&site, id),
-    }))
+    site: &Arc<Site>, id: RequestId, asked: Asked, request: Request<Upload>,
+) -> Result<Response<Answer>, Refused> {
+    match &site.requests.handler {
+        Handler::Of02(handler) => answer_02(site, handler, id, asked, request).await,
+        Handler::Of03(handler) => answer_03(site, handler, id, asked, request).await,
+        Handler::Cgi(commands) => cgi::answer(site, commands, id, asked, request).await,
+    }
 }
 
 /// Why a request has no answer of a guest.
@@ -81,11 +72,12 @@ pub(super) enum Refused {
 
 impl Refused {
     /// Whether a body that failed is reason enough. A guest that traps because of one has a fault of its own.
-    fn is_clients(&self) -> bool {
+    pub(super) fn is_clients(&self) -> bool {
         matches!(self, Self::Ended(Outcome::Exited(_)) | Self::Error(Blame::Guest, _))
     }
 
-    fn tell(self, site: &Site, id: RequestId) -> Response<Answer> {
+    /// What the client is told, and the person.
+    pub(super) fn tell(self, site: &Site, id: RequestId) -> Response<Answer> {
         match self {
             Self::Crowded => {
                 tracing::debug!("request {id}: too many wait already");

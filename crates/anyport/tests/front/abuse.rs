@@ -1,13 +1,20 @@
 //! Clients of HTTP/2 that mean harm: what they hold is bounded, what they do ends, and others are served.
 
+use std::io;
 use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http_body_util::Empty;
+use hyper::Request;
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 
 use super::frames::{
     CONTINUATION, DATA, END_HEADERS, END_STREAM, Frames, GOAWAY, HEADERS, PING, RST_STREAM, SETTINGS, frame, get, line,
     request,
 };
 use super::service::{Service, status};
-use crate::support::Tested;
+use crate::support::{Tested, within};
 
 const LIMIT: Duration = Duration::from_secs(2);
 
@@ -57,6 +64,27 @@ async fn an_answer_without_a_body_ends_with_its_head() -> Tested {
     }
     client.send(get(7, "/hello")).await?;
     assert_eq!(client.next_of(DATA).await?.expect("a body").payload, b"Hello\n");
+    Ok(())
+}
+
+/// That of the other answer to HEAD, and none of a 204, whatever its guest says (RFC 9110, 8.6).
+#[tokio::test]
+async fn an_answer_without_a_body_says_the_right_length() -> Tested {
+    let service = Service::start();
+    let stream = TokioIo::new(service.connect().await?);
+    let handshake = http2::handshake(TokioExecutor::new(), stream);
+    let (mut sender, connection) = within("greeting", async { handshake.await.map_err(io::Error::other) }).await?;
+    tokio::spawn(connection);
+    for (method, path, length) in
+        [("HEAD", "/hello", Some("6")), ("HEAD", "/status?code=204", None), ("GET", "/status?code=204", None)]
+    {
+        let asked = Request::builder().method(method).uri(format!("http://localhost{path}"));
+        let asked = asked.body(Empty::<Bytes>::new()).expect("a request");
+        let answer = sender.send_request(asked);
+        let answer = within("an answer", async { answer.await.map_err(io::Error::other) }).await?;
+        let told = answer.headers().get("content-length").map(|length| length.to_str().expect("digits"));
+        assert_eq!(told, length, "{method} {path}");
+    }
     Ok(())
 }
 

@@ -148,6 +148,45 @@ fn the_reason_of_http_2_is_told() {
     }
 }
 
+/// Answers one request, and gives up each other of its connection for this reason.
+async fn refuse_others(
+    listener: std::net::TcpListener, acceptor: TlsAcceptor, reason: Reason, refused: Arc<AtomicUsize>,
+) {
+    let listener = tokio::net::TcpListener::from_std(listener).expect("a socket");
+    loop {
+        let (stream, _) = listener.accept().await.expect("a connection");
+        let stream = acceptor.accept(stream).await.expect("a client that trusts it");
+        let mut connection = h2::server::handshake(stream).await.expect("a client of HTTP/2");
+        let mut is_first = true;
+        while let Some(Ok((_request, mut answer))) = connection.accept().await {
+            if std::mem::take(&mut is_first) {
+                answer.send_response(Response::new(()), true).expect("it is open");
+            } else {
+                refused.fetch_add(1, Ordering::SeqCst);
+                answer.send_reset(reason);
+            }
+        }
+    }
+}
+
+/// Which would double the work of a server that asks for less. What it has refused it has not looked at.
+#[test]
+fn a_request_that_is_given_up_is_not_sent_again() {
+    for (reason, times) in
+        [(Reason::ENHANCE_YOUR_CALM, 1), (Reason::INTERNAL_ERROR, 1), (Reason::CANCEL, 1), (Reason::REFUSED_STREAM, 2)]
+    {
+        let refused = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&refused);
+        let secure = Secure::of("localhost", &["h2"], move |listener, acceptor, _| {
+            refuse_others(listener, acceptor, reason, count)
+        });
+        let guest = secure.guest();
+        assert_eq!(guest.fetch(&secure.url("localhost")).0, 200);
+        assert_eq!(guest.fetch(&secure.url("localhost")), (502, "connection-terminated\n".to_owned()));
+        assert_eq!(refused.load(Ordering::SeqCst), times, "{reason:?}");
+    }
+}
+
 #[test]
 fn a_certificate_is_for_its_name_and_of_an_authority_that_is_known() {
     let secure = Secure::new("localhost", &[]);

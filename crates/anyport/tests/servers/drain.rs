@@ -182,7 +182,8 @@ async fn a_server_without_connections_drains_at_once() -> Tested {
             client.end().await?;
         }
         let began = Instant::now();
-        assert!(within_long(server.running.drain(LONG)).await?);
+        // However long it might take.
+        assert!(within_long(server.running.drain(Duration::MAX)).await?);
         assert!(began.elapsed() < LONG / 2);
         assert_eq!(server.outcome().await?, Outcome::Stopped);
     }

@@ -1,13 +1,15 @@
 //! Waiting: what a set, a poll or a blocking call tells, when, and to whom.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
+use std::time::Instant;
 
-use anyport::Outcome;
+use anyport::server::Restart;
+use anyport::{Outcome, Policy};
 
-use super::machine::{connect, holds, run_with, serve};
+use super::machine::{LONG, connect, holds, module, run_with, serve, server, started};
 
 /// Of events: to be read, to be written, ended by the peer, edges, one event.
 const IN: u32 = 1;
@@ -144,6 +146,37 @@ fn a_socket_may_be_in_a_set_before_it_is_bound() {
         let running = serve(&body, |_| {});
         let _client = connect(&running);
         assert_eq!(running.wait(), Outcome::Exited(0));
+    }
+}
+
+/// The host has another socket for a published port, in whose place it comes.
+#[test]
+fn a_socket_of_datagrams_may_be_in_a_set_before_it_is_bound() {
+    for events in [IN | EDGE, IN] {
+        let body = format!(
+            "(func (export \"_start\") (local $set i32)
+             (call $is (i32.const 1)
+               (call $sock_open (i32.const 1) (i32.const 2) (i32.const 17) (i32.const 64)) (i32.const 0))
+             {SET} {} {}
+             (i32.store8 (i32.const 1032) (i32.const 1)) (i32.store16 (i32.const 1034) (i32.const 8080))
+             (call $is (i32.const 3) (call $sock_bind (i32.const 3) (i32.const 1032)) (i32.const 0))
+             {})",
+            add("(local.get $set)", READS, events),
+            tells(2, 0),
+            comes(4, IN),
+        );
+        let policy = Policy { publish: vec!["127.0.0.1:0:8080/udp".parse().expect("a port")], ..Policy::default() };
+        let running = started(server(&module(&body)).policy(policy).restart(Restart::No));
+        let client = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+        let port = running.ports()[0].address().expect("it is a port of the host");
+        let began = Instant::now();
+        while running.status().workers[0].state != "ended" {
+            assert!(began.elapsed() < LONG, "{events}: it hears nothing");
+            // Refused until it is bound.
+            let _ = client.send_to(b"hello", port);
+            thread::yield_now();
+        }
+        assert_eq!(running.wait(), Outcome::Exited(0), "{events}");
     }
 }
 
@@ -310,7 +343,7 @@ fn entries_that_are_over_are_gone() {
                      (local.set $turns (i32.add (local.get $turns) (i32.const 1)))
                      (br_if $next (i32.lt_u (local.get $turns) (i32.const 1000)))))"
             ),
-            anyport::Policy::default(),
+            Policy::default(),
             |limits| limits.descriptors = 12,
         );
         assert_eq!(outcome, Outcome::Exited(0));
