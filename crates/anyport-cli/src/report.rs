@@ -85,6 +85,8 @@ pub(crate) fn start_log(global: &Global, traced: Vec<Directive>) {
         .with_env_filter(filter)
         .with_ansi(is_coloured())
         .with_writer(std::io::stderr)
+        // Nobody may read stderr any more, which is no reason to fail.
+        .log_internal_errors(false)
         .event_format(Style)
         .init();
 }

@@ -3,7 +3,7 @@
 
 mod support;
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -110,8 +110,8 @@ fn flags_of_the_front_are_explained() {
         ("--max-body", "lots", "`--max-body 10m` is right"),
         ("--max-instances", "0", "`--max-instances 100` is right"),
         ("--max-queue", "-1", "`--max-queue 1000` is right, and 0 where no request is to wait"),
-        ("--header-timeout", "soon", "`30s`, `500ms`, `2m` and `1h` are right"),
-        ("--body-timeout", "soon", "`30s`, `500ms`, `2m` and `1h` are right"),
+        ("--header-timeout", "soon", "`30s`, `500ms`, `2m` and `1h30m` are right"),
+        ("--body-timeout", "soon", "`30s`, `500ms`, `2m` and `1h30m` are right"),
     ] {
         let ended = run(&[flag, value]);
         assert_eq!(ended.code(), 125, "{ended}");
@@ -182,6 +182,23 @@ fn the_access_log_is_on_stderr_or_in_a_file() {
         let text = read(&file);
         assert!(text.contains(&format!("\"target\":\"{target}\"")) && text.lines().count() == 1, "{text}");
     }
+}
+
+#[test]
+fn who_reads_neither_log_nor_errors_is_answered_all_the_same() {
+    let mut command = command_in(&root(), ["run", "-p", "0:8080", "--access-log", SERVICE]);
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    let mut server = command.stderr(writer).stdout(std::process::Stdio::null()).spawn().expect("it starts");
+    drop(command);
+    let mut line = String::new();
+    BufReader::new(reader).read_line(&mut line).expect("it says where it listens");
+    // Nobody reads from now on.
+    let address = line.trim_end().rsplit('/').next().expect("a URL").parse().expect("an address");
+    for _ in 0..3 {
+        assert!(get(address, "/trap").contains("the server failed"));
+    }
+    server.kill().expect("it runs");
+    server.wait().expect("it ends");
 }
 
 #[test]

@@ -116,37 +116,37 @@ fn times_that_are_none_are_explained() {
     code 125
     --- stderr
     error: `--timeout 1d` is not right: it is a number with ms, s, m or h
-    hint: `30s`, `500ms`, `2m` and `1h` are right
+    hint: `30s`, `500ms`, `2m` and `1h30m` are right
     ");
     snapshot!(run(x.clone(), &["--timeout", "-5s"]), @"
     code 125
     --- stderr
     error: `--timeout -5s` is not right: it is a number with ms, s, m or h
-    hint: `30s`, `500ms`, `2m` and `1h` are right
+    hint: `30s`, `500ms`, `2m` and `1h30m` are right
     ");
     snapshot!(run(x.clone(), &["--idle-timeout", "soon"]), @"
     code 125
     --- stderr
     error: `--idle-timeout soon` is not right: it is a number with ms, s, m or h
-    hint: `30s`, `500ms`, `2m` and `1h` are right
+    hint: `30s`, `500ms`, `2m` and `1h30m` are right
     ");
     snapshot!(run(x.clone(), &["--cpu-time", "1.5"]), @"
     code 125
     --- stderr
     error: `--cpu-time 1.5` is not right: it is a number with ms, s, m or h
-    hint: `30s`, `500ms`, `2m` and `1h` are right
+    hint: `30s`, `500ms`, `2m` and `1h30m` are right
     ");
     snapshot!(run(x.clone(), &["--drain-timeout", "s"]), @"
     code 125
     --- stderr
     error: `--drain-timeout s` is not right: it is a number with ms, s, m or h
-    hint: `30s`, `500ms`, `2m` and `1h` are right
+    hint: `30s`, `500ms`, `2m` and `1h30m` are right
     ");
     snapshot!(run(x.clone(), &["--drain-timeout=99999999999999999999h"]), @"
     code 125
     --- stderr
     error: `--drain-timeout 99999999999999999999h` is not right: it is a number with ms, s, m or h
-    hint: `30s`, `500ms`, `2m` and `1h` are right
+    hint: `30s`, `500ms`, `2m` and `1h30m` are right
     ");
     let times = ["--timeout", "1", "--idle-timeout=2m", "--cpu-time", "500ms", "--drain-timeout", "1h"];
     assert_eq!(run(x, &times).code(), 0);

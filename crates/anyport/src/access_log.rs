@@ -211,15 +211,18 @@ fn identity(metadata: &Metadata) -> Identity {
 fn write_all(lines: &Receiver<String>, mut target: Box<dyn Write + Send>, dropped: &AtomicU64) {
     /// What is written with one call at most.
     const BATCH: usize = 64 << 10;
+    let mut fails = false;
     while let Ok(mut batch) = lines.recv() {
         while batch.len() < BATCH
             && let Ok(line) = lines.try_recv()
         {
             batch.push_str(&line);
         }
-        if let Err(error) = target.write_all(batch.as_bytes()) {
-            tracing::debug!("the access log cannot be written: {error}");
+        let written = target.write_all(batch.as_bytes());
+        if let (Err(error), false) = (&written, fails) {
+            tracing::warn!("the access log cannot be written: {error}");
         }
+        fails = written.is_err();
         let lost = dropped.swap(0, Ordering::Relaxed);
         if lost > 0 {
             tracing::warn!("{lost} lines of the access log were dropped, since it could not be written fast enough");

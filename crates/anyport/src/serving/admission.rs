@@ -66,6 +66,10 @@ pub(super) async fn admit(
 /// The request as a guest may have it, or what its client is told instead.
 fn refused(site: &Arc<Site>, request: Request<Incoming>) -> Result<Request<Upload>, (StatusCode, &'static str)> {
     sanity::check(&request).map_err(|refusal| (refusal.status, refusal.why))?;
+    // Of HTTP/1.1 hyper has counted them.
+    if request.headers().len() > site.limits.header_lines {
+        return Err((StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "the request has too many header lines\n"));
+    }
     let request = request.map(|body| Upload::new(body, site));
     if request.body().is_too_large() { Err(TOO_LARGE_ANSWER) } else { Ok(request) }
 }
@@ -176,7 +180,7 @@ impl Admitted {
         if let (true, Some(length)) = (is_bodiless, length) {
             answer.headers_mut().entry(CONTENT_LENGTH).or_insert_with(|| length.into());
         }
-        if taking.is_some() && answer.status() == StatusCode::NO_CONTENT {
+        if answer.status() == StatusCode::NO_CONTENT {
             // Whatever the guest says (RFC 9110, 8.6).
             answer.headers_mut().remove(CONTENT_LENGTH);
         }

@@ -109,13 +109,15 @@ impl Bell {
 }
 
 impl Alarm {
-    /// Rings after this time, in place of the time before.
+    /// Rings after this time, in place of the time before. That it has rung, unheard, is forgotten.
     pub(crate) fn set(&self, after: Duration) {
+        self.bell.rung.store(false, Ordering::Relaxed);
         self.bell.at.store(self.alarms.after(after), Ordering::Relaxed);
     }
 
     /// Does not ring.
     pub(crate) fn unset(&self) {
+        self.bell.rung.store(false, Ordering::Relaxed);
         self.bell.at.store(NEVER, Ordering::Relaxed);
     }
 
@@ -137,7 +139,7 @@ impl Alarm {
         if !self.bell.rung.load(Ordering::Relaxed) {
             return false;
         }
-        self.unset();
+        self.bell.at.store(NEVER, Ordering::Relaxed);
         self.bell.rung.swap(false, Ordering::Acquire)
     }
 }
@@ -185,6 +187,13 @@ mod tests {
         assert!(started.elapsed() >= Duration::from_millis(50));
         let again = tokio::time::timeout(Duration::from_millis(30), poll_fn(|context| first.poll_rung(context)));
         assert!(again.await.is_err(), "it was heard");
+        first.set(Duration::from_millis(5));
+        while !first.bell.rung.load(Ordering::Relaxed) {
+            tokio::task::yield_now().await;
+        }
+        first.unset();
+        let late = poll_fn(|context| Poll::Ready(first.poll_rung(context)));
+        assert!(late.await.is_pending(), "it came too late");
     }
 
     #[test]

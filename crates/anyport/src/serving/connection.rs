@@ -37,6 +37,10 @@ pub(super) struct Pulse {
     begun: AtomicBool,
     /// The peer does not take what is sent.
     stuck: AtomicBool,
+    /// None of its bytes were seen yet.
+    is_new: AtomicBool,
+    /// It speaks HTTP/2.
+    is_h2: AtomicBool,
     /// Answers of HTTP/2 under way, with since when the client owes to take what there is of them.
     owed: Mutex<Slab<Option<Instant>>>,
     /// Set while there is one.
@@ -81,7 +85,16 @@ async fn exchange(site: &Arc<Site>, stream: Connection, client: Client) {
     let mut connection = pin!(builder.serve_connection(io, answer));
     let mut graceful = false;
     let ended = std::future::poll_fn(|context| {
-        if pulse.alarm.poll_rung(context).is_ready() || pulse.poll_untaken(context).is_ready() {
+        while pulse.alarm.poll_rung(context).is_ready() {
+            if graceful || !pulse.is_h2.load(Ordering::Relaxed) {
+                return Poll::Ready(None);
+            }
+            // So that it knows which of its requests were not seen.
+            graceful = true;
+            connection.as_mut().graceful_shutdown();
+            pulse.alarm.set(PARTING);
+        }
+        if pulse.poll_untaken(context).is_ready() {
             return Poll::Ready(None);
         }
         if !graceful && site.drains() {
@@ -183,6 +196,8 @@ impl Pulse {
             asked: AtomicU32::new(0),
             begun: AtomicBool::new(true),
             stuck: AtomicBool::new(false),
+            is_new: AtomicBool::new(true),
+            is_h2: AtomicBool::new(false),
             owed: Mutex::default(),
             owes: site.alarms.alarm(),
             client,
@@ -220,8 +235,16 @@ impl Pulse {
         if self.site.drains() { limit.min(PARTING) } else { limit }
     }
 
-    /// Bytes of the peer have come.
-    fn received(&self) {
+    /// Bytes of the peer have come. Of HTTP/2 they may be no head, but what keeps a connection at work.
+    fn received(&self, bytes: &[u8]) {
+        if self.is_new.load(Ordering::Relaxed) && !bytes.is_empty() {
+            self.is_new.store(false, Ordering::Relaxed);
+            // The begin of its preface (RFC 9113, 3.4), which is no request.
+            self.is_h2.store(bytes.starts_with(b"PRI"), Ordering::Relaxed);
+        }
+        if self.is_h2.load(Ordering::Relaxed) {
+            return;
+        }
         if self.asked.load(Ordering::Relaxed) == 0 && !self.begun.swap(true, Ordering::Relaxed) {
             self.alarm.set(self.parting(self.site.limits.header_timeout));
         }
@@ -253,9 +276,10 @@ impl AsyncRead for Watched {
     fn poll_read(
         mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
         let polled = Pin::new(&mut self.stream).poll_read(context, buffer);
         if polled.is_ready() {
-            self.pulse.received();
+            self.pulse.received(&buffer.filled()[before..]);
         }
         polled
     }

@@ -3,7 +3,8 @@
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, HOST};
@@ -19,12 +20,13 @@ use wasmtime_wasi_http::p3::bindings::ServicePre;
 use wasmtime_wasi_http::p3::bindings::http::types::ErrorCode as ErrorCode03;
 use wasmtime_wasi_http::{Error, WasiBody, WasiHttpView};
 
+use super::alarm::Alarm;
 use super::answer::{Answer, answer as say};
 use super::call::Call;
 use super::cgi;
 use super::connection::Asked;
 use super::kept::Instance;
-use super::reuse::{self, Reply};
+use super::reuse::{self, Streaming};
 use super::upload::{Upload, poll_late};
 use super::{RequestId, Site, prewarm, tell_end};
 use crate::guest::Guest;
@@ -191,7 +193,7 @@ async fn answer_02(
             None => poll_late(&alarm, fate.as_deref(), site.limits.timeout, context).map(|()| Err(Refused::Late)),
         }
     });
-    let answered = answered.await?;
+    let answered = answered.await.and_then(checked)?;
     let rest = match ended {
         Some(outcome) => {
             tell_failed(&outcome, id);
@@ -199,7 +201,7 @@ async fn answer_02(
         }
         None => Some(call),
     };
-    Ok(streamed(answered, rest, id, bodiless, asked, site))
+    Ok(streamed(answered, rest, Some(Pauses::new(alarm, None)), id, bodiless, asked, site))
 }
 
 /// Hands a request to an instance that answers others too.
@@ -210,8 +212,8 @@ async fn answer_03(
     let alarm = site.alarms.alarm();
     alarm.set(site.limits.timeout);
     let request = located(request, &asked).map(BodyExt::boxed_unsync);
-    let Reply { mut answer, waits } = reuse::hand(site, handler, id, request).await.ok_or(Refused::Crowded)?;
-    let answered = poll_fn(|context| match Pin::new(&mut answer).poll(context) {
+    let mut reply = reuse::hand(site, handler, id, request).await.ok_or(Refused::Crowded)?;
+    let answered = poll_fn(|context| match Pin::new(&mut reply.answer).poll(context) {
         Poll::Ready(Ok(answered)) => Poll::Ready(answered.map_err(|error| match error.downcast_ref() {
             Some(code) => Refused::Error(blame!(code, ErrorCode03), ErrorCode03::to_string(code)),
             None => Refused::Instance(format!("{error:#}")),
@@ -219,9 +221,18 @@ async fn answer_03(
         Poll::Ready(Err(_)) => Poll::Ready(Err(Refused::Told)),
         Poll::Pending => poll_late(&alarm, fate.as_deref(), site.limits.timeout, context).map(|()| Err(Refused::Late)),
     });
-    let answered = answered.await;
-    drop(waits);
-    Ok(streamed(answered?, None, id, bodiless, asked, site))
+    let answered = answered.await.and_then(checked);
+    let streaming = reply.streaming();
+    drop(reply);
+    Ok(streamed(answered?, None, Some(Pauses::new(alarm, streaming)), id, bodiless, asked, site))
+}
+
+/// The head of a guest's answer. An interim one has no answer behind it, and clients wait for that.
+fn checked(head: Response<WasiBody>) -> Result<Response<WasiBody>, Refused> {
+    if head.status().is_informational() {
+        return Err(Refused::Head(format!("`{}` is no status of an answer", head.status().as_str())));
+    }
+    Ok(head)
 }
 
 /// The request with all that its guest asks of it in its target: a client leaves scheme and host to the connection
@@ -291,7 +302,8 @@ async fn handle(
 
 /// A guest's answer as the connection takes it.
 pub(super) fn streamed(
-    head: Response<WasiBody>, call: Option<Call>, id: RequestId, bodiless: bool, asked: Asked, site: &Arc<Site>,
+    head: Response<WasiBody>, call: Option<Call>, pauses: Option<Pauses>, id: RequestId, bodiless: bool, asked: Asked,
+    site: &Arc<Site>,
 ) -> Response<Answer> {
     let bodiless = bodiless || matches!(head.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     // hyper takes no more than these, and does not wait for the end behind them.
@@ -299,7 +311,8 @@ pub(super) fn streamed(
     head.map(|body| {
         let left = if bodiless { Some(0) } else { length };
         let rest = call.map(|call| Rest { call, id, site: Arc::clone(site) });
-        Answer::Streamed(Box::new(Streamed { body, left, rest, _asked: asked }))
+        let timeout = site.limits.timeout;
+        Answer::Streamed(Box::new(Streamed { body, left, rest, pauses, timeout, id, _asked: asked }))
     })
 }
 
@@ -310,7 +323,43 @@ pub(super) struct Streamed {
     left: Option<u64>,
     /// Of an instance that works for this request alone.
     rest: Option<Rest>,
+    /// None where the body has a time limit of its own.
+    pauses: Option<Pauses>,
+    timeout: Duration,
+    id: RequestId,
     _asked: Asked,
+}
+
+/// What is known of an answer that may not go on.
+pub(super) struct Pauses {
+    alarm: Alarm,
+    /// Something has come since the alarm was set.
+    has_moved: bool,
+    /// Of an instance that answers others too.
+    streaming: Option<Streaming>,
+}
+
+impl Pauses {
+    fn new(alarm: Alarm, streaming: Option<Streaming>) -> Self {
+        Self { alarm, has_moved: true, streaming }
+    }
+
+    /// Ready when nothing has come for so long.
+    fn poll_late(&mut self, timeout: Duration, context: &mut Context<'_>) -> Poll<()> {
+        if std::mem::take(&mut self.has_moved) {
+            self.alarm.set(timeout);
+        }
+        self.alarm.poll_rung(context)
+    }
+}
+
+/// Tells the person of a guest that has not gone on with its answer.
+pub(super) fn tell_pause(id: RequestId, timeout: Duration) {
+    let longer = option("timeout", format!("{}s", (timeout * 2).as_secs().max(1)));
+    tracing::warn!(
+        "request {id}: the guest wrote nothing more of its answer for {timeout:?}; if it may pause for longer, add \
+         `{longer}`"
+    );
 }
 
 /// Tells the person of a guest that failed after it had answered.
@@ -349,8 +398,16 @@ impl Streamed {
         self.go_on(context);
         let polled = Pin::new(&mut self.body).poll_frame(context);
         match &polled {
+            Poll::Pending => return self.poll_late(context),
+            Poll::Ready(None) if self.was_cut_off() => {
+                tracing::warn!("request {}: its answer was cut off, since its instance has ended", self.id);
+                return Poll::Ready(Some(Err(Error::HttpResponseIncomplete)));
+            }
             Poll::Ready(None) => self.left = Some(0),
             Poll::Ready(Some(Ok(frame))) => {
+                if let Some(pauses) = &mut self.pauses {
+                    pauses.has_moved = true;
+                }
                 let sent = frame.data_ref().map_or(0, |data| data.len() as u64);
                 self.left = self.left.map(|left| left.saturating_sub(sent));
                 // A guest whose last bytes are taken mostly ends with that: then it needs no task for its rest.
@@ -363,6 +420,20 @@ impl Streamed {
         polled
     }
 
+    /// Ready with an error when the guest has written nothing for too long.
+    fn poll_late(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let Some(pauses) = &mut self.pauses else { return Poll::Pending };
+        ready!(pauses.poll_late(self.timeout, context));
+        tell_pause(self.id, self.timeout);
+        Poll::Ready(Some(Err(Error::HttpResponseTimeout)))
+    }
+
+    /// Whether what looks like its end is that of its instance.
+    fn was_cut_off(&self) -> bool {
+        let streaming = self.pauses.as_ref().and_then(|pauses| pauses.streaming.as_ref());
+        streaming.is_some_and(Streaming::was_cut_off)
+    }
+
     /// Lets the guest do more of the rest.
     fn go_on(&mut self, context: &mut Context<'_>) {
         if self.rest.as_mut().is_some_and(|rest| rest.poll(context).is_ready()) {
@@ -371,7 +442,7 @@ impl Streamed {
     }
 
     pub(super) fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.body.is_end_stream() && !self.was_cut_off()
     }
 
     pub(super) fn size_hint(&self) -> SizeHint {

@@ -6,8 +6,8 @@
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -35,9 +35,13 @@ pub(super) struct Instances {
     room: Notify,
 }
 
+/// The instance that has taken a request.
+type Taken = Arc<OnceLock<Arc<Inbox>>>;
+
 /// A request for an instance.
 struct Job {
     id: RequestId,
+    taken: Taken,
     request: Request,
     answer: oneshot::Sender<wasmtime::Result<Response>>,
     /// Ends when nobody waits for the answer any more.
@@ -55,7 +59,14 @@ struct Inbox {
     unwanted: AtomicBool,
     /// All that it has begun waits for something, so that it may begin another request.
     waits: AtomicBool,
+    /// Answers of it that are being sent.
+    streams: AtomicUsize,
+    /// It has ended, and may not have written all of its answers.
+    has_failed: AtomicBool,
 }
+
+/// An answer of an instance is being sent for as long as this is held.
+pub(super) struct Streaming(Arc<Inbox>);
 
 #[derive(Default)]
 struct State {
@@ -76,7 +87,8 @@ struct State {
 pub(super) struct Reply {
     pub(super) answer: oneshot::Receiver<wasmtime::Result<Response>>,
     /// Dropped when nobody waits any more.
-    pub(super) waits: oneshot::Sender<()>,
+    _waits: oneshot::Sender<()>,
+    taken: Taken,
 }
 
 /// Hands a request to an instance, made now if need be. None if too many wait already.
@@ -85,7 +97,9 @@ pub(super) async fn hand(
 ) -> Option<Reply> {
     let (tell, answer) = oneshot::channel();
     let (waits, gone) = oneshot::channel();
-    place(site, handler, Box::new(Job { id, request, answer: tell, gone })).await.then_some(Reply { answer, waits })
+    let taken = Taken::default();
+    let job = Job { id, taken: Arc::clone(&taken), request, answer: tell, gone };
+    place(site, handler, Box::new(job)).await.then_some(Reply { answer, _waits: waits, taken })
 }
 
 /// Finds a place for a request; false if too many wait for one already.
@@ -129,6 +143,8 @@ fn start(
         computes: AtomicBool::new(false),
         unwanted: AtomicBool::new(false),
         waits: AtomicBool::new(true),
+        streams: AtomicUsize::new(0),
+        has_failed: AtomicBool::new(false),
     });
     site.instances.lock().push(Arc::clone(&inbox));
     let (site, handler) = (Arc::clone(site), handler.clone());
@@ -157,7 +173,12 @@ async fn live(
         let handler = handler.clone();
         async move {
             let ended = work(&site, &handler, &inbox, &mut store, made).await;
-            instance::outcome(&store, ended)
+            let outcome = instance::outcome(&store, ended);
+            if outcome != Outcome::Exited(0) {
+                // Before its store is dropped, which looks like the end of each of its answers.
+                inbox.has_failed.store(true, Ordering::Relaxed);
+            }
+            outcome
         }
     });
     let mut call = Call::new(life, pace, site);
@@ -186,7 +207,7 @@ async fn live(
 
 /// Answers requests until the instance is used up, or idle for long.
 async fn work(
-    site: &Site, handler: &ServicePre<Guest>, inbox: &Inbox, store: &mut Store<Guest>,
+    site: &Site, handler: &ServicePre<Guest>, inbox: &Arc<Inbox>, store: &mut Store<Guest>,
     made: Option<oneshot::Sender<()>>,
 ) -> wasmtime::Result<()> {
     let service = handler.instantiate_async(&mut *store).await?;
@@ -228,14 +249,21 @@ async fn work(
 /// An instance without requests: ready when it is to end.
 fn rest(site: &Site, inbox: &Inbox, alarm: &Alarm, accessor: &Accessor<Guest>, context: &mut Context<'_>) -> Poll<()> {
     if inbox.is_closed() {
-        // What it does after its answers it may finish, within a time: a short one if some of it is for nobody.
         if accessor.poll_no_interesting_tasks(context).is_ready() {
             return Poll::Ready(());
         }
+        // Answers that are being sent have time limits of their own.
+        if inbox.streams.load(Ordering::Relaxed) > 0 {
+            alarm.unset();
+            return Poll::Pending;
+        }
+        // What it does after its answers it may finish, within a time: a short one if some of it is for nobody.
         if !alarm.is_set() {
             alarm.set(if inbox.lock().abandoned { IDLE } else { site.limits.timeout });
         }
-        return alarm.poll_rung(context);
+        ready!(alarm.poll_rung(context));
+        inbox.has_failed.store(true, Ordering::Relaxed);
+        return Poll::Ready(());
     }
     if !inbox.unwanted.swap(false, Ordering::Relaxed) {
         if inbox.is_ready() {
@@ -256,7 +284,7 @@ fn rest(site: &Site, inbox: &Inbox, alarm: &Alarm, accessor: &Accessor<Guest>, c
 
 /// Work on one request.
 async fn answer(accessor: &Accessor<Guest>, proxy: &Proxy, inbox: &Inbox, job: Box<Job>) -> wasmtime::Result<()> {
-    let Job { id, request, answer, gone } = *job;
+    let Job { id, request, answer, gone, .. } = *job;
     let prepared = accessor.with(|mut store| {
         // The ticks while it waited are not this request's.
         store.as_context_mut().set_epoch_deadline(instance::FIRST_TICKS);
@@ -270,6 +298,31 @@ async fn answer(accessor: &Accessor<Guest>, proxy: &Proxy, inbox: &Inbox, job: B
         inbox.abandon();
     }
     Ok(())
+}
+
+impl Reply {
+    /// Notes that the answer, which has begun, is being sent.
+    pub(super) fn streaming(&self) -> Option<Streaming> {
+        let inbox = self.taken.get()?;
+        inbox.streams.fetch_add(1, Ordering::Relaxed);
+        Some(Streaming(Arc::clone(inbox)))
+    }
+}
+
+impl Streaming {
+    /// Whether the end of the answer may be that of its instance.
+    pub(super) fn was_cut_off(&self) -> bool {
+        self.0.has_failed.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Streaming {
+    fn drop(&mut self) {
+        if self.0.streams.fetch_sub(1, Ordering::Relaxed) == 1 {
+            // It may have waited for that alone.
+            self.0.waker.wake();
+        }
+    }
 }
 
 impl Instances {
@@ -339,11 +392,13 @@ impl Inbox {
     }
 
     /// The next request, if the instance is ready for it; else it is told when there is one.
-    fn next(&self, is_ready: bool, context: &mut Context<'_>) -> Option<Box<Job>> {
+    fn next(self: &Arc<Self>, is_ready: bool, context: &mut Context<'_>) -> Option<Box<Job>> {
         self.waker.register(context.waker());
         let mut state = self.lock();
         let job = if is_ready { state.waiting.pop_front()? } else { return None };
         state.working.push(job.id);
+        // It was given back by none that had begun it.
+        let _ = job.taken.set(Arc::clone(self));
         Some(job)
     }
 

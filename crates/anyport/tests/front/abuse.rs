@@ -88,6 +88,25 @@ async fn an_answer_without_a_body_says_the_right_length() -> Tested {
     Ok(())
 }
 
+/// As over HTTP/1.1.
+#[tokio::test]
+async fn header_lines_are_counted() -> Tested {
+    let service = Service::with(|limits, _| limits.header_lines = 20);
+    let mut client = begin(&service).await?;
+    for (stream, lines, length) in [(1, 20, 6), (3, 21, 38)] {
+        let mut head = request("GET", "/hello");
+        (0..lines).for_each(|number| head.extend(line(&format!("x-{number}"), "a")));
+        client.send(frame(HEADERS, END_HEADERS | END_STREAM, stream, &head)).await?;
+        let mut body = client.next_of(DATA).await?.expect("a body");
+        // The one before may end with a frame of its own.
+        while body.stream != stream {
+            body = client.next_of(DATA).await?.expect("a body");
+        }
+        assert_eq!(body.payload.len(), length);
+    }
+    Ok(())
+}
+
 /// CVE-2023-44487.
 #[tokio::test]
 async fn rapid_resets_end_the_connection() -> Tested {

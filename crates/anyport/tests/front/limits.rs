@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use tokio::io::AsyncWriteExt;
 
+use super::frames::{DATA, Frames, PING, frame, get};
 use super::service::{Service, all, status, until};
 use crate::support::{Tested, within};
 
@@ -192,5 +193,55 @@ async fn an_answer_that_is_not_taken_ends() -> Tested {
     assert_eq!(status(&service.get("/hello").await?), 200);
     // What is left of it is what was under way.
     assert!(all(&mut client).await?.len() < 100_000_000);
+    Ok(())
+}
+
+/// Neither `Content-Length` nor the last chunk says then that it is whole.
+#[tokio::test]
+async fn an_answer_that_does_not_go_on_ends() -> Tested {
+    for service in Service::of_each_version(|limits, _| {
+        limits.timeout = LIMIT;
+        limits.instances = 1;
+    }) {
+        let began = Instant::now();
+        let answer = service.send("GET /stream?n=2&ms=600000 HTTP/1.1\r\nHost: a\r\n\r\n").await?;
+        assert!(answer.ends_with("chunk 0\n\r\n"), "{answer}");
+        assert!(began.elapsed() >= LIMIT, "{:?}", began.elapsed());
+        assert_eq!(status(&service.get("/hello").await?), 200, "its place is free again");
+        // It may take longer as long as it goes on.
+        let answer = service.get("/stream?n=6&ms=600").await?;
+        assert!(answer.ends_with("chunk 5\n\r\n0\r\n\r\n"), "{answer}");
+    }
+    Ok(())
+}
+
+/// An instance of 0.3 that takes no more requests lives for as long as what it has begun is taken.
+#[tokio::test]
+async fn an_answer_may_outlast_the_time_of_a_used_up_instance() -> Tested {
+    for service in Service::of_each_version(|limits, _| {
+        limits.timeout = LIMIT;
+        limits.instance_reuse = Some(1);
+    }) {
+        let answer = service.get("/stream?n=7&ms=600").await?;
+        assert!(answer.ends_with("chunk 6\n\r\n0\r\n\r\n"), "{answer}");
+    }
+    Ok(())
+}
+
+/// What is sent on a connection of HTTP/2 that is idle is no head that comes slowly.
+#[tokio::test]
+async fn an_idle_client_of_http_2_may_say_that_it_is_there() -> Tested {
+    let service = Service::with(|limits, _| {
+        limits.header_timeout = LIMIT / 4;
+        limits.idle_timeout = LIMIT;
+    });
+    let mut client = Frames::begin(service.connect().await?, &[]).await?;
+    client.send([get(1, "/hello"), frame(PING, 0, 0, &[1; 8])].concat()).await?;
+    client.next_of(DATA).await?.expect("a body");
+    let began = Instant::now();
+    client.send(frame(PING, 0, 0, &[2; 8])).await?;
+    // With a word, and not before its time.
+    assert_eq!(client.goodbye().await?, Some(0));
+    assert!(began.elapsed() >= LIMIT / 2, "{:?}", began.elapsed());
     Ok(())
 }

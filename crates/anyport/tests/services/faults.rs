@@ -1,8 +1,9 @@
 //! Guests that fail: what their client is told, and that nobody else feels it.
 
-use http::Method;
+use http::{Method, StatusCode};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::service::{Service, Version};
+use super::service::{Service, Version, within};
 
 #[tokio::test]
 async fn a_guest_that_fails_gives_a_500_with_an_id_and_the_next_one_answers() {
@@ -37,6 +38,45 @@ async fn a_body_that_breaks_off_does_not_look_whole() {
             assert!(got.is_err() || got.is_ok_and(|got| got.status == 500), "{version:?} {path}");
             assert_eq!(service.get("/hello").await.status, 200);
         }
+    }
+}
+
+/// An interim answer has none behind it.
+#[tokio::test]
+async fn a_status_that_is_none_of_an_answer_gives_a_502_with_an_id() {
+    for version in Version::BOTH {
+        let service = Service::start(version);
+        for code in [100, 101, 103, 199] {
+            let got = service.get(&format!("/status?code={code}")).await;
+            assert_eq!(got.status, 502, "{version:?} {code}");
+            assert!(got.headers.contains_key("x-request-id"), "{version:?} {code}");
+        }
+        let none = service.get("/status?code=204").await;
+        assert_eq!((none.status, none.headers.get("content-length")), (StatusCode::NO_CONTENT, None), "{version:?}");
+    }
+}
+
+/// The trap of one request ends the instance of others, whose answers it cuts off.
+#[tokio::test]
+async fn an_answer_of_an_instance_that_fails_does_not_look_whole() {
+    for (version, path) in [(Version::V03, "/trap"), (Version::V03, "/exit?code=1"), (Version::V02, "/trap")] {
+        let service = Service::start(version);
+        let mut stream = service.connect().await;
+        let head = b"GET /stream?n=3&ms=1000 HTTP/1.1\r\nHost: service.test\r\nConnection: close\r\n\r\n";
+        stream.write_all(head).await.expect("it is open");
+        let mut answer = Vec::new();
+        within("the first chunk", async {
+            while !answer.ends_with(b"chunk 0\n\r\n") {
+                stream.read_buf(&mut answer).await.expect("it goes on");
+            }
+        })
+        .await;
+        assert_eq!(service.get(path).await.status, 500);
+        let _ = within("the end", stream.read_to_end(&mut answer)).await;
+        let text = String::from_utf8_lossy(&answer);
+        // One of 0.2 has an instance of its own.
+        assert_eq!(text.ends_with("\r\n0\r\n\r\n"), version == Version::V02, "{path}: {text}");
+        assert_eq!(service.get("/hello").await.status, 200);
     }
 }
 

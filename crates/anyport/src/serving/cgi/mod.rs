@@ -26,7 +26,7 @@ use super::alarm::Alarm;
 use super::answer::Answer;
 use super::call::Call;
 use super::connection::Asked;
-use super::request::{Refused, streamed};
+use super::request::{Refused, streamed, tell_pause};
 use super::upload::{Upload, poll_late};
 use super::{RequestId, Site, Start};
 use crate::guest::Guest;
@@ -87,7 +87,7 @@ pub(super) async fn answer(
     }
     let body = Output { first: taken.bytes.into(), pipe, left, alarm, timeout: site.limits.timeout, id };
     let call = (!has_ended).then_some(call);
-    Ok(streamed(head.map(|()| body.boxed_unsync()), call, id, bodiless, asked, site))
+    Ok(streamed(head.map(|()| body.boxed_unsync()), call, None, id, bodiless, asked, site))
 }
 
 /// The guest of a request, unless it would be told too much.
@@ -220,12 +220,7 @@ impl Output {
             // How it ended is told already.
             Poll::Ready(Err(End::Broken)) => Poll::Ready(Some(Err(Error::HttpResponseIncomplete))),
             Poll::Pending if self.alarm.poll_rung(context).is_ready() => {
-                let (id, timeout) = (self.id, self.timeout);
-                let longer = option("timeout", format!("{}s", (timeout * 2).as_secs().max(1)));
-                tracing::warn!(
-                    "request {id}: the guest wrote nothing more of its answer for {timeout:?}; if it may pause for \
-                     longer, add `{longer}`"
-                );
+                tell_pause(self.id, self.timeout);
                 Poll::Ready(Some(Err(Error::HttpResponseTimeout)))
             }
             Poll::Pending => {
