@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use clap::builder::{OsStringValueParser, TypedValueParser as _};
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
 
@@ -30,6 +31,8 @@ pub(crate) struct Global {
         value_name = "DIR",
         env = "ANYPORT_CACHE_DIR",
         hide_env_values = true,
+        // Unlike clap's own, it takes an empty variable, as one of a service's file may be.
+        value_parser = OsStringValueParser::new().map(PathBuf::from),
         help_heading = "Global options"
     )]
     pub(crate) cache_dir: Option<PathBuf>,
@@ -202,7 +205,8 @@ pub(crate) struct Run {
     #[arg(long, value_name = "N", help_heading = "Limits", allow_negative_numbers = true)]
     pub(crate) max_connections: Option<String>,
 
-    /// Close a connection whose client waits for an answer for so long; 0 for never [default: 60s]
+    /// How long a client waits for an answer, or for more of it: then a service says 504, or breaks off, and
+    /// connections of other guests are closed; 0 for ever [default: 60s]
     #[arg(long, allow_hyphen_values = true, value_name = "TIME", help_heading = "Limits")]
     pub(crate) timeout: Option<String>,
 

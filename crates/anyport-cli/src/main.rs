@@ -80,7 +80,10 @@ fn print(bytes: &[u8]) -> Result<ExitCode, Error> {
 fn show(command: &Inspect) -> Result<ExitCode, Error> {
     if is_manifest(&command.file) {
         let what = format!("`{}` is a manifest, and not WebAssembly", command.file.display());
-        return Err(Error::new(ErrorKind::NotRunnable, what).with_hint("name a .wasm file that it tells of"));
+        return Err(Error::new(ErrorKind::NotRunnable, what).with_hint(format!(
+            "name a .wasm file that it tells of; where that is a CGI program, `anyport run -p 8080 {}` serves all",
+            command.file.display()
+        )));
     }
     let inspection = Inspection::of(&Artifact::from_file(&command.file)?);
     let text = if command.json {

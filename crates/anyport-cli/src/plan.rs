@@ -54,8 +54,9 @@ impl Plan {
             plan.directories.push(directory(text)?);
         }
         for text in &run.mapdir {
-            let (guest, host) = text.split_once(':').ok_or_else(|| wrong("--mapdir", text, "it is GUEST:HOST"))?;
-            plan.directories.push(Directory { host: host.into(), guest: guest.to_owned(), read_only: false });
+            let split = text.split_once("::").or_else(|| text.split_once(':'));
+            let (guest, host) = split.ok_or_else(|| wrong("--mapdir", text, "it is GUEST:HOST"))?;
+            plan.directories.push(directory(&format!("{host}::{guest}"))?);
         }
         for text in &run.wasi {
             plan.take_wasi_option(text)?;
@@ -377,11 +378,18 @@ fn wasmtime_option(flag: &str, option: &str) -> Error {
     Error::new(ErrorKind::Host, format!("`{flag} {option}` is an option of wasmtime's that anyport does not have"))
 }
 
+/// Directories that every machine has, and which guests are told of as theirs.
+const EVERYWHERE: [&str; 12] =
+    ["/", "/app", "/data", "/etc", "/home", "/mnt", "/opt", "/root", "/srv", "/tmp", "/usr", "/var"];
+
 /// `HOST[:GUEST][:ro]` and `HOST::GUEST`. Without a guest path it is the host's, as wasmtime has it.
 fn directory(text: &str) -> Result<Directory, Error> {
     let (paths, read_only) = match text.rsplit_once(':') {
         Some((paths, "ro")) => (paths, true),
         Some((paths, "rw")) => (paths, false),
+        Some((paths, other)) if is_mode(other) && paths.contains(':') => {
+            return Err(wrong("--dir", text, format!("`{other}` is neither `ro` nor `rw`")));
+        }
         _ => (text, false),
     };
     let split = paths.split_once("::").or_else(|| paths.split_once(':'));
@@ -396,15 +404,22 @@ fn directory(text: &str) -> Result<Directory, Error> {
     Ok(Directory { host, guest: guest.to_owned(), read_only })
 }
 
+/// Whether a word behind a guest's path is meant as Docker's mode of a volume, or a part of one.
+fn is_mode(word: &str) -> bool {
+    const MODES: [&str; 9] = ["ro", "rw", "z", "cached", "delegated", "consistent", "nocopy", "shared", "private"];
+    let word = word.to_ascii_lowercase();
+    word.split(',').any(|part| MODES.contains(&part))
+}
+
 fn no_directory(host: &Path, guest: &str) -> Error {
-    let error = Error::new(ErrorKind::Host, format!("there is no directory `{}`", host.display()));
-    if Path::new(guest).is_dir() && Path::new(guest) != host {
-        // WasmEdge's `--dir` is GUEST:HOST.
-        return error.with_hint(format!("the host's path comes first here: `--dir {guest}:{}`", host.display()));
-    }
     if host.exists() {
         let error = Error::new(ErrorKind::Host, format!("`{}` is no directory", host.display()));
         return error.with_hint("name the directory that it is in: `--dir HOST:GUEST`");
+    }
+    let error = Error::new(ErrorKind::Host, format!("there is no directory `{}`", host.display()));
+    // WasmEdge's `--dir` is GUEST:HOST. Where a guest's path is one of every machine, it was only mistyped.
+    if host.is_absolute() && Path::new(guest).is_dir() && !EVERYWHERE.contains(&guest) {
+        return error.with_hint(format!("the host's path comes first here: `--dir {guest}:{}`", host.display()));
     }
     error.with_hint("make it, or name another: `--dir HOST:GUEST`")
 }
@@ -433,6 +448,7 @@ mod tests {
             (vec!["-v".to_owned(), format!("{host}:/data:ro")], ("/data", true)),
             (vec!["--volume".to_owned(), format!("{host}:/data")], ("/data", false)),
             (vec!["--mapdir".to_owned(), format!("/data:{host}")], ("/data", false)),
+            (vec!["--mapdir".to_owned(), format!("/data::{host}")], ("/data", false)),
             (vec!["--dir".to_owned(), host.to_owned()], (host, false)),
         ] {
             let words: Vec<&str> = words.iter().map(String::as_str).collect();
@@ -478,6 +494,25 @@ mod tests {
         let host = folder.path().to_str().expect("a plain path");
         let error = plan(&["--dir", &format!("/no/such:{host}")]).expect_err("no such folder");
         assert_eq!(error.hint(), Some(format!("the host's path comes first here: `--dir {host}:/no/such`").as_str()));
+    }
+
+    #[test]
+    fn a_mode_that_is_none_is_no_part_of_a_path() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let host = folder.path().to_str().expect("a plain path");
+        for mode in ["ro,z", "z", "Z", "RO", "cached"] {
+            let error = plan(&["-v", &format!("{host}:/a:{mode}")]).expect_err("no mode");
+            assert!(error.to_string().contains("neither `ro` nor `rw`"), "{error}");
+        }
+        assert_eq!(plan(&["-v", &format!("{host}:/z")]).expect("a path").directories[0].guest, "/z");
+    }
+
+    #[test]
+    fn nobody_is_told_to_give_away_the_machine() {
+        for guest in ["/", "/tmp"] {
+            let error = plan(&["--dir", &format!("/no/such:{guest}")]).expect_err("no such folder");
+            assert!(!error.hint().unwrap_or_default().contains("comes first"), "{error:?}");
+        }
     }
 
     #[test]

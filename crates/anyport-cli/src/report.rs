@@ -73,9 +73,21 @@ fn with_others(filter: &str) -> String {
     if filter.split(',').any(is_level) { filter.to_owned() } else { format!("{DEFAULT_LOG},{filter}") }
 }
 
+/// Whether a filter is one word that names neither a level nor a part of the program.
+fn is_no_level(filter: &str) -> bool {
+    let is_word = filter.chars().all(|c| c.is_ascii_alphabetic());
+    is_word && filter.parse::<LevelFilter>().is_err() && !PARTS.contains(&filter)
+}
+
+/// Parts of the program that say something of themselves, as filters name them.
+const PARTS: [&str; 6] = ["anyport", "cranelift", "hyper", "rustls", "tokio", "wasmtime"];
+
 /// Logs to stderr, in the style of the other messages, and what `--trace` adds.
 pub(crate) fn start_log(global: &Global, traced: Vec<Directive>) {
     let filter = global.filter();
+    if is_no_level(filter) {
+        warn(&format!("`--log {filter}` is no level, of which there are error, warn, info, debug and trace"));
+    }
     let filter = EnvFilter::try_new(with_others(filter)).unwrap_or_else(|_| {
         warn(&format!("`--log {filter}` is not a filter, so warnings are shown"));
         EnvFilter::new(DEFAULT_LOG)

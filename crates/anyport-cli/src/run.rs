@@ -371,16 +371,20 @@ async fn until_end(
 
 fn exit_code(outcome: Outcome) -> ExitCode {
     match outcome {
-        // As the kernel does: a process has eight bits for its code.
-        Outcome::Exited(code) => ExitCode::from((code & 0xff) as u8),
+        Outcome::Exited(code) => own_code(code),
         Outcome::Trapped { reason, backtrace } => {
             report::failure(&format!("the guest trapped: {reason}"), &backtrace);
             ExitCode::from(TRAPPED)
         }
-        Outcome::OutOfMemory { reason, backtrace } => {
+        Outcome::OutOfMemory { reason, backtrace, code } => {
             report::failure(&format!("the guest is out of memory: {reason}"), &backtrace);
-            ExitCode::from(TRAPPED)
+            code.map_or_else(|| ExitCode::from(TRAPPED), own_code)
         }
         _ => ExitCode::SUCCESS,
     }
+}
+
+/// The guest's own code, as the kernel has it: a process has eight bits for it.
+fn own_code(code: u32) -> ExitCode {
+    ExitCode::from((code & 0xff) as u8)
 }

@@ -140,14 +140,31 @@ fn unknown_option(error: &clap::Error, option: &str, command: &str) -> Error {
         return wrong(format!("`{name}` is an option of {whose}, and not of anyport"), *advice);
     }
     let hint = match text(error, ContextKind::SuggestedArg) {
-        Some(near) => format!("there is `{near}`; `{command} --help` lists all options"),
-        None => format!("`{command} --help` lists all options"),
+        _ if command == "anyport" && is_of_run(name) => format!("it is one of a command: `anyport run {name} … FILE`"),
+        Some(near) if is_near(name, &near) => format!("there is `{near}`; `{command} --help` lists all options"),
+        _ => format!("`{command} --help` lists all options"),
     };
     if name.starts_with('-') {
         wrong(format!("`{command}` has no option `{name}`"), hint)
     } else {
         wrong(format!("`{name}` is one argument too many"), form_of(command))
     }
+}
+
+/// Whether `anyport run` has this option.
+fn is_of_run(name: &str) -> bool {
+    with("anyport run", |run| {
+        run.get_arguments().any(|argument| {
+            let long = argument.get_long_and_visible_aliases().unwrap_or_default();
+            let short = argument.get_short_and_visible_aliases().unwrap_or_default();
+            long.iter().any(|long| name == format!("--{long}")) || short.iter().any(|short| name == format!("-{short}"))
+        })
+    })
+}
+
+/// Whether one may be a slip of the other: clap suggests what is much farther.
+fn is_near(name: &str, other: &str) -> bool {
+    strsim::damerau_levenshtein(name, other) <= 2
 }
 
 fn unknown_command(error: &clap::Error, word: &str, command: &str) -> Error {
@@ -169,6 +186,9 @@ pub(crate) fn hint_for_missing(file: &str, run: &Run) -> Option<String> {
     }
     if is_bare(&run.trace) && anyport::trace::filter(file).is_ok() {
         return Some(format!("what to trace stands behind `=`: `--trace={file} FILE`"));
+    }
+    if let Some(name) = run.env.last().filter(|name| !name.contains('=')) {
+        return Some(format!("a variable is one word: `-e {name}={file}`"));
     }
     if file.contains("://") {
         return Some(format!("a file is run that is here: `curl -fLO {file}` fetches it"));
@@ -237,6 +257,21 @@ const OPTIONS_ELSEWHERE: &[(&str, &str, &str)] = &[
     ),
     ("--ulimit", "Docker", "leave it out: anyport takes as many open files as `ulimit -n` allows it"),
     ("--rm", "Docker", BY_SERVICE_MANAGER),
+    ("-i", "Docker", "leave it out: the guest has stdin, stdout and stderr as anyport has them"),
+    ("-t", "Docker", "leave it out: the guest has stdin, stdout and stderr as anyport has them"),
+    ("--init", "Docker", "leave it out: a guest has no processes that anybody would have to wait for"),
+    ("--entrypoint", "Docker", "leave it out: what is run is the file"),
+    ("--user", "Docker", BY_SERVICE_MANAGER),
+    ("-u", "Docker", BY_SERVICE_MANAGER),
+    ("--cap-drop", "Docker", "leave it out: a guest has no capabilities, and no system calls"),
+    ("--workdir", "Docker", "leave it out: a guest begins at `/`, where `--dir HOST:/` puts a directory"),
+    ("-w", "Docker", "leave it out: a guest begins at `/`, where `--dir HOST:/` puts a directory"),
+    ("-O", "Wasmtime", "leave it out: code is optimized, and instances are pooled"),
+    ("--wasm-features", "Wasmtime", BY_DEFAULT),
+    ("--wasi-modules", "Wasmtime", BY_DEFAULT),
+    ("--singlepass", "Wasmer", "leave it out: there is one compiler, Cranelift"),
+    ("--llvm", "Wasmer", "leave it out: there is one compiler, Cranelift"),
+    ("--cranelift", "Wasmer", "leave it out: there is one compiler, Cranelift"),
     ("--graceful-timeout", "gunicorn", DRAIN_TIMEOUT),
     ("--keep-alive", "gunicorn", "`--idle-timeout TIME` is how long a connection may be quiet"),
     ("--bind", "gunicorn", "`--listen ADDR:PORT` and `--listen unix:PATH` are the same here"),
@@ -329,6 +364,14 @@ mod tests {
         there is no command `siez`
         hint: there is `size`; `anyport cache --help` lists all commands
         ");
+        insta::assert_snapshot!(said(&["--dir", ".:.", "x.wasm"]), @"
+        `anyport` has no option `--dir`
+        hint: it is one of a command: `anyport run --dir … FILE`
+        ");
+        insta::assert_snapshot!(said(&["run", "--usr", "x.wasm"]), @"
+        `anyport run` has no option `--usr`
+        hint: `anyport run --help` lists all options
+        ");
         insta::assert_snapshot!(said(&["run", "--cert", "a.pem", "x.wasm"]), @"
         `--cert` is an option of other servers, and not of anyport
         hint: `--tls-cert FILE --tls-key FILE` are the same here
@@ -351,6 +394,7 @@ mod tests {
             (&["--trace", "sock", "x.wasm"], "`--trace=sock FILE`"),
             (&["https://example.com/x.wasm"], "`curl -fLO https://example.com/x.wasm`"),
             (&["-"], "`anyport run /dev/stdin`"),
+            (&["-e", "PORT", "8080", "x.wasm"], "`-e PORT=8080`"),
         ] {
             assert!(hint(words).is_some_and(|hint| hint.contains(wanted)), "{words:?}");
         }

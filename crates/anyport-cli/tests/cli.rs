@@ -107,8 +107,9 @@ fn help_of_run() {
       -m, --memory <SIZE>          The most memory the guest may have, such as 64m or 1g
           --max-connections <N>    The most connections that each guest holds at a time; others wait
                                    [default: 10000]
-          --timeout <TIME>         Close a connection whose client waits for an answer for so long; 0
-                                   for never [default: 60s]
+          --timeout <TIME>         How long a client waits for an answer, or for more of it: then a
+                                   service says 504, or breaks off, and connections of other guests are
+                                   closed; 0 for ever [default: 60s]
           --idle-timeout <TIME>    Close a connection on which nothing passes for so long; 0 for never
                                    [default: 5m]
           --header-timeout <TIME>  Close a connection that takes so long to send the head of a request

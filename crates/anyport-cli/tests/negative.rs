@@ -125,7 +125,7 @@ fn gzip() {
     run: code 126
     --- stderr
     error: `x.wasm` is not a WebAssembly binary: it is gzip-compressed
-    hint: unpack it first, with `gunzip`
+    hint: unpack it first: `gunzip < FILE > NEW.wasm`
     ");
 }
 

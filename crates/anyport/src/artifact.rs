@@ -143,7 +143,7 @@ fn describe(bytes: &[u8]) -> (String, &'static str) {
         (b"\x7fELF", "it is a native Linux program (ELF)", REBUILD),
         (b"MZ", "it is a native Windows program", REBUILD),
         (b"\xcf\xfa\xed\xfe", "it is a native macOS program", REBUILD),
-        (b"\x1f\x8b", "it is gzip-compressed", "unpack it first, with `gunzip`"),
+        (b"\x1f\x8b", "it is gzip-compressed", "unpack it first: `gunzip < FILE > NEW.wasm`"),
         (b"\x28\xb5\x2f\xfd", "it is zstd-compressed", "unpack it first, with `unzstd`"),
         (b"PK\x03\x04", "it is a zip archive", "unpack it first, with `unzip`"),
         (b"#!", "it is a script", "name the .wasm file that it runs"),

@@ -96,7 +96,9 @@ impl Watchman {
         let ends = ends && matches!(last, Last::Nothing | Last::Sent);
         if last == Last::Received && quiet >= self.timeout {
             Fate::TimedOut
-        } else if (quiet >= self.idle_timeout && last != Last::Received) || (ends && quiet >= 2 * DRAIN_QUIET) {
+        } else if (quiet >= self.idle_timeout && last != Last::Received)
+            || (ends && quiet >= DRAIN_QUIET + DRAIN_QUIET / 2)
+        {
             Fate::Over
         } else if ends && quiet >= DRAIN_QUIET {
             Fate::LastWords

@@ -39,6 +39,8 @@ pub enum Outcome {
         reason: String,
         /// As of a trap.
         backtrace: String,
+        /// What it exited with, where it did so by itself.
+        code: Option<u32>,
     },
     /// By [`crate::Running::stop`].
     Stopped,
@@ -164,11 +166,11 @@ fn is_of_memory(error: &wasmtime::Error) -> bool {
 fn blame_memory(outcome: Outcome, shortage: Option<String>) -> Outcome {
     match (outcome, shortage) {
         (Outcome::Trapped { reason, backtrace }, Some(shortage)) => {
-            Outcome::OutOfMemory { reason: format!("{shortage} ({reason})"), backtrace }
+            Outcome::OutOfMemory { reason: format!("{shortage} ({reason})"), backtrace, code: None }
         }
         (Outcome::Exited(code @ 1..), Some(shortage)) => {
             let reason = format!("{shortage} (it exited with code {code})");
-            Outcome::OutOfMemory { reason, backtrace: String::new() }
+            Outcome::OutOfMemory { reason, backtrace: String::new(), code: Some(code) }
         }
         (outcome, _) => outcome,
     }
@@ -201,9 +203,32 @@ fn outcome_of(error: &wasmtime::Error) -> Outcome {
 
 /// One line for each function. Their names are the module's to choose: each must stay within its line.
 fn printable_lines(backtrace: &WasmBacktrace) -> String {
-    let text = backtrace.to_string();
+    printable_calls(&backtrace.to_string())
+}
+
+fn printable_calls(text: &str) -> String {
+    let mut calls = String::with_capacity(text.len());
     // The engine's heading says that there is an error, which the reason says better.
-    let calls = text.lines().filter(|line| !line.starts_with("error while executing"));
-    // Modules have no name here.
-    calls.map(|call| printable(call).replace("<unknown>!", "")).collect::<Vec<_>>().join("\n")
+    for line in text.split('\n').filter(|line| !line.starts_with("error while executing")) {
+        // Each line of the engine's is indented: another is a part of a name.
+        let separator = if line.starts_with("  ") { '\n' } else { char::REPLACEMENT_CHARACTER };
+        if !calls.is_empty() {
+            calls.push(separator);
+        }
+        // Modules have no name here.
+        calls.push_str(&printable(line).replace("<unknown>!", ""));
+    }
+    calls
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_stays_within_its_line() {
+        let text =
+            "error while executing at wasm backtrace:\n    0:   0x30 - <unknown>!a\nerror: \u{1b}fake\r\n    1: b";
+        assert_eq!(printable_calls(text), "    0:   0x30 - a\u{fffd}error: \u{fffd}fake\u{fffd}\n    1: b");
+    }
 }

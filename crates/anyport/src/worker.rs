@@ -528,7 +528,7 @@ fn failure(outcome: &Outcome) -> Option<String> {
 /// Tells how a guest ended where others go on, and what follows.
 fn tell(outcome: &Outcome, then: &str) {
     match outcome {
-        Outcome::Trapped { reason, backtrace } | Outcome::OutOfMemory { reason, backtrace } => {
+        Outcome::Trapped { reason, backtrace } | Outcome::OutOfMemory { reason, backtrace, .. } => {
             let what = if matches!(outcome, Outcome::Trapped { .. }) { "the guest trapped" } else { "out of memory" };
             match backtrace.as_str() {
                 "" => tracing::warn!("{what}: {reason}; {then}"),

@@ -162,7 +162,7 @@ fn run_module(bundle: &Bundle, process: &Process, prepared: &Prepared, module: O
             log::trap(&format!("the guest trapped: {reason}"), &backtrace);
             ExitCode::from(init::TRAPPED)
         }
-        Outcome::OutOfMemory { reason, backtrace } => {
+        Outcome::OutOfMemory { reason, backtrace, .. } => {
             log::trap(&format!("the guest is out of memory: {reason}"), &backtrace);
             ExitCode::from(init::OUT_OF_MEMORY)
         }

@@ -306,7 +306,7 @@ async fn finish(running: Running, control: &AsyncControl, stopped: ExitCode) -> 
         Outcome::Exited(0) | Outcome::Stopped => stopped,
         // As the kernel does: a process has eight bits for its code.
         Outcome::Exited(code) => ExitCode::from((code & 0xff) as u8),
-        Outcome::OutOfMemory { reason, backtrace } => {
+        Outcome::OutOfMemory { reason, backtrace, .. } => {
             log::trap(&format!("the guest is out of memory: {reason}"), &backtrace);
             let _ = control.send(&FromInit::OutOfMemory, &[]).await;
             ExitCode::from(OUT_OF_MEMORY)

@@ -221,6 +221,11 @@ impl Process {
 }
 
 impl Member {
+    /// How many threads there are beside the first, with this one.
+    pub(crate) fn crew(&self) -> usize {
+        self.process.threads()
+    }
+
     /// Says how the thread is ended from outside.
     pub(crate) fn can_end(&self, abort: AbortHandle) {
         let mut crew = lock(&self.process.crew);

@@ -30,6 +30,12 @@ use crate::stage::Stage;
 /// are woken, each time. One that computes is interrupted by the next tick, one that waits in a hostcall at once.
 const PAUSES_MS: [u64; 5] = [50, 100, 200, 400, 800];
 
+/// Threads of the host beyond which each of a guest's next takes this time to start. While one is made, nothing else of
+/// the process gets memory: of a guest that starts them without end, which is told to end, it takes one second with
+/// this, and up to thirty without.
+const UNPACED: usize = 64;
+const PACE: Duration = Duration::from_millis(2);
+
 /// What a guest's threads have in common.
 #[derive(Clone)]
 struct Crew {
@@ -134,6 +140,9 @@ impl Crew {
 
     /// Starts another.
     fn start(&self, guest: Guest, member: Member, pointer: u32) -> Result<(), Errno> {
+        if self.blocks && member.crew() > UNPACED {
+            std::thread::sleep(PACE);
+        }
         let (life, abort) = futures_util::future::abortable(self.clone().another(guest, pointer, member.number));
         member.can_end(abort);
         self.spawn(async move {

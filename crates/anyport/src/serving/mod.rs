@@ -270,7 +270,7 @@ impl Site {
 /// Tells the person how a guest ended that should not have.
 fn tell_end(outcome: &Outcome, what: &str, when: &str) {
     match outcome {
-        Outcome::Trapped { reason, backtrace } | Outcome::OutOfMemory { reason, backtrace } => {
+        Outcome::Trapped { reason, backtrace } | Outcome::OutOfMemory { reason, backtrace, .. } => {
             match backtrace.as_str() {
                 "" => tracing::warn!("{what}: the guest failed {when}: {reason}"),
                 calls => tracing::warn!(

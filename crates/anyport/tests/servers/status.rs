@@ -143,7 +143,8 @@ const REFUSED: &str = "(drop (memory.grow (i32.const 9)))";
 fn an_end_for_want_of_memory_is_told_apart() {
     for end in ["unreachable", "(call $exit (i32.const 2))", "(drop (i32.load (i32.const -8)))"] {
         let outcome = end_of(&format!("{REFUSED} {end}"));
-        let Outcome::OutOfMemory { reason, .. } = &outcome else { panic!("{end}: {outcome:?}") };
+        let Outcome::OutOfMemory { reason, code, .. } = &outcome else { panic!("{end}: {outcome:?}") };
+        assert_eq!(*code, end.contains("exit").then_some(2));
         assert!(reason.starts_with("it needs more than 262144 bytes"), "{reason}");
         // Nothing was refused.
         assert!(!matches!(end_of(end), Outcome::OutOfMemory { .. }), "{end}");
