@@ -56,7 +56,7 @@ impl Plan {
         for text in &run.mapdir {
             let split = text.split_once("::").or_else(|| text.split_once(':'));
             let (guest, host) = split.ok_or_else(|| wrong("--mapdir", text, "it is GUEST:HOST"))?;
-            plan.directories.push(directory(&format!("{host}::{guest}"))?);
+            plan.directories.push(mounted(host, guest, false)?);
         }
         for text in &run.wasi {
             plan.take_wasi_option(text)?;
@@ -384,18 +384,23 @@ const EVERYWHERE: [&str; 12] =
 
 /// `HOST[:GUEST][:ro]` and `HOST::GUEST`. Without a guest path it is the host's, as wasmtime has it.
 fn directory(text: &str) -> Result<Directory, Error> {
-    let (paths, read_only) = match text.rsplit_once(':') {
-        Some((paths, "ro")) => (paths, true),
-        Some((paths, "rw")) => (paths, false),
-        Some((paths, other)) if is_mode(other) && paths.contains(':') => {
-            return Err(wrong("--dir", text, format!("`{other}` is neither `ro` nor `rw`")));
-        }
-        _ => (text, false),
+    let (host, behind) = match (text.split_once("::"), text.split_once(':')) {
+        (Some(split), _) => split,
+        (None, None) => return mounted(text, text, false),
+        (None, Some((host, mode @ ("ro" | "rw")))) => return mounted(host, host, mode == "ro"),
+        (None, Some(split)) => split,
     };
-    let split = paths.split_once("::").or_else(|| paths.split_once(':'));
-    let (host, guest) = split.unwrap_or((paths, paths));
-    if host.is_empty() || guest.is_empty() {
-        return Err(wrong("--dir", text, "it is HOST or HOST:GUEST, with `:ro` behind it for reading only"));
+    match behind.rsplit_once(':') {
+        Some((guest, mode @ ("ro" | "rw"))) => mounted(host, guest, mode == "ro"),
+        Some((_, other)) if is_mode(other) => Err(wrong("--dir", text, format!("`{other}` is neither `ro` nor `rw`"))),
+        _ => mounted(host, behind, false),
+    }
+}
+
+fn mounted(host: &str, guest: &str, read_only: bool) -> Result<Directory, Error> {
+    if host.is_empty() || guest.is_empty() || guest.ends_with(':') {
+        let text = format!("{host}:{guest}");
+        return Err(wrong("--dir", &text, "it is HOST or HOST:GUEST, with `:ro` behind it for reading only"));
     }
     let host = PathBuf::from(host);
     if !host.is_dir() {
@@ -504,7 +509,13 @@ mod tests {
             let error = plan(&["-v", &format!("{host}:/a:{mode}")]).expect_err("no mode");
             assert!(error.to_string().contains("neither `ro` nor `rw`"), "{error}");
         }
-        assert_eq!(plan(&["-v", &format!("{host}:/z")]).expect("a path").directories[0].guest, "/z");
+        for (guest, how) in [("/z", ":"), ("z", ":"), ("z", "::"), ("rw", "::"), ("shared", "::"), ("/a:b", "::")] {
+            let plan = plan(&["-v", &format!("{host}{how}{guest}")]).expect("a path");
+            assert_eq!((plan.directories[0].guest.as_str(), plan.directories[0].read_only), (guest, false));
+        }
+        let plan = plan(&["-v", &format!("{host}:ro"), "-v", &format!("{host}::z:ro")]).expect("paths");
+        let seen: Vec<_> = plan.directories.iter().map(|one| (one.guest.as_str(), one.read_only)).collect();
+        assert_eq!(seen, [(host, true), ("z", true)]);
     }
 
     #[test]

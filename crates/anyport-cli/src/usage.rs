@@ -187,11 +187,13 @@ pub(crate) fn hint_for_missing(file: &str, run: &Run) -> Option<String> {
     if is_bare(&run.trace) && anyport::trace::filter(file).is_ok() {
         return Some(format!("what to trace stands behind `=`: `--trace={file} FILE`"));
     }
-    if let Some(name) = run.env.last().filter(|name| !name.contains('=')) {
-        return Some(format!("a variable is one word: `-e {name}={file}`"));
-    }
     if file.contains("://") {
         return Some(format!("a file is run that is here: `curl -fLO {file}` fetches it"));
+    }
+    if let (Some(name), true) = (run.env.last().filter(|name| !name.contains('=')), run.file_and_args.len() > 1)
+        && !file.ends_with(".wasm")
+    {
+        return Some(format!("a variable is one word: `-e {name}={file}`"));
     }
     (file == "-").then(|| "`anyport run /dev/stdin` reads it from there".to_owned())
 }
@@ -398,7 +400,14 @@ mod tests {
         ] {
             assert!(hint(words).is_some_and(|hint| hint.contains(wanted)), "{words:?}");
         }
-        for words in [&["x.wasm"][..], &["--access-log", "x.wasm"], &["json"], &["--trace=sock", "sock"]] {
+        for words in [
+            &["x.wasm"][..],
+            &["-e", "HOME", "x.wasm", "y"],
+            &["-e", "HOME", "x"],
+            &["--access-log", "x.wasm"],
+            &["json"],
+            &["--trace=sock", "sock"],
+        ] {
             assert_eq!(hint(words), None, "{words:?}");
         }
     }

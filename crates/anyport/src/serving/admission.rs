@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, REFERER, USER_AGENT};
+use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, REFERER, USER_AGENT};
 use http::{Method, Request, Response, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
@@ -25,6 +25,9 @@ use crate::ingress::Client;
 const FORWARDED: [&str; 6] =
     ["forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-port", "x-forwarded-proto", "x-real-ip"];
 
+const TOO_MANY_LINES: (StatusCode, &str) =
+    (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "the request has too many header lines\n");
+
 /// Answers a request; whatever happens, there is an answer.
 pub(super) async fn admit(
     site: Arc<Site>, asked: Asked, mut request: Request<Incoming>,
@@ -39,10 +42,12 @@ pub(super) async fn admit(
         // Guests of wasi:http are told of one.
         request.headers_mut().insert(HOST, HeaderValue::from_static("localhost"));
     }
+    let has_too_many_lines = has_too_many_lines(&site, &request);
     if site.inbound.x_forwarded {
         forward(request.headers_mut(), client);
     }
-    let answer = match refused(&site, request) {
+    let admitted = if has_too_many_lines { Err(TOO_MANY_LINES) } else { refused(&site, request) };
+    let answer = match admitted {
         Err((status, why)) => closing(say(status, why, id), version),
         Ok(request) => {
             let fate = request.body().fate();
@@ -63,13 +68,18 @@ pub(super) async fn admit(
     Ok(Admitted::wrap(answer, is_head, record, taking))
 }
 
+/// Whether a request of HTTP/2 has more header lines than it may. Of HTTP/1.1 hyper has counted them.
+fn has_too_many_lines(site: &Site, request: &Request<Incoming>) -> bool {
+    let headers = request.headers();
+    // The parts of one line may come apart (RFC 9113, 8.2.3).
+    let crumbs = || headers.get_all(COOKIE).iter().count().saturating_sub(1);
+    let (most, lines) = (site.limits.header_lines, headers.len());
+    request.version() >= Version::HTTP_2 && lines > most && lines - crumbs() > most
+}
+
 /// The request as a guest may have it, or what its client is told instead.
 fn refused(site: &Arc<Site>, request: Request<Incoming>) -> Result<Request<Upload>, (StatusCode, &'static str)> {
     sanity::check(&request).map_err(|refusal| (refusal.status, refusal.why))?;
-    // Of HTTP/1.1 hyper has counted them.
-    if request.headers().len() > site.limits.header_lines {
-        return Err((StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "the request has too many header lines\n"));
-    }
     let request = request.map(|body| Upload::new(body, site));
     if request.body().is_too_large() { Err(TOO_LARGE_ANSWER) } else { Ok(request) }
 }

@@ -77,7 +77,7 @@ impl Alarms {
             let due: Vec<Arc<Bell>> =
                 self.lock().iter().filter(|(_, bell)| bell.is_due(now)).map(|(_, bell)| Arc::clone(bell)).collect();
             for bell in due {
-                bell.ring();
+                bell.ring(now);
             }
         }
     }
@@ -102,7 +102,11 @@ impl Bell {
         at != NEVER && now.wrapping_sub(at) < u32::MAX / 2
     }
 
-    fn ring(&self) {
+    fn ring(&self, now: u32) {
+        // It may have been set to another time meanwhile.
+        if !self.is_due(now) {
+            return;
+        }
         self.rung.store(true, Ordering::Release);
         self.waker.wake();
     }

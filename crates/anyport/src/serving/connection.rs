@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use http::Request;
+use http::{Request, Version};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -37,10 +37,10 @@ pub(super) struct Pulse {
     begun: AtomicBool,
     /// The peer does not take what is sent.
     stuck: AtomicBool,
-    /// None of its bytes were seen yet.
-    is_new: AtomicBool,
-    /// It speaks HTTP/2.
+    /// It has asked by HTTP/2.
     is_h2: AtomicBool,
+    /// It was told that the server is about to leave.
+    leaves: AtomicBool,
     /// Answers of HTTP/2 under way, with since when the client owes to take what there is of them.
     owed: Mutex<Slab<Option<Instant>>>,
     /// Set while there is one.
@@ -79,7 +79,9 @@ async fn exchange(site: &Arc<Site>, stream: Connection, client: Client) {
     let io = TokioIo::new(Watched { stream, pulse: Arc::clone(&pulse) });
     let answer = {
         let (site, pulse) = (Arc::clone(site), Arc::clone(&pulse));
-        service_fn(move |request: Request<Incoming>| admission::admit(Arc::clone(&site), Asked::new(&pulse), request))
+        service_fn(move |request: Request<Incoming>| {
+            admission::admit(Arc::clone(&site), Asked::new(&pulse, request.version()), request)
+        })
     };
     let builder = builder(site);
     let mut connection = pin!(builder.serve_connection(io, answer));
@@ -92,6 +94,7 @@ async fn exchange(site: &Arc<Site>, stream: Connection, client: Client) {
             // So that it knows which of its requests were not seen.
             graceful = true;
             connection.as_mut().graceful_shutdown();
+            pulse.leaves.store(true, Ordering::Relaxed);
             pulse.alarm.set(PARTING);
         }
         if pulse.poll_untaken(context).is_ready() {
@@ -137,7 +140,10 @@ fn builder(site: &Site) -> auto::Builder<TokioExecutor> {
 }
 
 impl Asked {
-    fn new(pulse: &Arc<Pulse>) -> Self {
+    fn new(pulse: &Arc<Pulse>, version: Version) -> Self {
+        if version >= Version::HTTP_2 {
+            pulse.is_h2.store(true, Ordering::Relaxed);
+        }
         if pulse.asked.fetch_add(1, Ordering::Relaxed) == 0 {
             pulse.alarm.unset();
         }
@@ -196,8 +202,8 @@ impl Pulse {
             asked: AtomicU32::new(0),
             begun: AtomicBool::new(true),
             stuck: AtomicBool::new(false),
-            is_new: AtomicBool::new(true),
             is_h2: AtomicBool::new(false),
+            leaves: AtomicBool::new(false),
             owed: Mutex::default(),
             owes: site.alarms.alarm(),
             client,
@@ -230,18 +236,13 @@ impl Pulse {
         }
     }
 
-    /// This time limit, or a shorter one while the server drains.
+    /// This time limit, or a shorter one for who was told to go.
     fn parting(&self, limit: Duration) -> Duration {
-        if self.site.drains() { limit.min(PARTING) } else { limit }
+        if self.site.drains() || self.leaves.load(Ordering::Relaxed) { limit.min(PARTING) } else { limit }
     }
 
     /// Bytes of the peer have come. Of HTTP/2 they may be no head, but what keeps a connection at work.
-    fn received(&self, bytes: &[u8]) {
-        if self.is_new.load(Ordering::Relaxed) && !bytes.is_empty() {
-            self.is_new.store(false, Ordering::Relaxed);
-            // The begin of its preface (RFC 9113, 3.4), which is no request.
-            self.is_h2.store(bytes.starts_with(b"PRI"), Ordering::Relaxed);
-        }
+    fn received(&self) {
         if self.is_h2.load(Ordering::Relaxed) {
             return;
         }
@@ -276,10 +277,9 @@ impl AsyncRead for Watched {
     fn poll_read(
         mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
         let polled = Pin::new(&mut self.stream).poll_read(context, buffer);
         if polled.is_ready() {
-            self.pulse.received(&buffer.filled()[before..]);
+            self.pulse.received();
         }
         polled
     }

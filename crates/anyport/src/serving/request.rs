@@ -27,7 +27,7 @@ use super::cgi;
 use super::connection::Asked;
 use super::kept::Instance;
 use super::reuse::{self, Streaming};
-use super::upload::{Upload, poll_late};
+use super::upload::{Fate, Upload, poll_late};
 use super::{RequestId, Site, prewarm, tell_end};
 use crate::guest::Guest;
 use crate::instance::{self, Neighbours, Outcome};
@@ -201,7 +201,7 @@ async fn answer_02(
         }
         None => Some(call),
     };
-    Ok(streamed(answered, rest, Some(Pauses::new(alarm, None)), id, bodiless, asked, site))
+    Ok(streamed(answered, rest, Some(Pauses::new(alarm, fate, None)), id, bodiless, asked, site))
 }
 
 /// Hands a request to an instance that answers others too.
@@ -224,7 +224,7 @@ async fn answer_03(
     let answered = answered.await.and_then(checked);
     let streaming = reply.streaming();
     drop(reply);
-    Ok(streamed(answered?, None, Some(Pauses::new(alarm, streaming)), id, bodiless, asked, site))
+    Ok(streamed(answered?, None, Some(Pauses::new(alarm, fate, streaming)), id, bodiless, asked, site))
 }
 
 /// The head of a guest's answer. An interim one has no answer behind it, and clients wait for that.
@@ -335,21 +335,23 @@ pub(super) struct Pauses {
     alarm: Alarm,
     /// Something has come since the alarm was set.
     has_moved: bool,
+    /// Of the request's body, which the guest may wait for.
+    fate: Option<Arc<Fate>>,
     /// Of an instance that answers others too.
     streaming: Option<Streaming>,
 }
 
 impl Pauses {
-    fn new(alarm: Alarm, streaming: Option<Streaming>) -> Self {
-        Self { alarm, has_moved: true, streaming }
+    fn new(alarm: Alarm, fate: Option<Arc<Fate>>, streaming: Option<Streaming>) -> Self {
+        Self { alarm, has_moved: true, fate, streaming }
     }
 
-    /// Ready when nothing has come for so long.
+    /// Ready when nothing has come for so long, nor of what its client sends.
     fn poll_late(&mut self, timeout: Duration, context: &mut Context<'_>) -> Poll<()> {
         if std::mem::take(&mut self.has_moved) {
             self.alarm.set(timeout);
         }
-        self.alarm.poll_rung(context)
+        poll_late(&self.alarm, self.fate.as_deref(), timeout, context)
     }
 }
 
@@ -424,12 +426,16 @@ impl Streamed {
     fn poll_late(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let Some(pauses) = &mut self.pauses else { return Poll::Pending };
         ready!(pauses.poll_late(self.timeout, context));
+        pauses.streaming.as_ref().inspect(|streaming| streaming.give_up());
         tell_pause(self.id, self.timeout);
         Poll::Ready(Some(Err(Error::HttpResponseTimeout)))
     }
 
     /// Whether what looks like its end is that of its instance.
     fn was_cut_off(&self) -> bool {
+        if self.left == Some(0) {
+            return false;
+        }
         let streaming = self.pauses.as_ref().and_then(|pauses| pauses.streaming.as_ref());
         streaming.is_some_and(Streaming::was_cut_off)
     }

@@ -65,6 +65,17 @@ struct Inbox {
     has_failed: AtomicBool,
 }
 
+/// Notes that an instance has failed, when this is dropped.
+struct Failing<'i>(Option<&'i Inbox>);
+
+impl Drop for Failing<'_> {
+    fn drop(&mut self) {
+        if let Some(inbox) = self.0 {
+            inbox.has_failed.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
 /// An answer of an instance is being sent for as long as this is held.
 pub(super) struct Streaming(Arc<Inbox>);
 
@@ -172,13 +183,13 @@ async fn live(
         let (site, inbox) = (Arc::clone(site), Arc::clone(inbox));
         let handler = handler.clone();
         async move {
+            // Dropped before the store is, which looks like the end of each of its answers.
+            let mut unless_it_returns = Failing(Some(&inbox));
             let ended = work(&site, &handler, &inbox, &mut store, made).await;
-            let outcome = instance::outcome(&store, ended);
-            if outcome != Outcome::Exited(0) {
-                // Before its store is dropped, which looks like the end of each of its answers.
-                inbox.has_failed.store(true, Ordering::Relaxed);
+            if ended.is_ok() {
+                unless_it_returns.0 = None;
             }
-            outcome
+            instance::outcome(&store, ended)
         }
     });
     let mut call = Call::new(life, pace, site);
@@ -310,6 +321,12 @@ impl Reply {
 }
 
 impl Streaming {
+    /// The guest does not go on with the answer. Nothing can stop it but the instance's end.
+    pub(super) fn give_up(&self) {
+        self.0.abandon();
+        self.0.waker.wake();
+    }
+
     /// Whether the end of the answer may be that of its instance.
     pub(super) fn was_cut_off(&self) -> bool {
         self.0.has_failed.load(Ordering::Relaxed)
@@ -345,7 +362,8 @@ impl Instances {
         self.lock().retain(|other| !Arc::ptr_eq(other, inbox));
         let mut state = inbox.lock();
         state.closed = true;
-        if *outcome != Outcome::Exited(0) {
+        // It may have exited with 0, and owe answers.
+        if *outcome != Outcome::Exited(0) || !state.working.is_empty() {
             match state.working.as_slice() {
                 [] if state.given == 0 => tell_end(outcome, "an instance", "before its first request"),
                 [] => tell_end(outcome, "an instance", "between two requests"),

@@ -207,7 +207,8 @@ async fn an_answer_that_does_not_go_on_ends() -> Tested {
         let answer = service.send("GET /stream?n=2&ms=600000 HTTP/1.1\r\nHost: a\r\n\r\n").await?;
         assert!(answer.ends_with("chunk 0\n\r\n"), "{answer}");
         assert!(began.elapsed() >= LIMIT, "{:?}", began.elapsed());
-        assert_eq!(status(&service.get("/hello").await?), 200, "its place is free again");
+        // Its place is free again, and its instance is no more.
+        assert_eq!(status(&service.get("/hello").await?), 200);
         // It may take longer as long as it goes on.
         let answer = service.get("/stream?n=6&ms=600").await?;
         assert!(answer.ends_with("chunk 5\n\r\n0\r\n\r\n"), "{answer}");
@@ -232,16 +233,16 @@ async fn an_answer_may_outlast_the_time_of_a_used_up_instance() -> Tested {
 #[tokio::test]
 async fn an_idle_client_of_http_2_may_say_that_it_is_there() -> Tested {
     let service = Service::with(|limits, _| {
-        limits.header_timeout = LIMIT / 4;
+        limits.header_timeout = LIMIT / 2;
         limits.idle_timeout = LIMIT;
     });
+    let began = Instant::now();
     let mut client = Frames::begin(service.connect().await?, &[]).await?;
     client.send([get(1, "/hello"), frame(PING, 0, 0, &[1; 8])].concat()).await?;
     client.next_of(DATA).await?.expect("a body");
-    let began = Instant::now();
     client.send(frame(PING, 0, 0, &[2; 8])).await?;
     // With a word, and not before its time.
     assert_eq!(client.goodbye().await?, Some(0));
-    assert!(began.elapsed() >= LIMIT / 2, "{:?}", began.elapsed());
+    assert!(began.elapsed() >= LIMIT, "{:?}", began.elapsed());
     Ok(())
 }

@@ -102,15 +102,19 @@ impl Service {
 
     /// Asks on a connection of its own, and leaves when that has been accepted.
     pub(crate) async fn leave(&self, path: &str) {
+        let has = |some: bool| {
+            let connections = || self.running.status().workers.iter().map(|worker| worker.connections).sum::<usize>();
+            async move {
+                while (connections() > 0) != some {
+                    tokio::task::yield_now().await;
+                }
+            }
+        };
+        within("other connections to end", has(false)).await;
         let mut stream = self.connect().await;
         let head = format!("GET {path} HTTP/1.1\r\nHost: service.test\r\n\r\n");
         stream.write_all(head.as_bytes()).await.expect("it is open");
-        within("the connection to be accepted", async {
-            while self.running.status().workers.iter().all(|worker| worker.connections == 0) {
-                tokio::task::yield_now().await;
-            }
-        })
-        .await;
+        within("the connection to be accepted", has(true)).await;
     }
 
     /// A line that the guest has written to stderr.
