@@ -129,7 +129,8 @@ impl Computing {
         loop {
             tokio::select! {
                 answered = &mut answer => return answered,
-                () = tokio::time::sleep(Duration::from_millis(1)) => assert_eq!(threads(name).len(), 1),
+                // Of threads that go on, the kernel may leave some out while others end.
+                () = tokio::time::sleep(Duration::from_millis(1)) => assert!(threads(name).len() <= 1),
             }
         }
     }
