@@ -201,7 +201,7 @@ async fn answer_02(
         }
         None => Some(call),
     };
-    Ok(streamed(answered, rest, Some(Pauses::new(alarm, fate, None)), id, bodiless, asked, site))
+    Ok(streamed(answered, rest, Pauses::new(alarm, fate, None), id, bodiless, asked, site))
 }
 
 /// Hands a request to an instance that answers others too.
@@ -224,7 +224,7 @@ async fn answer_03(
     let answered = answered.await.and_then(checked);
     let streaming = reply.streaming();
     drop(reply);
-    Ok(streamed(answered?, None, Some(Pauses::new(alarm, fate, streaming)), id, bodiless, asked, site))
+    Ok(streamed(answered?, None, Pauses::new(alarm, fate, streaming), id, bodiless, asked, site))
 }
 
 /// The head of a guest's answer. An interim one has no answer behind it, and clients wait for that.
@@ -302,7 +302,7 @@ async fn handle(
 
 /// A guest's answer as the connection takes it.
 pub(super) fn streamed(
-    head: Response<WasiBody>, call: Option<Call>, pauses: Option<Pauses>, id: RequestId, bodiless: bool, asked: Asked,
+    head: Response<WasiBody>, call: Option<Call>, pauses: Pauses, id: RequestId, bodiless: bool, asked: Asked,
     site: &Arc<Site>,
 ) -> Response<Answer> {
     let bodiless = bodiless || matches!(head.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
@@ -323,8 +323,7 @@ pub(super) struct Streamed {
     left: Option<u64>,
     /// Of an instance that works for this request alone.
     rest: Option<Rest>,
-    /// None where the body has a time limit of its own.
-    pauses: Option<Pauses>,
+    pauses: Pauses,
     timeout: Duration,
     id: RequestId,
     _asked: Asked,
@@ -342,7 +341,7 @@ pub(super) struct Pauses {
 }
 
 impl Pauses {
-    fn new(alarm: Alarm, fate: Option<Arc<Fate>>, streaming: Option<Streaming>) -> Self {
+    pub(super) fn new(alarm: Alarm, fate: Option<Arc<Fate>>, streaming: Option<Streaming>) -> Self {
         Self { alarm, has_moved: true, fate, streaming }
     }
 
@@ -356,7 +355,7 @@ impl Pauses {
 }
 
 /// Tells the person of a guest that has not gone on with its answer.
-pub(super) fn tell_pause(id: RequestId, timeout: Duration) {
+fn tell_pause(id: RequestId, timeout: Duration) {
     let longer = option("timeout", format!("{}s", (timeout * 2).as_secs().max(1)));
     tracing::warn!(
         "request {id}: the guest wrote nothing more of its answer for {timeout:?}; if it may pause for longer, add \
@@ -407,9 +406,7 @@ impl Streamed {
             }
             Poll::Ready(None) => self.left = Some(0),
             Poll::Ready(Some(Ok(frame))) => {
-                if let Some(pauses) = &mut self.pauses {
-                    pauses.has_moved = true;
-                }
+                self.pauses.has_moved = true;
                 let sent = frame.data_ref().map_or(0, |data| data.len() as u64);
                 self.left = self.left.map(|left| left.saturating_sub(sent));
                 // A guest whose last bytes are taken mostly ends with that: then it needs no task for its rest.
@@ -424,9 +421,8 @@ impl Streamed {
 
     /// Ready with an error when the guest has written nothing for too long.
     fn poll_late(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        let Some(pauses) = &mut self.pauses else { return Poll::Pending };
-        ready!(pauses.poll_late(self.timeout, context));
-        pauses.streaming.as_ref().inspect(|streaming| streaming.give_up());
+        ready!(self.pauses.poll_late(self.timeout, context));
+        self.pauses.streaming.as_ref().inspect(|streaming| streaming.give_up());
         tell_pause(self.id, self.timeout);
         Poll::Ready(Some(Err(Error::HttpResponseTimeout)))
     }
@@ -436,8 +432,7 @@ impl Streamed {
         if self.left == Some(0) {
             return false;
         }
-        let streaming = self.pauses.as_ref().and_then(|pauses| pauses.streaming.as_ref());
-        streaming.is_some_and(Streaming::was_cut_off)
+        self.pauses.streaming.as_ref().is_some_and(Streaming::was_cut_off)
     }
 
     /// Lets the guest do more of the rest.

@@ -8,7 +8,6 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::CONTENT_LENGTH;
@@ -22,11 +21,10 @@ use wasmtime_wasi_http::Error;
 
 use self::environment::Path;
 use self::streams::{Closing, End, Lines, Pipe, Question, Writer};
-use super::alarm::Alarm;
 use super::answer::Answer;
 use super::call::Call;
 use super::connection::Asked;
-use super::request::{Refused, streamed, tell_pause};
+use super::request::{Pauses, Refused, streamed};
 use super::upload::{Upload, poll_late};
 use super::{RequestId, Site, Start};
 use crate::guest::Guest;
@@ -76,7 +74,6 @@ pub(super) async fn answer(
         }
     });
     let head = head.await?;
-    alarm.unset();
     let left = head.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
     let bodiless = bodiless || head.status() == StatusCode::NOT_MODIFIED;
     if let (Some(left), Some(rest), false) = (left, pipe.rest(), bodiless) {
@@ -85,9 +82,9 @@ pub(super) async fn answer(
             return Err(Refused::Head(format!("it promises {left} bytes, and {there} follow")));
         }
     }
-    let body = Output { first: taken.bytes.into(), pipe, left, alarm, timeout: site.limits.timeout, id };
+    let body = Output { first: taken.bytes.into(), pipe, left, id };
     let call = (!has_ended).then_some(call);
-    Ok(streamed(head.map(|()| body.boxed_unsync()), call, None, id, bodiless, asked, site))
+    Ok(streamed(head.map(|()| body.boxed_unsync()), call, Pauses::new(alarm, fate, None), id, bodiless, asked, site))
 }
 
 /// The guest of a request, unless it would be told too much.
@@ -193,9 +190,6 @@ struct Output {
     pipe: Arc<Pipe>,
     /// Bytes that are still to come, where the head says so.
     left: Option<u64>,
-    /// Set while there is nothing to send.
-    alarm: Alarm,
-    timeout: Duration,
     id: RequestId,
 }
 
@@ -206,10 +200,7 @@ impl Output {
             return Poll::Ready(Some(Ok(std::mem::take(&mut self.first))));
         }
         match self.pipe.poll_take(context) {
-            Poll::Ready(Ok(bytes)) => {
-                self.alarm.unset();
-                Poll::Ready(Some(Ok(bytes)))
-            }
+            Poll::Ready(Ok(bytes)) => Poll::Ready(Some(Ok(bytes))),
             Poll::Ready(Err(End::Whole)) => match self.left {
                 None | Some(0) => Poll::Ready(None),
                 Some(left) => {
@@ -219,16 +210,7 @@ impl Output {
             },
             // How it ended is told already.
             Poll::Ready(Err(End::Broken)) => Poll::Ready(Some(Err(Error::HttpResponseIncomplete))),
-            Poll::Pending if self.alarm.poll_rung(context).is_ready() => {
-                tell_pause(self.id, self.timeout);
-                Poll::Ready(Some(Err(Error::HttpResponseTimeout)))
-            }
-            Poll::Pending => {
-                if !self.alarm.is_set() {
-                    self.alarm.set(self.timeout);
-                }
-                Poll::Pending
-            }
+            Poll::Pending => Poll::Pending,
         }
     }
 }
