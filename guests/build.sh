@@ -28,6 +28,8 @@ tools=$guests/.toolchain
 ziglang=0.16.0
 # Pinned to the rolling suite: the stable ones have no recent rustc for wasm.
 suite=sid
+# Its wasm-opt lets C fork.
+binaryen=132.0.0
 # Makes a component of what the linker made; rustup brings one, Debian does not.
 wasm_component_ld=0.5.31
 
@@ -49,7 +51,7 @@ rust_guests=(
   wasmedge/mio
 )
 c_guests=(cgi command preview1/dotnet-like preview1/probe probe)
-wasix_guests=(blocking cgi conform epollsrv evtest files jumps pollsrv pool pthread sigsrv)
+wasix_guests=(blocking cgi conform epollsrv evtest files fork jumps pollsrv pool prefork pthread sigsrv)
 go_guests=(preview1/go-nethttp wasmedge/go-net)
 # One source, compiled once for each dialect and way to wait: `<variant> <dialect file> <defines>`.
 behaviour_variants=(
@@ -144,13 +146,26 @@ compile_wasix() {
   for source in "$1.c" "${beside[@]}"; do
     objects+=("target/${source%.c}.o")
     "${zig[@]}" cc -target wasm32-freestanding -mcpu="$cpu" -pthread "${jumping[@]}" \
-      -ftls-model=local-exec -D__wasi__ -Dmain=__main_argc_argv -D_WASI_EMULATED_SIGNAL -nostdinc "${wasix_headers[@]}" \
+      -ftls-model=local-exec -D__wasi__ -Dmain=__main_argc_argv -D_WASI_EMULATED_SIGNAL -D_WASI_EMULATED_PROCESS_CLOCKS \
+      -nostdinc "${wasix_headers[@]}" \
       -std=gnu17 -O2 -c -o "${objects[-1]}" "$source"
   done
   "${zig[@]}" wasm-ld -o "$1.wasm" "$wasix_libs/crt1.o" "${objects[@]}" -L "$wasix_libs" -lc "$wasix_builtins" \
     --import-memory --shared-memory --max-memory=1073741824 --export-dynamic "${exported[@]/#/--export=}" --strip-debug
+  case $1 in wasix/fork | wasix/prefork) asyncify "$1.wasm" ;; esac
   chmod 644 "$1.wasm"
   report "$1.wasm"
+}
+
+# asyncify FILE: makes a module ready to fork, as WASIX's own compiler does.
+asyncify() {
+  local wasm_opt=$tools/binaryen/node_modules/.bin/wasm-opt
+  if [ ! -x "$wasm_opt" ]; then
+    say "fetching binaryen $binaryen"
+    npm install --silent --no-audit --no-fund --prefix "$tools/binaryen" "binaryen@$binaryen" > /dev/null
+  fi
+  "$wasm_opt" --enable-threads --enable-bulk-memory --enable-mutable-globals --enable-sign-ext \
+    --enable-nontrapping-float-to-int --enable-multivalue --enable-reference-types -O2 --asyncify "$1" -o "$1"
 }
 
 compile_c() {

@@ -52,7 +52,12 @@ impl Busy {
     /// The same for another thread of the guest: whichever of them looks at its sockets, the guest does.
     pub(crate) fn sibling(&self) -> Self {
         let pace = Pace { looks: Arc::clone(&self.pace.looks), ..Pace::default() };
-        Self { most: self.most, serving: self.serving, stretch: None, unbroken: None, pace: Arc::new(pace) }
+        Self { pace: Arc::new(pace), ..self.fork() }
+    }
+
+    /// The same for another process of the guest, which looks for itself.
+    pub(crate) fn fork(&self) -> Self {
+        Self { most: self.most, serving: self.serving, stretch: None, unbroken: None, pace: Arc::default() }
     }
 
     /// What is told to who polls the guest.

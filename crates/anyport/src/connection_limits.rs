@@ -135,7 +135,7 @@ mod tests {
         let (_sender, stage) = watch::channel(Stage::Serving);
         let limits =
             Limits { timeout: Duration::from_secs(60), idle_timeout: Duration::from_secs(300), ..Limits::default() };
-        let watchman = Watchman::new(&Arc::new(Descriptors::new(1)), &limits, stage);
+        let watchman = Watchman::new(&Descriptors::new(1), &limits, stage);
         for (last, seconds, ends, want) in [
             (Last::Nothing, 299, false, Fate::Stays),
             (Last::Nothing, 300, false, Fate::Over),

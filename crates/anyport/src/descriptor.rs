@@ -455,16 +455,43 @@ mod tests {
     }
 
     #[test]
+    fn a_file_of_two_processes_is_closed_by_the_last() {
+        let table = Descriptors::new(5);
+        for number in [7, 8] {
+            table.insert(Descriptor::Host(number)).expect("room");
+        }
+        let child = table.fork().expect("room for both again");
+        assert_eq!((table.open(), child.open(), table.fork().err()), (4, 4, Some(Errno::TooManyOpen)));
+        assert!(matches!([table.remove(0), child.remove(0)], [Ok(None), Ok(Some(Descriptor::Host(7)))]));
+        assert_eq!([table.insert(Descriptor::Host(9)), child.insert(Descriptor::Host(10))], [Ok(0), Ok(0)]);
+        assert_eq!(child.close_all(), [10]);
+        assert_eq!((child.insert(Descriptor::Host(11)), table.open()), (Err(Errno::TooManyOpen), 2));
+        assert_eq!(table.close_all(), [9, 8]);
+    }
+
+    #[test]
+    fn a_connection_of_two_processes_is_one() {
+        let table = Descriptors::new(8);
+        let tcp = || Tcp::open(&crate::net::Network::Os, Family::Inet4).expect("a socket");
+        table.insert(Descriptor::Socket(Arc::new(Socket::accepted(tcp(), true)))).expect("room");
+        let child = table.fork().expect("room");
+        child.insert(Descriptor::Socket(Arc::new(Socket::accepted(tcp(), true)))).expect("room");
+        assert_eq!([table.public().len(), child.public().len()], [2, 2]);
+        drop(child);
+        assert_eq!(table.public().len(), 1);
+    }
+
+    #[test]
     fn a_guest_that_is_over_opens_nothing() {
         let table = Descriptors::new(4);
         table.insert(Descriptor::Host(7)).expect("room");
-        table.close_all();
+        assert_eq!(table.close_all(), [7]);
         assert_eq!((table.open(), table.insert(Descriptor::Host(8))), (0, Err(Errno::TooManyOpen)));
     }
 
     #[test]
     fn what_the_guest_was_not_told_is_closed() {
-        let table = Arc::new(Descriptors::new(1));
+        let table = Descriptors::new(1);
         drop(Opened::new(&table, Descriptor::Host(0)));
         Opened::new(&table, Descriptor::Host(1)).expect("room again").keep();
         assert!(table.is_full());

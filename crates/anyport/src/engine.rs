@@ -20,6 +20,7 @@ use wasmtime::{Config, Enabled, InstanceAllocationStrategy, MemoryType, Module, 
 use crate::artifact::{Artifact, ArtifactKind};
 use crate::cache::Cache;
 use crate::error::Error;
+use crate::globals;
 use crate::machine;
 use crate::ticker::Ticker;
 
@@ -188,7 +189,8 @@ impl Engine {
     pub(crate) fn precompile(&self, artifact: &Artifact) -> Result<Vec<u8>, Error> {
         tracing::debug!("`{artifact}` is compiled");
         let compiled = match self.kind {
-            Kind::Modules | Kind::Threads => self.wasmtime.precompile_module(artifact.bytes()),
+            Kind::Modules => self.wasmtime.precompile_module(artifact.bytes()),
+            Kind::Threads => self.wasmtime.precompile_module(&globals::exported(artifact.bytes())),
             Kind::Sequential | Kind::Concurrent => self.wasmtime.precompile_component(artifact.bytes()),
         };
         compiled.map_err(|error| invalid(artifact, &error))
@@ -240,6 +242,9 @@ impl Engine {
     fn key(&self, artifact: &Artifact) -> String {
         let mut hasher = DefaultHasher::new();
         self.wasmtime.precompile_compatibility_hash().hash(&mut hasher);
+        if self.kind == Kind::Threads {
+            globals::REVISION.hash(&mut hasher);
+        }
         format!("{}-{:016x}", artifact.digest().to_hex(), hasher.finish())
     }
 }

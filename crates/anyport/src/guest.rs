@@ -4,7 +4,9 @@
 //! all dialects have the same.
 
 mod datagrams;
+pub(crate) mod family;
 pub(crate) mod files;
+pub(crate) mod forking;
 mod futexes;
 mod lookup;
 pub(crate) mod process;
@@ -26,6 +28,7 @@ use wasmtime_wasi_config::WasiConfigVariables;
 use wasmtime_wasi_http::WasiHttpCtx;
 
 use self::files::Files;
+use self::forking::{Forking, Step};
 use self::process::{Member, Process};
 use self::signals::Signals;
 use crate::address::{Family, Transport};
@@ -62,8 +65,8 @@ pub(crate) struct Guest {
     journal: Arc<Journal>,
     pub(crate) limits: Arc<Limits>,
     pub(crate) growth: Growth,
-    /// The turn in which memory was refused last.
-    pub(crate) short_turn: u64,
+    /// The turn in which memory was refused to this thread last.
+    pub(crate) short_turn: Option<u64>,
     pub(crate) started: Instant,
     pub(crate) pacing: Pacing,
     pub(crate) generation: Generation,
@@ -82,8 +85,9 @@ pub(crate) struct Guest {
     is_wasix: bool,
     /// Of this thread.
     signals: Option<Arc<Signals>>,
-    /// It is being told of one.
-    pub(crate) is_handling: bool,
+    /// The one that it is being told of; of which it was being told, where that ended it.
+    pub(crate) handling: Option<u32>,
+    pub(crate) forking: Forking,
     /// The number of this thread.
     pub(crate) thread: u32,
 }
@@ -115,6 +119,8 @@ pub(crate) struct Abi {
     pub(crate) has_threads: bool,
     /// It waits in instructions of its own, which keeps the host's thread.
     pub(crate) blocks: bool,
+    /// It may fork: it was made ready to leave its functions and enter them again.
+    pub(crate) forks: bool,
 }
 
 /// What a guest starts with.
@@ -167,17 +173,17 @@ impl Guest {
         let mut files = setup.files;
         files.ctx().table.set_max_capacity(RESOURCES + RESOURCES_EACH * setup.limits.descriptors);
         let has_process = setup.abi.is_wasix || setup.abi.has_threads;
-        let process = has_process.then(|| Arc::new(Process::new(setup.limits.threads, setup.takes_signals)));
+        let process = has_process.then(|| Process::first(setup.limits.threads, setup.takes_signals));
         let files = Files::new(files);
         Ok(Self {
             memory: Given::None,
-            descriptors: Arc::new(descriptors),
+            descriptors,
             files: if has_process { files.shared() } else { files },
             http: WasiHttpCtx::new(),
             outgoing: Outgoing::new(setup.way),
             config: setup.config,
             journal: setup.journal,
-            short_turn: 0,
+            short_turn: None,
             growth: Growth::new(&setup.limits, &setup.grown),
             limits: setup.limits,
             started: Instant::now(),
@@ -194,7 +200,8 @@ impl Guest {
             signals: process.as_ref().map(|process| Arc::clone(process.main())),
             process,
             is_wasix: setup.abi.is_wasix,
-            is_handling: false,
+            handling: None,
+            forking: Forking { is_able: setup.abi.forks, ..Forking::default() },
             thread: process::MAIN,
         })
     }
@@ -203,21 +210,38 @@ impl Guest {
     fn sibling(&mut self, member: &Member) -> Result<Self, Errno> {
         // As where a limit of the machine is reached.
         let growth = self.growth.sibling().ok_or(Errno::Again)?;
+        let (signals, busy) = (Arc::clone(&member.signals), self.busy.sibling());
+        let sibling = self.another(growth, busy, signals, self.process.clone(), Arc::clone(&self.descriptors))?;
+        Ok(Self { memory: self.memory.apart(), thread: member.number, ..sibling })
+    }
+
+    /// The same for another process, whose memory is yet to be given to it.
+    pub(crate) fn fork(&mut self, process: &Arc<Process>) -> Result<Self, Errno> {
+        let descriptors = self.descriptors.fork()?;
+        let growth = self.growth.fork(self.memory.shared_bytes().unwrap_or(0)).ok_or(Errno::NoMemory)?;
+        let (signals, busy) = (Arc::clone(process.main()), self.busy.fork());
+        self.another(growth, busy, signals, Some(Arc::clone(process)), descriptors)
+    }
+
+    fn another(
+        &self, growth: Growth, busy: Busy, signals: Arc<Signals>, process: Option<Arc<Process>>,
+        descriptors: Arc<Descriptors>,
+    ) -> Result<Self, Errno> {
         Ok(Self {
-            memory: self.memory.apart(),
-            descriptors: Arc::clone(&self.descriptors),
+            memory: Given::None,
+            descriptors,
             files: self.files.share().ok_or(Errno::NotSupported)?,
             http: WasiHttpCtx::new(),
             outgoing: self.outgoing.sibling(),
             config: Arc::clone(&self.config),
             journal: Arc::clone(&self.journal),
-            short_turn: 0,
+            short_turn: None,
             growth,
             limits: Arc::clone(&self.limits),
             started: self.started,
             pacing: Pacing::of_another(),
             generation: self.generation,
-            busy: self.busy.sibling(),
+            busy,
             network: self.network.clone(),
             names: self.names.sibling(),
             connections: Arc::clone(&self.connections),
@@ -225,11 +249,12 @@ impl Guest {
             worker: self.worker,
             gate: Arc::clone(&self.gate),
             sending: Sending::default(),
-            signals: Some(Arc::clone(&member.signals)),
-            process: self.process.clone(),
+            signals: Some(signals),
+            process,
             is_wasix: self.is_wasix,
-            is_handling: false,
-            thread: member.number,
+            handling: None,
+            forking: Forking { step: Step::None, ..self.forking },
+            thread: process::MAIN,
         })
     }
 
@@ -406,7 +431,7 @@ impl Guest {
     }
 
     fn has_other_threads(&self) -> bool {
-        self.process.as_ref().is_some_and(|process| process.threads() > 0)
+        self.process.as_ref().is_some_and(|process| process.threads() > 0 || process.family.children() > 0)
     }
 
     /// The guest has something to serve.

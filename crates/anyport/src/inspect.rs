@@ -11,6 +11,7 @@ use crate::component::{self, Interfaces, World};
 use crate::dialect::Dialect;
 use crate::engine::{self, Kind};
 use crate::error::{Error, brief, is_printable, printable};
+use crate::guest::forking;
 use crate::link;
 
 pub use crate::artifact::ArtifactKind;
@@ -124,12 +125,7 @@ impl Inspection {
                 text.lines().next().unwrap_or_default().trim_end_matches(':').to_owned()
             }),
             world: contents.world.map(|world| world.interface().to_owned()),
-            not_supported: contents
-                .imports
-                .iter()
-                .filter(|import| import.is_absent())
-                .map(|import| import.name.clone())
-                .collect(),
+            not_supported: contents.not_supported(),
             imports: contents.imports,
             exports: contents.exports,
             dialects,
@@ -309,6 +305,15 @@ impl Contents {
 
     fn imports(&self, name: &str) -> bool {
         self.imports.iter().any(|import| import.name == name)
+    }
+
+    /// Functions that it imports, and whose calls fail.
+    fn not_supported(&self) -> Vec<String> {
+        let is_given = self.imports.iter().any(|import| import.signature == link::SHARED_MEMORY);
+        let has = |(name, parameters): (&str, usize)| self.exports(name, if parameters == 1 { "(i)" } else { "()" });
+        let forks = is_given && forking::EXPORTS.into_iter().all(has);
+        let fails = |import: &&Import| import.is_absent() || (import.is_fork() && !forks);
+        self.imports.iter().filter(fails).map(|import| import.name.clone()).collect()
     }
 
     fn is_command(&self) -> bool {

@@ -1,5 +1,6 @@
 //! From a program to a running guest: its store, its start, its end.
 
+mod fork;
 pub(crate) mod threads;
 
 use std::any::Any;
@@ -101,7 +102,7 @@ pub(crate) fn store(engine: &Engine, guest: Guest, neighbours: Neighbours) -> St
                 true
             }
         };
-        store.data_mut().tell_shared_memory();
+        store.data_mut().tell_shared_memory()?;
         store.data_mut().busy.tick(alone)?;
         Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())))
     });
@@ -131,7 +132,7 @@ impl ResourceLimiter for Guest {
         let shared = self.memory.shared_bytes().unwrap_or(0);
         let allowed = self.growth.may_grow(shared, current, desired, maximum);
         if !allowed {
-            self.short_turn = self.busy.turns();
+            self.short_turn = Some(self.busy.turns());
         }
         Ok(allowed)
     }
@@ -142,17 +143,22 @@ impl ResourceLimiter for Guest {
 }
 
 impl Guest {
-    /// What a memory that threads share has grown to: nobody is asked for that.
-    fn tell_shared_memory(&self) {
-        if let Some(bytes) = self.memory.shared_bytes() {
-            self.growth.tell_shared(bytes);
+    /// What a memory that threads share has grown to: nobody is asked for that. Ends one of several processes that have
+    /// more than their guest may by now.
+    fn tell_shared_memory(&mut self) -> wasmtime::Result<()> {
+        match self.memory.shared_bytes() {
+            Some(bytes) if !self.growth.tell_shared(bytes) => {
+                self.short_turn = Some(self.busy.turns());
+                Err(wasmtime::Error::msg("its processes together have too much"))
+            }
+            _ => Ok(()),
         }
     }
 
     /// Why a guest that fails now may have: the memory that it asked for last was refused. Who looks at a socket
     /// after that goes on without, and what comes later has other reasons.
     fn shortage(&self) -> Option<String> {
-        self.growth.shortage().filter(|_| self.short_turn == self.busy.turns())
+        self.growth.shortage().filter(|_| self.short_turn == Some(self.busy.turns()))
     }
 }
 

@@ -38,7 +38,7 @@
 //!
 //! The modules, from the top down; each may use those below it (`tests/tidy.rs` holds that):
 //! `runtime`, `inspect`; `server`, `settings`, `running`, `status`, `front`, `worker`, `serving`, `lane`,
-//! `connection_limits`; `ingress`; `instance`, `program`, `component`, `link`, `engine`, `ticker`, `cache`, `artifact`;
+//! `connection_limits`; `ingress`; `instance`, `program`, `component`, `link`, `engine`, `globals`, `ticker`, `cache`, `artifact`;
 //! `dialect`; `guest`; `outgoing`; `health`, `busy`, `readiness`, `sending`, `descriptor`, `epoll`; `event`, `stdio`,
 //! `journal`; `net`, `memory`, `tls`, `access_log`; `cgi`, `policy`; `address`, `limits`, `mappings`, `stage`,
 //! `directory`; `errno`, `error`, `spelling`.
@@ -60,6 +60,7 @@ mod errno;
 pub mod error;
 mod event;
 mod front;
+mod globals;
 mod guest;
 mod health;
 mod ingress;

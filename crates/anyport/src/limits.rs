@@ -194,7 +194,7 @@ pub struct Limits {
     /// Instances that each worker makes ready before its port is open, for the first requests; none by default. All
     /// workers together get half of `instances` at most.
     pub instances_ready: u32,
-    /// Threads that a guest may have beside its first; default [`THREADS`].
+    /// Threads, and processes that it forks, that a guest may have beside its first; default [`THREADS`].
     pub threads: usize,
     /// CPU time that the guest may use without waiting for its sockets or moving their bytes, before it is
     /// ended; by default 30 seconds from when it serves a port, and no limit before. A thread may use more while
@@ -276,8 +276,9 @@ pub(crate) struct Growth {
     table_most: usize,
     /// Bytes of this thread's memories.
     memory: usize,
-    /// The same of all threads, without a memory that they share.
+    /// The same of all threads, without memories that they share.
     memories: Arc<AtomicUsize>,
+    shared: Arc<SharedMemory>,
     table: usize,
     /// What of `tables` is this thread's: `table`, or more that is kept for it.
     held: usize,
@@ -285,6 +286,30 @@ pub(crate) struct Growth {
     tables: Arc<AtomicUsize>,
     memory_told: bool,
     table_told: bool,
+}
+
+/// What the memory has grown to that the threads of one process share: nobody is asked for that.
+#[derive(Debug, Default)]
+struct SharedMemory {
+    bytes: AtomicUsize,
+    /// Of all processes.
+    all: Arc<AtomicUsize>,
+}
+
+impl SharedMemory {
+    /// Bytes of all processes, of which this one has so many now; and whether these are more than before.
+    fn tell(&self, bytes: usize) -> (usize, bool) {
+        let before = self.bytes.swap(bytes, Ordering::Relaxed);
+        // A shared memory never shrinks.
+        let more = bytes.saturating_sub(before);
+        (self.all.fetch_add(more, Ordering::Relaxed).saturating_add(more), more > 0)
+    }
+}
+
+impl Drop for SharedMemory {
+    fn drop(&mut self) {
+        self.all.fetch_sub(*self.bytes.get_mut(), Ordering::Relaxed);
+    }
 }
 
 impl Growth {
@@ -295,6 +320,7 @@ impl Growth {
             table_most: limits.table_elements,
             memory: 0,
             memories: Arc::default(),
+            shared: Arc::default(),
             table: 0,
             held: 0,
             tables: Arc::default(),
@@ -313,13 +339,33 @@ impl Growth {
             return None;
         }
         let (grown, memories) = (Arc::clone(&self.grown), Arc::clone(&self.memories));
-        let (table_most, held) = (self.table_most, self.table);
+        let (shared, table_most, held) = (Arc::clone(&self.shared), self.table_most, self.table);
         let (memory, table, memory_told, table_told) = (0, 0, false, false);
-        Some(Self { grown, table_most, memory, memories, table, held, tables, memory_told, table_told })
+        Some(Self { grown, table_most, memory, memories, shared, table, held, tables, memory_told, table_told })
+    }
+
+    /// The same for another process that begins with a copy of this one's shared memory, of so many bytes; none if
+    /// there is no room for that, or for its tables.
+    pub(crate) fn fork(&mut self, bytes: usize) -> Option<Self> {
+        self.shared.tell(bytes);
+        let most = self.grown.most.load(Ordering::Relaxed);
+        let room = |all: usize| all.checked_add(bytes).filter(|all| *all <= most);
+        let all = Arc::clone(&self.shared.all);
+        if let Err(all) = all.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room) {
+            self.grown.asked(all, false);
+            self.refuse_memory(all.saturating_add(bytes), most);
+            return None;
+        }
+        // Takes the bytes back where there is no room for tables.
+        let shared = Arc::new(SharedMemory { bytes: AtomicUsize::new(bytes), all });
+        let mut child = self.sibling()?;
+        child.shared = shared;
+        Some(child)
     }
 
     /// Whether a memory may grow beside so many bytes that threads share.
     pub(crate) fn may_grow(&mut self, shared: usize, current: usize, desired: usize, maximum: Option<usize>) -> bool {
+        let (shared, _) = self.shared.tell(shared);
         if exceeds(desired, maximum) {
             return true;
         }
@@ -333,11 +379,15 @@ impl Growth {
         if held.is_ok() {
             self.memory += more;
         } else {
-            let enough = total.div_ceil(1 << 20).next_power_of_two();
-            let most = format!("{} of memory", mebibytes(most));
-            refuse(&mut self.memory_told, &most, &option("memory", format!("{enough}m")));
+            self.refuse_memory(total, most);
         }
         held.is_ok()
+    }
+
+    fn refuse_memory(&mut self, total: usize, most: usize) {
+        let enough = total.div_ceil(1 << 20).next_power_of_two();
+        let most = format!("{} of memory", mebibytes(most));
+        refuse(&mut self.memory_told, &most, &option("memory", format!("{enough}m")));
     }
 
     /// Whether a table may grow.
@@ -372,9 +422,19 @@ impl Growth {
         refuse(&mut self.table_told, &most, &option("limit", format!("table-elements={enough}")));
     }
 
-    /// What a memory that threads share has grown to, which nobody is asked for.
-    pub(crate) fn tell_shared(&self, bytes: usize) {
-        self.grown.memory.store(bytes, Ordering::Relaxed);
+    /// What a memory that threads share has grown to, which nobody is asked for. False if all processes have too much
+    /// by that: the memory of each one alone has the limit for its most.
+    pub(crate) fn tell_shared(&mut self, bytes: usize) -> bool {
+        let (all, is_more) = self.shared.tell(bytes);
+        let most = self.grown.most.load(Ordering::Relaxed);
+        let fits = !is_more || all == bytes || all <= most;
+        if fits {
+            self.grown.memory.store(all, Ordering::Relaxed);
+        } else {
+            self.grown.asked(all, false);
+            self.refuse_memory(all, most);
+        }
+        fits
     }
 
     /// Why a guest that fails now may have: the last memory that it asked for was refused.

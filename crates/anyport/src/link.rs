@@ -73,6 +73,11 @@ impl Import {
         find(&self.module, &self.name, &self.signature).is_some_and(|(_, row)| row.is_absent)
     }
 
+    /// Whether it forks, which a module must be made ready for.
+    pub(crate) fn is_fork(&self) -> bool {
+        self.name == "proc_fork" && self.dialect() == Some(Dialect::Wasix)
+    }
+
     /// The dialect that gives it, if one does.
     pub(crate) fn dialect(&self) -> Option<Dialect> {
         match self.status {
@@ -108,6 +113,7 @@ pub(crate) fn abi_of(imports: &[Import]) -> Abi {
         has_threads: imports.iter().any(starts),
         // The libraries of WASIX wait by a hostcall, those of wasi-threads by an instruction.
         blocks: !imports.iter().any(|import| import.name == "futex_wait"),
+        forks: imports.iter().any(Import::is_fork),
     }
 }
 

@@ -18,7 +18,7 @@ use crate::dialect::preview1::process::Exit;
 use crate::directory::Directory;
 use crate::engine::{self, Compiled, Engine, Kind, Loaded, Room};
 use crate::error::{Error, printable};
-use crate::guest::{Abi, Generation, Guest};
+use crate::guest::{Abi, Generation, Guest, forking};
 use crate::link::{self, Import};
 use crate::memory::Given;
 use crate::spelling::option;
@@ -118,7 +118,7 @@ impl Program {
     }
 
     fn of_module(engine: &Engine, module: Module, imports: &[Import]) -> Result<Self, Error> {
-        let (linker, abi) = (Arc::new(linker(engine)?), link::abi_of(imports));
+        let (linker, abi) = (Arc::new(linker(engine)?), abi_of(&module, imports));
         let parts = Parts { module, linker, abi, entrypoint: "_start".to_owned() };
         Ok(Self::Module {
             parts: Arc::new(parts),
@@ -227,6 +227,18 @@ impl Program {
     }
 }
 
+/// What a module's imports and exports say beside their types.
+fn abi_of(module: &Module, imports: &[Import]) -> Abi {
+    let abi = link::abi_of(imports);
+    let exports = |(name, parameters)| match module.get_export(name) {
+        Some(ExternType::Func(kind)) => kind.params().len() == parameters && kind.results().len() == 0,
+        _ => false,
+    };
+    let forks = abi.forks && engine::shared_memory(module).is_some() && forking::EXPORTS.into_iter().all(exports);
+    // It lives as one with threads, whether it starts any or not: so do the processes that it forks.
+    Abi { forks, has_threads: abi.has_threads || forks, ..abi }
+}
+
 /// Instantiates a module, and says which memory its hostcalls mean.
 async fn instantiate(linker: &Linker<Guest>, store: &mut Store<Guest>, module: &Module) -> wasmtime::Result<Instance> {
     let instance = link::instantiate(linker, store, module).await?;
@@ -269,7 +281,7 @@ impl Scripts {
             ))
             .with_hint("build it as a command (a program with `main`) for `wasm32-wasip1`"));
         }
-        let abi = link::abi_of(&imports);
+        let abi = abi_of(module, &imports);
         if engine::shared_memory(module).is_some() {
             if abi.blocks {
                 return Err(Error::not_runnable(format!(

@@ -38,7 +38,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "link",
             "engine",
             "machine",
-            "cache artifact ticker",
+            "cache artifact globals ticker",
             "dialect",
             "guest",
             "outgoing",

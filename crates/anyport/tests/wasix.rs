@@ -7,6 +7,7 @@ mod wasix {
     mod ends;
     mod files;
     mod machine;
+    mod processes;
     mod servers;
     mod signals;
     mod surprises;

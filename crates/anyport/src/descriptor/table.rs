@@ -1,41 +1,84 @@
 //! A guest's table of descriptors.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use super::{Descriptor, Socket};
 use crate::epoll::{Epoll, Room};
 use crate::errno::Errno;
 use crate::limits::WATCHED_EACH;
 
-/// The table. Locked only while an entry is looked up or changed, never while anything waits.
+/// The table of one process. Locked only while an entry is looked up or changed, never while anything waits.
 #[derive(Debug)]
 pub(crate) struct Descriptors {
     slots: Mutex<Slots>,
+    shared: Arc<Shared>,
+}
+
+/// What the tables of all processes of a guest have in common.
+#[derive(Debug)]
+struct Shared {
+    /// Descriptors that all of them may have together.
     most: usize,
+    open: AtomicUsize,
+    /// Files of wasmtime-wasi's that are open more than once: under how many other numbers. Locked after a table.
+    again: Mutex<HashMap<u32, u32>>,
+    /// Locked before a table.
+    tables: Mutex<Vec<Weak<Descriptors>>>,
     /// Of the entries of epoll sets.
     room: Arc<Room>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Slots {
     entries: Vec<Option<Descriptor>>,
-    open: usize,
     /// No free slot is below this one.
     lowest_free: usize,
-    /// Files of wasmtime-wasi's that are open more than once: under how many other numbers.
-    again: HashMap<u32, u32>,
-    /// Its guest is over.
+    /// Its process is over.
     closed: bool,
+    shared: Arc<Shared>,
+}
+
+impl Shared {
+    fn is_full(&self) -> bool {
+        self.open() >= self.most
+    }
+
+    fn open(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    fn closed(&self, count: usize) {
+        self.open.fetch_sub(count, Ordering::Relaxed);
+    }
+
+    /// A descriptor has another number from now on.
+    fn again(&self, descriptor: &Descriptor) {
+        if let Descriptor::Host(number) = descriptor {
+            *self.lock_again().entry(*number).or_default() += 1;
+        }
+    }
+
+    fn lock_again(&self) -> MutexGuard<'_, HashMap<u32, u32>> {
+        self.again.lock().expect("no panic while held")
+    }
+
+    /// The tables of all processes that live.
+    fn tables(&self) -> Vec<Arc<Descriptors>> {
+        self.lock_tables().iter().filter_map(Weak::upgrade).collect()
+    }
+
+    fn lock_tables(&self) -> MutexGuard<'_, Vec<Weak<Descriptors>>> {
+        self.tables.lock().expect("no panic while held")
+    }
 }
 
 impl Slots {
     /// The same once more, for another number.
     fn again(&mut self, fd: u32) -> Result<Descriptor, Errno> {
         let descriptor = self.entries.get(fd as usize).and_then(Clone::clone).ok_or(Errno::BadDescriptor)?;
-        if let Descriptor::Host(number) = descriptor {
-            *self.again.entry(number).or_default() += 1;
-        }
+        self.shared.again(&descriptor);
         Ok(descriptor)
     }
 
@@ -43,17 +86,19 @@ impl Slots {
     /// with the table locked: of two threads that close both numbers, one closes the file.
     fn last(&mut self, taken: Descriptor) -> Option<Descriptor> {
         let Descriptor::Host(number) = taken else { return Some(taken) };
-        let Some(others) = self.again.get_mut(&number) else { return Some(taken) };
+        let mut again = self.shared.lock_again();
+        let Some(others) = again.get_mut(&number) else { return Some(taken) };
         *others -= 1;
         if *others == 0 {
-            self.again.remove(&number);
+            again.remove(&number);
         }
         None
     }
 
     /// Opens a descriptor at the lowest free number from one on.
-    fn insert(&mut self, descriptor: Descriptor, least: usize, most: usize) -> Result<u32, Errno> {
-        if self.open >= most || self.closed {
+    fn insert(&mut self, descriptor: Descriptor, least: usize) -> Result<u32, Errno> {
+        let most = self.shared.most;
+        if self.shared.is_full() || self.closed {
             return Err(Errno::TooManyOpen);
         }
         let from = self.lowest_free.max(least);
@@ -74,7 +119,7 @@ impl Slots {
         }
         let replaced = self.entries[at].replace(descriptor);
         if replaced.is_none() {
-            self.open += 1;
+            self.shared.open.fetch_add(1, Ordering::Relaxed);
         }
         if self.lowest_free == at {
             self.lowest_free += 1;
@@ -85,18 +130,43 @@ impl Slots {
 
 impl Descriptors {
     /// An empty table for at most `most` descriptors.
-    pub(crate) fn new(most: usize) -> Self {
-        Self { slots: Mutex::default(), most, room: Room::new(most.saturating_mul(WATCHED_EACH)) }
+    pub(crate) fn new(most: usize) -> Arc<Self> {
+        let room = Room::new(most.saturating_mul(WATCHED_EACH));
+        let (open, again, tables) = Default::default();
+        Self::with(Vec::new(), 0, Arc::new(Shared { most, open, again, tables, room }))
+    }
+
+    fn with(entries: Vec<Option<Descriptor>>, lowest_free: usize, shared: Arc<Shared>) -> Arc<Self> {
+        let slots = Slots { entries, lowest_free, closed: false, shared: Arc::clone(&shared) };
+        let table = Arc::new(Self { slots: Mutex::new(slots), shared });
+        let mut tables = table.shared.lock_tables();
+        tables.retain(|table| table.strong_count() > 0);
+        tables.push(Arc::downgrade(&table));
+        drop(tables);
+        table
+    }
+
+    /// The same descriptors for a process that is forked: each is the same file, socket or event.
+    pub(crate) fn fork(&self) -> Result<Arc<Self>, Errno> {
+        let slots = self.lock();
+        let count = slots.entries.iter().flatten().count();
+        let room = |open: usize| open.checked_add(count).filter(|open| *open <= self.shared.most);
+        let taken = self.shared.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room);
+        taken.map_err(|_| Errno::TooManyOpen)?;
+        slots.entries.iter().flatten().for_each(|descriptor| self.shared.again(descriptor));
+        let (entries, lowest_free) = (slots.entries.clone(), slots.lowest_free);
+        drop(slots);
+        Ok(Self::with(entries, lowest_free, Arc::clone(&self.shared)))
     }
 
     /// An epoll set of descriptors of this table.
     pub(crate) fn new_set(&self) -> Epoll {
-        Epoll::new(&self.room)
+        Epoll::new(&self.shared.room)
     }
 
-    /// How many are open.
+    /// How many all processes have open.
     pub(crate) fn open(&self) -> usize {
-        self.lock().open
+        self.shared.open()
     }
 
     pub(crate) fn get(&self, fd: u32) -> Result<Descriptor, Errno> {
@@ -113,22 +183,30 @@ impl Descriptors {
 
     /// Opens `descriptor` at the lowest free number, as POSIX has it: guests hard-code 3.
     pub(crate) fn insert(&self, descriptor: Descriptor) -> Result<u32, Errno> {
-        self.lock().insert(descriptor, 0, self.most)
+        self.lock().insert(descriptor, 0)
     }
 
-    /// The connections of public ports that are open.
+    /// The connections of public ports that are open, of all processes; each once.
     pub(crate) fn public(&self) -> Vec<Arc<Socket>> {
-        let slots = self.lock();
-        let public = slots.entries.iter().flatten().filter_map(|descriptor| match descriptor {
-            Descriptor::Socket(socket) if socket.public => Some(Arc::clone(socket)),
-            _ => None,
-        });
-        public.collect()
+        let tables = self.shared.tables();
+        let mut all: Vec<Arc<Socket>> = Vec::new();
+        for table in &tables {
+            let slots = table.lock();
+            all.extend(slots.entries.iter().flatten().filter_map(|descriptor| match descriptor {
+                Descriptor::Socket(socket) if socket.public => Some(Arc::clone(socket)),
+                _ => None,
+            }));
+        }
+        if tables.len() > 1 {
+            all.sort_by_key(Arc::as_ptr);
+            all.dedup_by(|one, other| Arc::ptr_eq(one, other));
+        }
+        all
     }
 
     /// Whether [`Descriptors::insert`] would be refused.
     pub(crate) fn is_full(&self) -> bool {
-        self.lock().open >= self.most
+        self.shared.is_full()
     }
 
     /// Takes a descriptor out, and gives back what is to be closed of it.
@@ -136,20 +214,23 @@ impl Descriptors {
         let mut slots = self.lock();
         let at = fd as usize;
         let descriptor = slots.entries.get_mut(at).and_then(Option::take).ok_or(Errno::BadDescriptor)?;
-        slots.open -= 1;
+        self.shared.closed(1);
         slots.lowest_free = slots.lowest_free.min(at);
         Ok(slots.last(descriptor))
     }
 
-    /// Closes all, and opens none any more: the guest is over, whatever holds up some of its threads.
-    pub(crate) fn close_all(&self) {
-        let entries = {
+    /// Closes all, and opens none any more: the process is over, whatever holds up some of its threads. What it gives
+    /// back are files that nobody else has open.
+    pub(crate) fn close_all(&self) -> Vec<u32> {
+        let taken: Vec<Descriptor> = {
             let mut slots = self.lock();
             slots.closed = true;
-            slots.open = 0;
-            std::mem::take(&mut slots.entries)
+            let entries = std::mem::take(&mut slots.entries);
+            self.shared.closed(entries.iter().flatten().count());
+            entries.into_iter().flatten().filter_map(|taken| slots.last(taken)).collect()
         };
-        drop(entries);
+        let number = |descriptor| if let Descriptor::Host(number) = descriptor { Some(number) } else { None };
+        taken.into_iter().filter_map(number).collect()
     }
 
     /// Moves `from` to `to`, which must be open too, and gives back what is to be closed of
@@ -165,7 +246,7 @@ impl Descriptors {
         }
         let moved = slots.entries[from as usize].take();
         let replaced = std::mem::replace(&mut slots.entries[to as usize], moved);
-        slots.open -= 1;
+        self.shared.closed(1);
         slots.lowest_free = slots.lowest_free.min(from as usize);
         Ok(replaced.and_then(|replaced| slots.last(replaced)))
     }
@@ -174,10 +255,10 @@ impl Descriptors {
     pub(crate) fn duplicate(&self, fd: u32, least: u32) -> Result<u32, Errno> {
         let mut slots = self.lock();
         let descriptor = slots.again(fd)?;
-        let opened = if least as usize >= self.most {
+        let opened = if least as usize >= self.shared.most {
             Err(Errno::Invalid)
         } else {
-            slots.insert(descriptor.clone(), least as usize, self.most)
+            slots.insert(descriptor.clone(), least as usize)
         };
         if opened.is_err() {
             // It is open as often as before.
@@ -191,7 +272,7 @@ impl Descriptors {
     pub(crate) fn duplicate_to(&self, from: u32, to: u32) -> Result<Option<Descriptor>, Errno> {
         let mut slots = self.lock();
         let descriptor = slots.again(from)?;
-        if from == to || to as usize >= self.most || slots.open >= self.most {
+        if from == to || to as usize >= self.shared.most || self.shared.is_full() {
             slots.last(descriptor);
             return if from == to { Ok(None) } else { Err(Errno::BadDescriptor) };
         }
@@ -201,6 +282,13 @@ impl Descriptors {
 
     fn lock(&self) -> MutexGuard<'_, Slots> {
         self.slots.lock().expect("no panic while held")
+    }
+}
+
+impl Drop for Descriptors {
+    fn drop(&mut self) {
+        // The other tables count what this one has.
+        self.close_all();
     }
 }
 

@@ -127,6 +127,7 @@ impl Row {
                 | "epoll_wait"
                 | "thread_sleep"
                 | "thread_join"
+                | "proc_join"
                 | "resolve"
         )
     }

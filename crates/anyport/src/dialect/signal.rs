@@ -6,17 +6,12 @@ use super::hostcall::Call;
 
 /// Calls the guest's handler with each signal that its thread has yet to be told of.
 pub(crate) async fn deliver(caller: &mut Call<'_>) -> wasmtime::Result<()> {
-    caller.data_mut().is_handling = true;
-    let outcome = tell_all(caller).await;
-    caller.data_mut().is_handling = false;
-    outcome
-}
-
-async fn tell_all(caller: &mut Call<'_>) -> wasmtime::Result<()> {
     while let Some(signal) = caller.data().signals().and_then(|signals| signals.next()) {
         let Some(handler) = handler(caller) else { continue };
         tracing::debug!("the guest is told of signal {signal}");
+        caller.data_mut().handling = Some(signal);
         handler.call_async(&mut *caller, signal).await?;
+        caller.data_mut().handling = None;
     }
     Ok(())
 }

@@ -8,13 +8,13 @@ use std::task::{Context, Poll};
 use futures_util::future::AbortHandle;
 
 use super::Guest;
+use super::family::{self, Family, Place};
 use super::futexes::Futexes;
 use super::signals::Signals;
 use super::timers::Timers;
 use crate::errno::Errno;
 use crate::memory::Given;
 use crate::net::waiters::Waiters;
-use crate::spelling::option;
 
 /// The number that a guest has for its first thread, as wasi-libc has it.
 pub(crate) const MAIN: u32 = 0x3fff_ffff;
@@ -27,12 +27,18 @@ pub(crate) type Start = Box<dyn Fn(Guest, Member, u32) -> Result<(), Errno> + Se
 
 /// What the threads share.
 pub(crate) struct Process {
+    /// The number of this process.
+    pub(crate) pid: u32,
+    /// The others of its guest.
+    pub(crate) family: Arc<Family>,
     pub(crate) futexes: Futexes,
     pub(super) timers: Timers,
     /// Absolute, without a slash at its end.
     directory: Mutex<String>,
     /// The export that is called with each signal.
     handler: Mutex<Option<String>>,
+    /// None is told now: libc names an export that is not there, for as long as it wants to hear of none.
+    blocked: AtomicBool,
     /// Of the first thread.
     main: Arc<Signals>,
     crew: Mutex<Crew>,
@@ -41,7 +47,6 @@ pub(crate) struct Process {
     start: OnceLock<Start>,
     /// What the guest called that is not supported.
     missed: Mutex<HashSet<&'static str>>,
-    most: usize,
     /// Set for the server when the guest says how it is told of signals.
     is_told: Arc<AtomicBool>,
 }
@@ -55,7 +60,6 @@ struct Crew {
     first_left: bool,
     /// None is started any more.
     closed: bool,
-    told: bool,
 }
 
 struct Thread {
@@ -68,22 +72,40 @@ pub(crate) struct Member {
     process: Arc<Process>,
     pub(crate) number: u32,
     pub(crate) signals: Arc<Signals>,
+    _place: Place,
 }
 
 impl Process {
-    /// With its first thread, and at most so many others.
-    pub(crate) fn new(most: usize, is_told: Arc<AtomicBool>) -> Self {
+    /// The first of a guest with its first thread, and at most so many other threads and processes.
+    pub(crate) fn first(most: usize, is_told: Arc<AtomicBool>) -> Arc<Self> {
+        let process = Arc::new(Self::new(family::FIRST, Family::new(most), is_told));
+        process.family.begin(&process);
+        process
+    }
+
+    /// What another process begins with that this one forks: its first thread alone, and its directory and handler.
+    pub(super) fn fork(&self, pid: u32) -> Self {
+        let child = Self::new(pid, Arc::clone(&self.family), Arc::clone(&self.is_told));
+        child.enter(self.directory());
+        *lock(&child.handler) = self.handler();
+        child.block_signals(self.blocked.load(Ordering::Relaxed));
+        child
+    }
+
+    fn new(pid: u32, family: Arc<Family>, is_told: Arc<AtomicBool>) -> Self {
         Self {
+            pid,
+            family,
             futexes: Futexes::default(),
             timers: Timers::default(),
             directory: Mutex::new("/".to_owned()),
             handler: Mutex::default(),
+            blocked: AtomicBool::new(false),
             main: Arc::default(),
             crew: Mutex::default(),
             ended: Waiters::default(),
             start: OnceLock::new(),
             missed: Mutex::default(),
-            most,
             is_told,
         }
     }
@@ -99,15 +121,12 @@ impl Process {
     }
 
     /// A place for another thread.
-    fn join(self: &Arc<Self>) -> Result<Member, Errno> {
+    pub(super) fn join(self: &Arc<Self>) -> Result<Member, Errno> {
         let mut crew = lock(&self.crew);
-        if crew.closed || crew.threads.len() >= self.most {
-            if !crew.closed && !std::mem::replace(&mut crew.told, true) {
-                let more = option("limit", format!("threads={}", self.most.saturating_mul(2).max(1)));
-                tracing::warn!("the guest may not have more than {} threads; to allow more, add `{more}`", self.most);
-            }
+        if crew.closed {
             return Err(Errno::Again);
         }
+        let place = self.family.place()?;
         let number = loop {
             crew.last = if crew.last + 1 < THREADS_END { crew.last + 1 } else { 1 };
             if !crew.threads.contains_key(&crew.last) {
@@ -115,8 +134,9 @@ impl Process {
             }
         };
         let signals = Arc::<Signals>::default();
+        signals.block(self.blocked.load(Ordering::Relaxed));
         crew.threads.insert(number, Thread { signals: Arc::clone(&signals), abort: None });
-        Ok(Member { process: Arc::clone(self), number, signals })
+        Ok(Member { process: Arc::clone(self), number, signals, _place: place })
     }
 
     /// Ends all threads but the first, and starts none any more.
@@ -190,6 +210,17 @@ impl Process {
     pub(crate) fn handle_signals(&self, export: String) {
         *lock(&self.handler) = Some(export);
         self.is_told.store(true, Ordering::Release);
+        self.block_signals(false);
+    }
+
+    /// Has signals wait for [`Process::handle_signals`].
+    pub(crate) fn block_signals(&self, blocked: bool) {
+        if self.blocked.swap(blocked, Ordering::Relaxed) == blocked {
+            return;
+        }
+        self.main.block(blocked);
+        // With the lock held: who joins meanwhile is as all others.
+        lock(&self.crew).threads.values().for_each(|thread| thread.signals.block(blocked));
     }
 
     /// The export that is called with signals.
@@ -280,7 +311,7 @@ impl Guest {
 
     /// Whether a signal is to be told at the end of a hostcall. Not while one is being told.
     pub(crate) fn is_signalled(&self) -> bool {
-        !self.is_handling && self.signals.as_ref().is_some_and(|signals| signals.is_any())
+        self.handling.is_none() && self.signals.as_ref().is_some_and(|signals| signals.is_any())
     }
 
     /// Starts a thread; its number.
@@ -304,7 +335,7 @@ mod tests {
 
     #[test]
     fn a_thread_has_a_number_while_it_lives() {
-        let process = Arc::new(Process::new(2, Arc::default()));
+        let process = Process::first(2, Arc::default());
         let [one, two] = [process.join(), process.join()].map(|joined| joined.expect("room for two"));
         assert_eq!([one.number, two.number], [1, 2]);
         assert_eq!(process.join().err(), Some(Errno::Again));
@@ -319,7 +350,7 @@ mod tests {
 
     #[test]
     fn a_signal_for_the_process_reaches_a_thread_that_lives() {
-        let process = Arc::new(Process::new(2, Arc::default()));
+        let process = Process::first(2, Arc::default());
         let [one, two] = [process.join(), process.join()].map(|joined| joined.expect("room for two"));
         assert!(!process.raise_for_any(15), "nobody would be told");
         process.handle_signals("handler".to_owned());
@@ -336,7 +367,7 @@ mod tests {
 
     #[test]
     fn a_path_is_from_the_directory() {
-        let process = Process::new(0, Arc::default());
+        let process = Process::first(0, Arc::default());
         process.enter("/srv/app".to_owned());
         for (path, want) in [
             ("", "/srv/app"),

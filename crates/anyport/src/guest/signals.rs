@@ -3,7 +3,7 @@
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use super::Guest;
@@ -20,6 +20,8 @@ pub(crate) struct Signals {
     pending: AtomicU64,
     /// Those of them that are the process's, which another thread is told of when this one is no more.
     of_process: AtomicU64,
+    /// None is told now, and each is later: those of the process are.
+    blocked: AtomicBool,
     waiters: Waiters,
 }
 
@@ -48,9 +50,15 @@ impl Signals {
         (1..MOST).filter(move |signal| left & (1 << signal) != 0)
     }
 
+    /// Has them told later, or again.
+    pub(crate) fn block(&self, blocked: bool) {
+        self.blocked.store(blocked, Ordering::SeqCst);
+        self.waiters.wake_all();
+    }
+
     /// Whether one is to be told.
     pub(crate) fn is_any(&self) -> bool {
-        self.pending.load(Ordering::Relaxed) != 0
+        self.pending.load(Ordering::Relaxed) != 0 && !self.blocked.load(Ordering::Relaxed)
     }
 
     /// The next to tell: the lowest.
@@ -68,7 +76,8 @@ impl Signals {
         if !self.is_any() {
             self.waiters.add(context.waker());
         }
-        if self.pending.load(Ordering::SeqCst) == 0 { Poll::Pending } else { Poll::Ready(()) }
+        let is_any = self.pending.load(Ordering::SeqCst) != 0 && !self.blocked.load(Ordering::SeqCst);
+        if is_any { Poll::Ready(()) } else { Poll::Pending }
     }
 }
 
@@ -108,6 +117,17 @@ mod tests {
         assert!(!signals.raise(0) && !signals.raise(64) && !signals.raise(u32::MAX));
         assert_eq!([signals.next(), signals.next(), signals.next()], [Some(2), Some(15), None]);
         assert!(!signals.is_any());
+    }
+
+    #[test]
+    fn what_is_blocked_is_told_later() {
+        let signals = Signals::default();
+        let mut context = Context::from_waker(std::task::Waker::noop());
+        signals.block(true);
+        assert!(signals.raise(15) && !signals.is_any() && signals.poll_arrived(&mut context).is_pending());
+        signals.block(false);
+        assert!(signals.is_any() && signals.poll_arrived(&mut context).is_ready());
+        assert_eq!(signals.next(), Some(15));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! A guest with threads: each is a store, an instance, and a task; all have one memory and one table of descriptors.
 //!
-//! Whichever thread ends the guest, by a trap or with an exit code, ends all; so does the first one's return.
+//! Whichever thread ends its process, by a trap or with an exit code, ends all; so does the first one's return. The
+//! end of the first process is the guest's.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -13,10 +14,12 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
-use wasmtime::{InstancePre, Store, WasmParams};
+use wasmtime::{Instance, InstancePre, Store, WasmParams};
 
+use super::fork::{End, Fault};
 use super::{Neighbours, Outcome, outcome, panic_message, store};
 use crate::busy::Pending;
+use crate::dialect::preview1::host_files;
 use crate::dialect::wasix::thread::ThreadExit;
 use crate::engine::Engine;
 use crate::errno::Errno;
@@ -36,15 +39,25 @@ const PAUSES_MS: [u64; 5] = [50, 100, 200, 400, 800];
 const UNPACED: usize = 64;
 const PACE: Duration = Duration::from_millis(2);
 
-/// What a guest's threads have in common.
+/// What a process's threads have in common.
 #[derive(Clone)]
-struct Crew {
-    engine: Arc<Engine>,
+pub(super) struct Crew {
+    pub(super) engine: Arc<Engine>,
+    pub(super) parts: Arc<Parts>,
     ready: InstancePre<Guest>,
     /// Its threads wait in instructions of their own.
     blocks: bool,
-    /// Takes how the guest ended.
-    ends: mpsc::UnboundedSender<Outcome>,
+    /// Takes how the process ended.
+    ends: mpsc::UnboundedSender<End>,
+}
+
+/// What a process begins with.
+pub(super) struct Beginning {
+    /// Of its first thread.
+    pub(super) store: Store<Guest>,
+    pub(super) ready: InstancePre<Guest>,
+    /// Of one that was forked.
+    pub(super) instance: Option<Instance>,
 }
 
 /// Runs a guest to its end, or until its server is stopped; calls `before_end` while it still holds what it held.
@@ -54,40 +67,75 @@ pub(crate) async fn run(
     before_end: impl FnOnce(),
 ) -> (Outcome, usize) {
     let _alive = engine.ticker.live();
-    let Ok(process) = guest.process().map(Arc::clone) else { return (Outcome::Stopped, 0) };
-    let (descriptors, memory) = (Arc::clone(&guest.descriptors), guest.memory.clone());
-    let (ends, mut ended) = mpsc::unbounded_channel();
+    let Ok(family) = guest.process().map(|process| Arc::clone(&process.family)) else { return (Outcome::Stopped, 0) };
+    let memory = guest.memory.clone();
     let store = store(engine, guest, Neighbours::Threads);
     let ready = match parts.ready(&store) {
         Ok(ready) => ready,
         Err(error) => return (Outcome::failed(format!("it cannot be linked: {error:#}")), 0),
     };
-    let crew = Crew { engine: Arc::clone(engine), ready, blocks: parts.abi.blocks, ends };
+    let first = Beginning { store, ready, instance: None };
+    let before_end = || {
+        before_end();
+        family.end();
+    };
+    let (ended, mut left) = live(engine, parts, first, Stage::Stopped.reached(&mut stage), before_end).await;
+    let alone = poll_fn(|context| family.poll_alone(context));
+    if family.children() > 0 && !all_end(engine, memory, alone).await {
+        left += family.children();
+    }
+    (ended.map_or(Outcome::Stopped, |end| end.outcome), left)
+}
+
+/// Runs a process to its end, or until it is told to end; calls `before_end` while it still holds what it held. Tells
+/// how it ended, or what it was told, and how many of its threads did not end.
+pub(super) async fn live<T>(
+    engine: &Arc<Engine>, parts: &Arc<Parts>, first: Beginning, told: impl Future<Output = T>,
+    before_end: impl FnOnce(),
+) -> (Result<End, T>, usize) {
+    let guest = first.store.data();
+    let (process, files) = (guest.process().map(Arc::clone), guest.files.share());
+    let (descriptors, memory) = (Arc::clone(&guest.descriptors), guest.memory.clone());
+    let Ok(process) = process else { return (Ok(End::of(Outcome::Stopped)), 0) };
+    let (ends, mut ended) = mpsc::unbounded_channel();
+    let (engine, parts, ready) = (Arc::clone(engine), Arc::clone(parts), first.ready.clone());
+    let crew = Crew { engine: Arc::clone(&engine), blocks: parts.abi.blocks, parts, ready, ends };
     let starter = crew.clone();
     process.can_start(Box::new(move |guest, member, pointer| starter.start(guest, member, pointer)));
     let (alive, gone) = oneshot::channel::<()>();
-    let (first, abort) = futures_util::future::abortable(crew.clone().first(store, Arc::clone(&process), alive));
+    let (life, abort) = futures_util::future::abortable(crew.clone().first(first, Arc::clone(&process), alive));
     let started = crew.spawn(async move {
-        let _ = first.await;
+        let _ = life.await;
     });
-    let outcome = match started {
-        Err(_) => Outcome::Trapped { reason: "there is no thread left for it".to_owned(), backtrace: String::new() },
+    let end = match started {
+        Err(_) => Ok(End::of(Outcome::failed("there is no thread left for it".to_owned()))),
         Ok(()) => tokio::select! {
-            outcome = ended.recv() => outcome.unwrap_or(Outcome::Stopped),
-            () = Stage::Stopped.reached(&mut stage) => Outcome::Stopped,
+            end = ended.recv() => Ok(end.unwrap_or_else(|| End::of(Outcome::Stopped))),
+            told = told => Err(told),
         },
     };
     before_end();
+    let was_alone = end.is_ok() && process.threads() == 0;
     process.end();
     abort.abort();
     // Connections and ports go now, whatever holds up a thread.
-    descriptors.close_all();
+    let open = descriptors.close_all();
+    if let Some(files) = files.filter(|_| !open.is_empty()) {
+        // They may be in use, by another process.
+        tokio::spawn(host_files::close_all(files, open));
+    }
     let all = async {
         let _ = gone.await;
         poll_fn(|context| process.poll_ended(context, None)).await;
     };
-    let left = if all_end(engine, memory, all).await { 0 } else { process.threads().max(1) };
-    (outcome, left)
+    // Who has ended itself and was alone waits for nothing.
+    let have_ended = if was_alone {
+        all.await;
+        true
+    } else {
+        all_end(&engine, memory, all).await
+    };
+    (end, if have_ended { 0 } else { process.threads().max(1) })
 }
 
 /// Waits until all threads have ended; false if they do not. Nothing but a notification ends a wait in an
@@ -121,12 +169,13 @@ async fn all_end(engine: &Arc<Engine>, memory: Given, all: impl Future<Output = 
 }
 
 impl Crew {
-    /// The first thread: from `_start` to its end, which is the guest's.
-    async fn first(self, mut store: Store<Guest>, process: Arc<Process>, alive: oneshot::Sender<()>) {
-        let ended = self.run(&mut store, "_start", ()).await;
+    /// The first thread: from `_start` to its end, which is the process's.
+    async fn first(self, beginning: Beginning, process: Arc<Process>, alive: oneshot::Sender<()>) {
+        let Beginning { mut store, instance, .. } = beginning;
+        let ended = self.run(&mut store, instance, "_start", ()).await;
         let ended = match ended {
             Ok(Err(error)) if error.is::<ThreadExit>() => {
-                // Of the first thread alone: the guest goes on while it has others.
+                // Of the first thread alone: the process goes on while it has others.
                 process.first_left();
                 poll_fn(|context| process.poll_ended(context, None)).await;
                 Ok(Ok(()))
@@ -153,7 +202,7 @@ impl Crew {
 
     async fn another(self, guest: Guest, pointer: u32, number: u32) {
         let mut store = store(&self.engine, guest, Neighbours::Threads);
-        let ended = self.run(&mut store, "wasi_thread_start", (number, pointer)).await;
+        let ended = self.run(&mut store, None, "wasi_thread_start", (number, pointer)).await;
         match ended {
             Ok(Ok(())) => {}
             Ok(Err(error)) if error.is::<ThreadExit>() => {}
@@ -175,16 +224,25 @@ impl Crew {
         thread.spawn(move || runtime.block_on(life)).map(drop).map_err(|_| Errno::Again)
     }
 
-    /// Runs a function in an instance of its own, with what each poll of a thread needs; fails with the message of a
-    /// hostcall that panicked.
+    /// Runs a function in an instance of its own, or in one that there is, with what each poll of a thread needs; fails
+    /// with the message of a hostcall that panicked.
     async fn run(
-        &self, store: &mut Store<Guest>, function: &str, parameters: impl WasmParams + Sync,
+        &self, store: &mut Store<Guest>, instance: Option<Instance>, function: &str,
+        parameters: impl WasmParams + Clone + Sync,
     ) -> Result<wasmtime::Result<()>, String> {
         let pace = store.data().busy.pace();
         let mut running = pin!(async {
-            let instance = self.ready.instantiate_async(&mut *store).await?;
-            let function = instance.get_typed_func(&mut *store, function)?;
-            function.call_async(store, parameters).await
+            let instance = match instance {
+                Some(instance) => instance,
+                None => self.ready.instantiate_async(&mut *store).await?,
+            };
+            let function = instance.get_typed_func::<_, ()>(&mut *store, function)?;
+            loop {
+                function.call_async(&mut *store, parameters.clone()).await?;
+                if !self.forks(store, &instance).await? {
+                    return Ok(());
+                }
+            }
         });
         let mut computes = false;
         let mut looking = None;
@@ -209,17 +267,17 @@ impl Crew {
         .await
     }
 
-    /// Ends the guest so.
+    /// Ends the process so.
     fn end(&self, store: &Store<Guest>, ended: Result<wasmtime::Result<()>, String>) {
-        let outcome = match ended {
-            Ok(ended) => outcome(store, ended),
-            Err(panic) => {
-                let reason = format!("anyport failed in a hostcall: {panic}");
-                Outcome::Trapped { reason, backtrace: String::new() }
+        let end = match ended {
+            Ok(ended) => {
+                let fault = Fault::of(store.data(), ended.as_ref().err());
+                End { outcome: outcome(store, ended), fault }
             }
+            Err(panic) => End::of(Outcome::failed(format!("anyport failed in a hostcall: {panic}"))),
         };
         // Nobody listens any more where another thread was first.
-        let _ = self.ends.send(outcome);
+        let _ = self.ends.send(end);
     }
 }
 

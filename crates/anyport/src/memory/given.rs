@@ -3,13 +3,19 @@
 use std::cell::UnsafeCell;
 use std::sync::Arc;
 
-use wasmtime::SharedMemory;
+use wasmtime::{Engine, MemoryType, SharedMemory};
+use wiggle::{GuestError, GuestMemory};
+
+use super::Memory;
 
 /// Of an address at which threads wait.
 const ALIGNMENT: usize = 4;
 
 /// Bytes of a page.
 const PAGE: u64 = 1 << 16;
+
+/// Bytes that are copied at a time from one memory to another.
+const COPIED: usize = 1 << 16;
 
 /// Given to a guest once, when it is instantiated, and never looked up by a hostcall.
 #[derive(Clone, Default)]
@@ -45,6 +51,38 @@ impl Given {
             Self::Shared(memory) => Some(memory.data_size()),
             Self::None | Self::Own(_) => None,
         }
+    }
+
+    /// Makes a shared memory larger; where the new part begins, unless there is no room for it.
+    pub(crate) fn grow(&self, pages: u64) -> Option<u32> {
+        let Self::Shared(memory) = self else { return None };
+        let before = memory.grow(pages).ok()?;
+        u32::try_from(before * PAGE).ok()
+    }
+
+    /// Another shared memory of the same size, which may grow as far, with nothing in it.
+    pub(crate) fn like(&self, engine: &Engine) -> wasmtime::Result<Self> {
+        let Self::Shared(memory) = self else { return Err(wasmtime::Error::msg("it shares no memory")) };
+        let least = memory.size();
+        // Each that is shared has a most.
+        let most = memory.ty().maximum().unwrap_or(least);
+        let kind = MemoryType::shared(u32::try_from(least)?, u32::try_from(most)?);
+        Ok(Self::Shared(Arc::new(SharedMemory::new(engine, kind)?)))
+    }
+
+    /// Copies what is in a shared memory to another of at least its size. What is zero in both stays untouched.
+    pub(crate) fn copy_to(&self, other: &Self) -> Result<(), GuestError> {
+        let (Some(from), Some(to)) = (self.cells(), other.cells()) else { return Ok(()) };
+        let (from, mut to) = (Memory::from(GuestMemory::Shared(from)), Memory::from(GuestMemory::Shared(to)));
+        for at in (0..self.shared_bytes().unwrap_or(0)).step_by(COPIED) {
+            let (at, length) = (u32::try_from(at)?, u32::try_from(COPIED)?);
+            let bytes = from.bytes(at, length)?;
+            let is_zero = |bytes: &[u8]| bytes.iter().all(|byte| *byte == 0);
+            if !is_zero(&bytes) || !is_zero(&to.bytes(at, length)?) {
+                to.write_bytes(at, &bytes)?;
+            }
+        }
+        Ok(())
     }
 
     /// Wakes all who wait at an address of a shared memory, by an instruction, while this is so.

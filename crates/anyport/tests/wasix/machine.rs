@@ -36,6 +36,7 @@ const IMPORTS: &[(&str, &str, &str)] = &[
     ("wasix_32v1", "getcwd", "(param i32 i32) (result i32)"),
     ("wasix_32v1", "proc_exit2", "(param i32)"),
     ("wasix_32v1", "proc_fork", "(param i32 i32) (result i32)"),
+    ("wasix_32v1", "proc_join", "(param i32 i32 i32) (result i32)"),
     ("wasix_32v1", "proc_raise", "(param i32) (result i32)"),
     ("wasix_32v1", "proc_raise_interval", "(param i32 i64 i32) (result i32)"),
     ("wasix_32v1", "sock_addr_local", "(param i32 i32) (result i32)"),

@@ -15,7 +15,7 @@ use crate::descriptor::{Descriptor, Descriptors, Opened};
 use crate::dialect::hostcall::{Fault, Hostcall};
 use crate::errno::Errno;
 use crate::guest::Guest;
-use crate::guest::files::Held;
+use crate::guest::files::{Files, Held};
 use crate::memory::{Memory, Own};
 
 /// wasmtime-wasi, ready for one call, which may allocate so much and no more.
@@ -316,6 +316,15 @@ pub(crate) async fn close(guest: &mut Guest, memory: &mut Memory<'_>, descriptor
         }
         // Closed when the last holder is done with it.
         _ => Ok(()),
+    }
+}
+
+/// Closes files of a process that has ended.
+pub(crate) async fn close_all(mut files: Files, numbers: Vec<u32>) {
+    let mut files = files.hold(0).await;
+    for number in numbers {
+        // It is open: the table of descriptors said so.
+        let _ = host::fd_close(&mut *files, &mut GuestMemory::Unshared(&mut []), number.cast_signed()).await;
     }
 }
 

@@ -6,6 +6,7 @@
 mod absent;
 mod address;
 mod event;
+mod fork;
 mod option;
 mod process;
 mod sock;
@@ -20,6 +21,8 @@ pub(crate) const OTHERWISE: &[&str] = &["proc_raise", "sock_accept"];
 
 /// What there is.
 pub(crate) const ROWS: &[Row] = &[
+    fork::ROW,
+    row!(async "proc_join"(buf: u32, flags: u32, ro_stat: u32) = fork::join),
     row!("proc_signals_get"(buf: u32) = process::signals_get),
     row!("proc_signals_sizes_get"(ro_signal_count: u32) = process::signals_sizes_get),
     row!(silent "proc_exit2"(rval: u32) = preview1::process::define_exit),
@@ -88,9 +91,7 @@ pub(crate) const ABSENT: &[Row] = absent! {
     );
     "closure_allocate"(buf: u32);
     "closure_free"(closure: u32);
-    "proc_fork"(copy_memory: u32, buf: u32);
     "proc_fork_env"(buf: u32);
-    "proc_join"(buf: u32, flags: u32, status: u32);
     "proc_exec3"(
         path: u32, path_len: u32, args: u32, args_size: u32, envs: u32, envs_size: u32, search: u32, buf: u32,
         buf_size: u32

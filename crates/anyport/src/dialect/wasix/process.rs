@@ -1,8 +1,9 @@
 //! The process that a guest takes itself for: its number, directory, terminal, signals.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use wasmtime::{Caller, Linker};
+use wasmtime::{Caller, Extern, Linker};
 
 use crate::descriptor::Descriptor;
 use crate::dialect::hostcall::{Fault, Hostcall, Row, Table, enter, given};
@@ -10,10 +11,13 @@ use crate::dialect::preview1::host_files;
 use crate::dialect::preview1::process::Exit;
 use crate::errno::Errno;
 use crate::guest::Guest;
+use crate::guest::family::is_ignored;
+use crate::guest::process::Process;
 use crate::memory::Memory;
 
-/// Every guest is the first process of a machine of its own.
-const PID: u32 = 1;
+/// What `kill` takes for all processes of one's own group, and for all but oneself and the first. A guest is one group.
+const GROUP: u32 = 0;
+const OTHERS: u32 = u32::MAX;
 
 /// Bytes of a path, as Linux has it.
 const PATH_BYTES: u32 = 4096;
@@ -26,16 +30,14 @@ const COLUMNS: u32 = 80;
 const LINES: u32 = 25;
 
 /// `proc_id() -> pid`
-pub(super) fn id(_: &mut Guest, memory: &mut Memory<'_>, ro_pid: u32) -> Hostcall {
-    Ok(memory.write(ro_pid, PID)?)
+pub(super) fn id(guest: &mut Guest, memory: &mut Memory<'_>, ro_pid: u32) -> Hostcall {
+    Ok(memory.write(ro_pid, guest.process()?.pid)?)
 }
 
 /// `proc_parent(pid) -> pid`
-pub(super) fn parent(_: &mut Guest, memory: &mut Memory<'_>, pid: u32, ro_parent: u32) -> Hostcall {
-    if pid != PID {
-        return Err(Errno::NoProcess.into());
-    }
-    Ok(memory.write(ro_parent, 0_u32)?)
+pub(super) fn parent(guest: &mut Guest, memory: &mut Memory<'_>, pid: u32, ro_parent: u32) -> Hostcall {
+    let parent = guest.process()?.family.parent_of(pid).ok_or(Errno::NoProcess)?;
+    Ok(memory.write(ro_parent, parent)?)
 }
 
 /// `proc_signals_sizes_get() -> size`: nothing was decided for the guest.
@@ -68,13 +70,24 @@ pub(super) fn raise_interval(guest: &mut Guest, _: &mut Memory<'_>, sig: u32, in
     Ok(())
 }
 
-/// `proc_signal(pid, sig)`: a guest has no process but itself.
+/// `proc_signal(pid, sig)`
 pub(super) async fn signal(guest: &mut Guest, _: &mut Memory<'_>, pid: u32, sig: u32) -> Hostcall {
-    if pid != PID {
-        return Err(Errno::NoProcess.into());
-    }
     let process = guest.process()?;
-    told(sig, || process.raise_for_any(sig))
+    if !matches!(pid, GROUP | OTHERS) {
+        return signal_one(process, pid, sig);
+    }
+    for other in process.family.others_than(process.pid, pid == GROUP) {
+        // One may end meanwhile.
+        let _ = process.family.signal(other, sig);
+    }
+    if pid == GROUP { signal_one(process, process.pid, sig) } else { Ok(()) }
+}
+
+fn signal_one(process: &Arc<Process>, pid: u32, sig: u32) -> Hostcall {
+    if pid == process.pid {
+        return told(sig, || process.raise_for_any(sig));
+    }
+    Ok(process.family.signal(pid, sig)?)
 }
 
 /// Raises a signal for a thread.
@@ -90,7 +103,7 @@ pub(super) fn raise_for(guest: &Guest, tid: u32, sig: u32) -> Hostcall {
 fn told(sig: u32, raise: impl FnOnce() -> bool) -> Hostcall {
     match sig {
         0 => Ok(()),
-        1..64 if raise() => Ok(()),
+        1..64 if raise() || is_ignored(sig) => Ok(()),
         1..64 => Err(Fault::Trap(Exit(128 + sig).into())),
         _ => Err(Errno::Invalid.into()),
     }
@@ -105,8 +118,11 @@ pub(super) fn define_callback(
         let (guest, memory) = enter(&mut caller, &given, false);
         let name = memory.bytes(name, length.min(CALLBACK_BYTES)).unwrap_or_default();
         (row.tell)(format_args!("callback_signal(name=\"{}\")", name.escape_ascii()));
-        if let (Ok(process), Ok(name)) = (guest.process(), String::from_utf8(name)) {
+        let (Ok(process), Ok(name)) = (guest.process().map(Arc::clone), String::from_utf8(name)) else { return };
+        if matches!(caller.get_export(&name), Some(Extern::Func(_))) {
             process.handle_signals(name);
+        } else {
+            process.block_signals(true);
         }
     })?;
     Ok(())
