@@ -38,10 +38,10 @@
 //!
 //! The modules, from the top down; each may use those below it (`tests/tidy.rs` holds that):
 //! `runtime`, `inspect`; `server`, `settings`, `running`, `status`, `front`, `worker`, `serving`, `lane`,
-//! `connection_limits`; `ingress`; `instance`, `program`, `component`, `link`, `engine`, `globals`, `ticker`, `cache`, `artifact`;
-//! `dialect`; `guest`; `outgoing`; `health`, `busy`, `readiness`, `sending`, `descriptor`, `epoll`; `event`, `stdio`,
-//! `journal`; `net`, `memory`, `tls`, `access_log`; `cgi`, `policy`; `address`, `limits`, `mappings`, `stage`,
-//! `directory`; `errno`, `error`, `spelling`.
+//! `connection_limits`; `ingress`; `instance`, `program`, `component`, `link`, `engine`, `globals`, `ticker`,
+//! `cache`, `artifact`; `dialect`; `guest`; `outgoing`; `health`, `busy`, `readiness`, `sending`, `descriptor`,
+//! `epoll`; `event`, `stdio`, `journal`; `net`, `memory`, `tls`, `access_log`; `cgi`, `policy`; `address`,
+//! `limits`, `mappings`, `stage`, `directory`; `errno`, `error`, `spelling`.
 
 mod access_log;
 mod address;

@@ -46,7 +46,7 @@ pub(super) async fn admit(
     if site.inbound.x_forwarded {
         forward(request.headers_mut(), client);
     }
-    let admitted = if has_too_many_lines { Err(TOO_MANY_LINES) } else { refused(&site, request) };
+    let admitted = if has_too_many_lines { Err(TOO_MANY_LINES) } else { refused(&site, &asked, request) };
     let answer = match admitted {
         Err((status, why)) => closing(say(status, why, id), version),
         Ok(request) => {
@@ -78,9 +78,11 @@ fn has_too_many_lines(site: &Site, request: &Request<Incoming>) -> bool {
 }
 
 /// The request as a guest may have it, or what its client is told instead.
-fn refused(site: &Arc<Site>, request: Request<Incoming>) -> Result<Request<Upload>, (StatusCode, &'static str)> {
+fn refused(
+    site: &Arc<Site>, asked: &Asked, request: Request<Incoming>,
+) -> Result<Request<Upload>, (StatusCode, &'static str)> {
     sanity::check(&request).map_err(|refusal| (refusal.status, refusal.why))?;
-    let request = request.map(|body| Upload::new(body, site));
+    let request = request.map(|body| Upload::new(body, site, asked));
     if request.body().is_too_large() { Err(TOO_LARGE_ANSWER) } else { Ok(request) }
 }
 

@@ -1,10 +1,11 @@
 //! One connection: HTTP/1.1 or HTTP/2, its time limits, its end.
 
 use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use http::{Request, Version};
@@ -28,6 +29,11 @@ const STREAMS: u32 = 100;
 /// How long a drain leaves a connection open that owes nothing, as for guests that read bytes.
 const PARTING: Duration = Duration::from_secs(1);
 
+/// How long a client is listened to that still sends when its answer is complete, and nobody reads that: were the
+/// connection closed, the kernel would tell it so by a reset, and it would lose the answer. As nginx has it.
+/// <https://nginx.org/en/docs/http/ngx_http_core_module.html#lingering_timeout>
+const LINGER: Duration = Duration::from_secs(5);
+
 /// What passes on a connection, for its time limits.
 pub(super) struct Pulse {
     alarm: Alarm,
@@ -39,6 +45,8 @@ pub(super) struct Pulse {
     stuck: AtomicBool,
     /// It has asked by HTTP/2.
     is_h2: AtomicBool,
+    /// Its last request has a body that was not read to its end.
+    is_unread: AtomicBool,
     /// It was told that the server is about to leave.
     leaves: AtomicBool,
     /// Answers of HTTP/2 under way, with since when the client owes to take what there is of them.
@@ -51,6 +59,9 @@ pub(super) struct Pulse {
 
 /// A request is being answered for as long as this is held.
 pub(super) struct Asked(Arc<Pulse>);
+
+/// The body of a request of HTTP/1.1, for whoever reads it.
+pub(super) struct Unread(Arc<Pulse>);
 
 /// An answer of HTTP/2 is under way for as long as this is held.
 pub(super) struct Taking {
@@ -76,7 +87,7 @@ pub(super) async fn serve(site: Arc<Site>, arrival: Arrival) {
 /// Requests and answers, until there is no other.
 async fn exchange(site: &Arc<Site>, stream: Connection, client: Client) {
     let pulse = Pulse::new(site, client);
-    let io = TokioIo::new(Watched { stream, pulse: Arc::clone(&pulse) });
+    let io = TokioIo::new(Watched { stream, pulse: Arc::clone(&pulse), lingers: false });
     let answer = {
         let (site, pulse) = (Arc::clone(site), Arc::clone(&pulse));
         service_fn(move |request: Request<Incoming>| {
@@ -144,6 +155,7 @@ impl Asked {
         if version >= Version::HTTP_2 {
             pulse.is_h2.store(true, Ordering::Relaxed);
         }
+        pulse.is_unread.store(false, Ordering::Relaxed);
         if pulse.asked.fetch_add(1, Ordering::Relaxed) == 0 {
             pulse.alarm.unset();
         }
@@ -160,10 +172,23 @@ impl Asked {
         if self.0.client.is_secure { Scheme::Https } else { Scheme::Http }
     }
 
+    /// Its body, which is yet to be read.
+    pub(super) fn unread(&self) -> Unread {
+        self.0.is_unread.store(true, Ordering::Relaxed);
+        Unread(Arc::clone(&self.0))
+    }
+
     /// Its answer, of which nothing is owed yet.
     pub(super) fn taking(&self) -> Taking {
         let place = self.0.owed().insert(None);
         Taking { pulse: Arc::clone(&self.0), place }
+    }
+}
+
+impl Unread {
+    /// All of it was read.
+    pub(super) fn end(&self) {
+        self.0.is_unread.store(false, Ordering::Relaxed);
     }
 }
 
@@ -203,6 +228,7 @@ impl Pulse {
             begun: AtomicBool::new(true),
             stuck: AtomicBool::new(false),
             is_h2: AtomicBool::new(false),
+            is_unread: AtomicBool::new(false),
             leaves: AtomicBool::new(false),
             owed: Mutex::default(),
             owes: site.alarms.alarm(),
@@ -241,6 +267,12 @@ impl Pulse {
         if self.site.drains() || self.leaves.load(Ordering::Relaxed) { limit.min(PARTING) } else { limit }
     }
 
+    /// The answer is complete. Whether its client may still send: a body, or a head that was refused.
+    fn may_be_sending(&self) -> bool {
+        let sends_head = self.asked.load(Ordering::Relaxed) == 0 && self.begun.load(Ordering::Relaxed);
+        !self.is_h2.load(Ordering::Relaxed) && (sends_head || self.is_unread.load(Ordering::Relaxed))
+    }
+
     /// Bytes of the peer have come. Of HTTP/2 they may be no head, but what keeps a connection at work.
     fn received(&self) {
         if self.is_h2.load(Ordering::Relaxed) {
@@ -271,6 +303,22 @@ impl Pulse {
 struct Watched {
     stream: Connection,
     pulse: Arc<Pulse>,
+    /// Its sending side is closed, and what comes is thrown away.
+    lingers: bool,
+}
+
+impl Watched {
+    /// Ready when the client has sent all that it had.
+    fn poll_linger(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let mut bytes = [MaybeUninit::uninit(); 4096];
+        loop {
+            let mut buffer = ReadBuf::uninit(&mut bytes);
+            match ready!(Pin::new(&mut self.stream).poll_read(context, &mut buffer)) {
+                Ok(()) if !buffer.filled().is_empty() => {}
+                _ => return Poll::Ready(()),
+            }
+        }
+    }
 }
 
 impl AsyncRead for Watched {
@@ -312,6 +360,14 @@ impl AsyncWrite for Watched {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+        if !self.lingers {
+            ready!(Pin::new(&mut self.stream).poll_shutdown(context))?;
+            if !self.pulse.may_be_sending() {
+                return Poll::Ready(Ok(()));
+            }
+            self.lingers = true;
+            self.pulse.alarm.set(self.pulse.parting(LINGER));
+        }
+        self.poll_linger(context).map(Ok)
     }
 }

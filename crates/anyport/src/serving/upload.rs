@@ -14,6 +14,7 @@ use wasmtime_wasi_http::Error;
 
 use super::Site;
 use super::alarm::Alarm;
+use super::connection::{Asked, Unread};
 
 /// A request's body.
 pub(super) struct Upload {
@@ -22,6 +23,8 @@ pub(super) struct Upload {
     left: u64,
     /// What it has come to; none for a request without a body.
     fate: Option<Arc<Fate>>,
+    /// The same for its connection.
+    unread: Option<Unread>,
     /// Set while the guest waits for bytes.
     alarm: Option<Alarm>,
     site: Arc<Site>,
@@ -68,9 +71,10 @@ pub(super) const TOO_LARGE_ANSWER: (StatusCode, &str) =
     (StatusCode::PAYLOAD_TOO_LARGE, "the request's body is too large\n");
 
 impl Upload {
-    pub(super) fn new(body: Incoming, site: &Arc<Site>) -> Self {
-        let fate = (!body.is_end_stream()).then(Arc::default);
-        Self { body, left: site.limits.body_bytes as u64, fate, alarm: None, site: Arc::clone(site) }
+    pub(super) fn new(body: Incoming, site: &Arc<Site>, asked: &Asked) -> Self {
+        let is_any = !body.is_end_stream();
+        let (fate, unread) = (is_any.then(Arc::default), is_any.then(|| asked.unread()));
+        Self { body, left: site.limits.body_bytes as u64, fate, unread, alarm: None, site: Arc::clone(site) }
     }
 
     /// Whether it says of itself that it is too large.
@@ -99,6 +103,13 @@ impl Upload {
         rung
     }
 
+    /// All of it was read, and its client has sent no more of it.
+    fn is_read(&mut self) {
+        if let Some(unread) = self.unread.take() {
+            unread.end();
+        }
+    }
+
     fn count(&mut self, frame: &Frame<Bytes>) -> bool {
         let length = frame.data_ref().map_or(0, |data| data.len() as u64);
         let left = self.left.checked_sub(length);
@@ -107,6 +118,14 @@ impl Upload {
             fate.has_moved.store(true, Ordering::Relaxed);
         }
         left.is_some()
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        if self.body.is_end_stream() {
+            self.is_read();
+        }
     }
 }
 
@@ -131,7 +150,10 @@ impl Body for Upload {
                         self.fail(TOO_LARGE, Error::HttpRequestBodySize(Some(most)))
                     }
                     Some(Err(error)) => self.fail(MALFORMED, error.into()),
-                    None => Poll::Ready(None),
+                    None => {
+                        self.is_read();
+                        Poll::Ready(None)
+                    }
                 }
             }
         }

@@ -105,6 +105,46 @@ async fn a_body_that_is_too_large_is_refused() -> Tested {
     Ok(())
 }
 
+/// The answer is there before the client has sent all, and it looks for it afterwards: a reset would take it away.
+#[tokio::test]
+async fn an_answer_reaches_a_client_that_still_sends() -> Tested {
+    const BYTES: usize = 20 << 20;
+    let service = Service::with(|limits, _| limits.body_bytes = 10 << 20);
+    let body = vec![b'a'; BYTES];
+    for (path, length, wanted) in [("/hello", BYTES, 413), ("/stdout?text=early", 9 << 20, 200)] {
+        for head in ["Connection: close\r\n", ""] {
+            let mut client = service.connect().await?;
+            let head = format!("POST {path} HTTP/1.1\r\nHost: a\r\n{head}Content-Length: {length}\r\n\r\n");
+            within("sending", client.write_all(head.as_bytes())).await?;
+            within("sending", client.write_all(&body[..length])).await?;
+            let answer = until(&mut client, "\r\n\r\n").await?;
+            assert_eq!(status(&answer), wanted, "{path}: {answer}");
+        }
+    }
+    // So does what refuses a head that is still on its way.
+    let mut client = service.connect().await?;
+    within("sending", client.write_all(b"GET / HTTP/1.1\r\nx: ")).await?;
+    within("sending", client.write_all(&body)).await?;
+    let answer = until(&mut client, "\r\n\r\n").await?;
+    assert_eq!(status(&answer), 431, "{answer}");
+    Ok(())
+}
+
+/// Not for ever: one that sends on and on is closed.
+#[tokio::test]
+async fn a_client_that_sends_on_and_on_is_closed() -> Tested {
+    let service = Service::with(|limits, _| limits.body_bytes = 1000);
+    let mut client = service.connect().await?;
+    within("sending", client.write_all(b"POST /hello HTTP/1.1\r\nHost: a\r\nContent-Length: 100000000000\r\n\r\n"))
+        .await?;
+    until(&mut client, " 413 ").await?;
+    let sends = async {
+        while client.write_all(&[b'a'; 1000]).await.is_ok() {}
+        Ok(())
+    };
+    within("closing", sends).await
+}
+
 #[tokio::test]
 async fn requests_wait_for_an_instance_and_no_more_than_may() -> Tested {
     let service = Service::with(|limits, _| {
