@@ -1,6 +1,6 @@
 //! What can be seen of a worker's guests while they run, from any thread and whatever they are doing.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Instant;
 
@@ -18,8 +18,23 @@ pub(crate) struct Health {
     pub(crate) runs: AtomicBool,
     /// Whether there will be no other.
     pub(crate) has_ended: AtomicBool,
+    /// Of a service.
+    pub(crate) requests: Requests,
     descriptors: Mutex<Weak<Descriptors>>,
     failure: Mutex<Option<(String, Instant)>>,
+}
+
+/// What a worker's requests have come to.
+#[derive(Debug, Default)]
+pub(crate) struct Requests {
+    /// Those that were let in.
+    pub(crate) begun: AtomicU64,
+    /// Those of them whose answers are over.
+    pub(crate) ended: AtomicU64,
+    /// Those that there was no room for.
+    pub(crate) refused: AtomicU64,
+    /// Those that a guest, or a server behind it, has failed or was late for.
+    pub(crate) failed: AtomicU64,
 }
 
 impl Health {
@@ -30,6 +45,7 @@ impl Health {
             restarts: AtomicU32::new(0),
             runs: AtomicBool::new(false),
             has_ended: AtomicBool::new(false),
+            requests: Requests::default(),
             descriptors: Mutex::default(),
             failure: Mutex::default(),
         }

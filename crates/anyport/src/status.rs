@@ -11,8 +11,9 @@ use serde::Serialize;
 use crate::health::Health;
 use crate::net::published::Published;
 use crate::policy::Gate;
+use crate::serving::Requests;
 use crate::stage::Stage;
-use crate::worker::Template;
+use crate::worker::{Template, Work};
 
 /// What a server is doing at this moment.
 #[derive(Clone, Debug, Serialize)]
@@ -29,6 +30,8 @@ pub struct Status {
     pub ports: Vec<PortStatus>,
     /// Its guests.
     pub workers: Vec<WorkerStatus>,
+    /// Its requests, where it answers them by calling guests: `wasi:http` and CGI.
+    pub requests: Option<RequestStatus>,
     /// What the policy has refused, and how often.
     pub refusals: BTreeMap<String, u64>,
 }
@@ -75,17 +78,39 @@ pub struct WorkerStatus {
     pub last_failure_s: Option<u64>,
 }
 
+/// What the requests of a server have come to, and those under way.
+#[derive(Clone, Debug, Default, Serialize)]
+#[non_exhaustive]
+pub struct RequestStatus {
+    /// Those that are answered, in whichever way.
+    pub answered: u64,
+    /// Those that are being answered, or wait for an instance.
+    pub answering: u64,
+    /// Those of them that wait.
+    pub waiting: usize,
+    /// Those that there was no room for: their clients were told 503.
+    pub refused: u64,
+    /// Those that a guest, or a server behind it, has failed or was late for: 500, 502 or 504.
+    pub failed: u64,
+}
+
 /// What a status is made of. Not the whole [`Template`], whose streams end with the last guest.
 #[derive(Clone)]
 pub(crate) struct View {
     published: Arc<Published>,
     gate: Arc<Gate>,
     health: Arc<[Health]>,
+    requests: Option<Arc<Requests>>,
 }
 
 impl View {
     pub(crate) fn of(template: &Template) -> Self {
+        let requests = match &template.work {
+            Work::Requests(requests) => Some(Arc::clone(requests)),
+            Work::Guest(_) => None,
+        };
         Self {
+            requests,
             published: Arc::clone(&template.published),
             gate: Arc::clone(&template.gate),
             health: Arc::clone(&template.health),
@@ -120,6 +145,7 @@ impl Status {
             cpu_ms: u64::try_from(cpu.as_millis()).unwrap_or(u64::MAX),
             ports: published.ports().iter().map(|port| port.status()).map(PortStatus::from).collect(),
             workers: (0..published.workers()).map(|worker| WorkerStatus::of(view, worker)).collect(),
+            requests: view.requests.as_ref().map(|requests| RequestStatus::of(view, requests)),
             refusals: view.gate.refusals(),
         }
     }
@@ -133,6 +159,21 @@ impl From<(crate::address::Publish, bool)> for PortStatus {
             guest_port: publish.guest_port,
             listening,
         }
+    }
+}
+
+impl RequestStatus {
+    fn of(view: &View, requests: &Requests) -> Self {
+        let mut status = Self { waiting: requests.waiting(), ..Self::default() };
+        for Health { requests, .. } in &*view.health {
+            // In this order: none has ended that has not begun.
+            let ended = requests.ended.load(Ordering::Acquire);
+            status.answered += ended;
+            status.answering += requests.begun.load(Ordering::Relaxed) - ended;
+            status.refused += requests.refused.load(Ordering::Relaxed);
+            status.failed += requests.failed.load(Ordering::Relaxed);
+        }
+        status
     }
 }
 

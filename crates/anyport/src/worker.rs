@@ -168,6 +168,7 @@ impl Template {
         let inbound = Inbound {
             published: Arc::clone(&self.published),
             worker,
+            health: Arc::clone(&self.health),
             ingress: self.ingress.clone(),
             log: self.access_log.clone(),
             x_forwarded: self.x_forwarded,

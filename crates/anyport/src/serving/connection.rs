@@ -156,6 +156,7 @@ impl Asked {
             pulse.is_h2.store(true, Ordering::Relaxed);
         }
         pulse.is_unread.store(false, Ordering::Relaxed);
+        pulse.site.told().begun.fetch_add(1, Ordering::Relaxed);
         if pulse.asked.fetch_add(1, Ordering::Relaxed) == 0 {
             pulse.alarm.unset();
         }
@@ -210,6 +211,7 @@ impl Drop for Taking {
 
 impl Drop for Asked {
     fn drop(&mut self) {
+        self.0.site.told().ended.fetch_add(1, Ordering::Release);
         if self.0.asked.fetch_sub(1, Ordering::Relaxed) == 1 {
             self.0.begun.store(false, Ordering::Relaxed);
             self.0.alarm.set(self.0.parting(self.0.site.limits.idle_timeout));

@@ -47,7 +47,7 @@ impl Kept {
     /// Keeps it for the next request, unless one waits already: that one waits for a place in the pool, perhaps at
     /// another worker.
     pub(super) fn put(&self, instance: Instance) {
-        if !self.requests.are_waiting() {
+        if self.requests.waiting() == 0 {
             self.lock().push(instance);
         }
     }

@@ -32,6 +32,7 @@ use crate::directory::Directory;
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::guest::{Abi, Guest};
+use crate::health::{self, Health};
 use crate::ingress::Ingress;
 use crate::instance::Outcome;
 use crate::journal::Journal;
@@ -71,6 +72,8 @@ pub(crate) struct Start<'s> {
 pub(crate) struct Inbound {
     pub(crate) published: Arc<Published>,
     pub(crate) worker: usize,
+    /// Of each worker.
+    pub(crate) health: Arc<[Health]>,
     pub(crate) ingress: Option<Arc<Ingress>>,
     pub(crate) log: Option<Arc<Log>>,
     /// Guests are told of their clients.
@@ -129,9 +132,10 @@ impl Requests {
         commands.iter().map(|command| &command.directories[..])
     }
 
-    /// Whether a request waits for an instance.
-    fn are_waiting(&self) -> bool {
-        self.waiting.load(Ordering::Relaxed) > 0
+    /// Requests that wait for an instance.
+    pub(crate) fn waiting(&self) -> usize {
+        // One that is refused counts for a moment.
+        self.waiting.load(Ordering::Relaxed).min(self.queue)
     }
 
     /// Leave to make an instance; waits for its turn. None if too many wait already.
@@ -242,7 +246,7 @@ impl Site {
     async fn make_room(self: Arc<Self>) {
         let mut crowded = self.requests.crowded.subscribe();
         // Of those that began to wait before it listened, nothing is told.
-        let mut wanted = self.requests.are_waiting();
+        let mut wanted = self.requests.waiting() > 0;
         loop {
             if wanted {
                 self.kept.clear();
@@ -254,6 +258,11 @@ impl Site {
 
     fn drains(&self) -> bool {
         self.drains.load(Ordering::Acquire)
+    }
+
+    /// What its requests come to.
+    fn told(&self) -> &health::Requests {
+        &self.inbound.health[self.inbound.worker].requests
     }
 
     fn next_id(&self) -> RequestId {

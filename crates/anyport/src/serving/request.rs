@@ -3,6 +3,7 @@
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -80,6 +81,11 @@ impl Refused {
 
     /// What the client is told, and the person.
     pub(super) fn tell(self, site: &Site, id: RequestId) -> Response<Answer> {
+        match self {
+            Self::Crowded | Self::Instance(_) => site.told().refused.fetch_add(1, Ordering::Relaxed),
+            Self::Unrouted | Self::Path | Self::Fields => 0,
+            _ => site.told().failed.fetch_add(1, Ordering::Relaxed),
+        };
         match self {
             Self::Crowded => {
                 tracing::debug!("request {id}: too many wait already");

@@ -165,10 +165,28 @@ async fn requests_wait_for_an_instance_and_no_more_than_may() -> Tested {
     };
     assert_eq!(status(&refused), 503, "{refused}");
     assert!(refused.to_lowercase().contains("retry-after: "), "{refused}");
+    let told = || service.running.status().requests.expect("it is a service");
+    // Of those under way: the one that has the instance, and the one that waits.
+    settles("under way", || (told().answering, told().waiting), (2, 1)).await?;
     within("sending", busy.write_all(b"bc")).await?;
     until(&mut busy, "bc").await?;
     until(&mut waits, "Hello\n").await?;
-    Ok(())
+    settles("under way", || (told().answering, told().waiting), (0, 0)).await?;
+    assert_eq!(told().failed, 0);
+    assert!(told().refused >= 1 && told().answered >= 2 + told().refused, "{:?}", told());
+    assert_eq!(status(&service.get("/trap").await?), 500);
+    settles("failed", || told().failed, 1).await
+}
+
+/// Until something is so that comes to be of itself.
+async fn settles<T: PartialEq>(what: &str, now: impl Fn() -> T, wanted: T) -> Tested {
+    within(format!("waiting for what is {what}"), async {
+        while now() != wanted {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        Ok(())
+    })
+    .await
 }
 
 #[tokio::test]
