@@ -356,6 +356,14 @@ impl Endpoint {
         }
     }
 
+    /// Who found a direction not ready rests until it is told otherwise: until then a call is not made that is known to
+    /// fail, however often it is tried. Not for a guest, which may try without a rest.
+    pub(crate) fn rests(&self, interest: Interest) {
+        if let Self::Os(endpoint) = self {
+            endpoint.rests(interest);
+        }
+    }
+
     /// Forgets one who waits no longer: what never becomes ready would keep it.
     pub(crate) fn forget(&self, waker: &Waker) {
         match self {

@@ -342,6 +342,11 @@ impl Endpoint {
         }
     }
 
+    /// As [`super::Endpoint::rests`].
+    pub(super) fn rests(&self, interest: Interest) {
+        self.again[usize::from(interest == Interest::Write)].store(false, Ordering::Relaxed);
+    }
+
     /// As [`super::Endpoint::forget`].
     pub(super) fn forget(&self, waker: &Waker) {
         if let Some(registered) = self.registered.get() {

@@ -42,7 +42,11 @@ impl Stream {
         loop {
             match attempt(&self.endpoint) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    ready!(self.endpoint.poll_ready(context, interest))?;
+                    let ready = self.endpoint.poll_ready(context, interest);
+                    if ready.is_pending() {
+                        self.endpoint.rests(interest);
+                    }
+                    ready!(ready)?;
                 }
                 outcome => return Poll::Ready(outcome),
             }
