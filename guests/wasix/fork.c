@@ -39,9 +39,14 @@ static int aborts(void) { abort(); }
 static int faults(void) { return *(volatile int *)0xfffffff0; }
 static int divides(void) { volatile int zero = 0; return 7 / zero; }
 static int sleeps(void) { sleep(100); return 9; }
+static int raises(void) { kill(getpid(), SIGKILL); return 9; }
 
+static int ready[2];
+
+// Says so when its handler is there.
 static int handles(void) {
     signal(SIGUSR1, on_signal);
+    write(ready[1], "1", 1);
     while (!told) usleep(1000);
     return told;
 }
@@ -126,10 +131,20 @@ static void of_ends(void) {
     child = child_of(sleeps);
     kill(child, SIGTERM);
     wait_for("SIGTERM", child);
+    if (pipe(ready)) perror("pipe");
     child = child_of(handles);
-    usleep(100000);
+    char is_ready;
+    read(ready[0], &is_ready, 1);
     kill(child, SIGUSR1);
     wait_for("SIGUSR1", child);
+    // From the first handler on, libc's own end processes another way.
+    signal(SIGUSR2, on_signal);
+    wait_for("abort, with handlers", child_of(aborts));
+    child = child_of(sleeps);
+    kill(child, SIGTERM);
+    wait_for("SIGTERM, with handlers", child);
+    child = child_of(raises);
+    wait_for("SIGKILL to itself", child);
     int failed = kill(77, SIGTERM);
     printf("no process: %s\n", failed ? name(failed) : "done");
 }

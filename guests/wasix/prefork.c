@@ -42,7 +42,9 @@ static int begin(int listener) {
 int main(int argc, char **argv) {
     int listener = listen_on(port_from(argc, argv)), status;
     pid_t children[PROCESSES];
-    signal(SIGTERM, on_term);
+    // It interrupts a wait.
+    struct sigaction term = {.sa_handler = on_term};
+    sigaction(SIGTERM, &term, NULL);
     for (int i = 0; i < PROCESSES; i++)
         if ((children[i] = begin(listener)) < 0) return 1;
     while (!leaves) {

@@ -215,12 +215,14 @@ impl Guest {
         Ok(Self { memory: self.memory.apart(), thread: member.number, ..sibling })
     }
 
-    /// The same for another process, whose memory is yet to be given to it.
-    pub(crate) fn fork(&mut self, process: &Arc<Process>) -> Result<Self, Errno> {
+    /// The same for another process, whose memory is yet to be given to it; and the bytes that this may be.
+    pub(crate) fn fork(&mut self, process: &Arc<Process>) -> Result<(Self, usize), Errno> {
         let descriptors = self.descriptors.fork()?;
-        let growth = self.growth.fork(self.memory.shared_bytes().unwrap_or(0)).ok_or(Errno::NoMemory)?;
+        let bytes = self.memory.shared_bytes().unwrap_or(0);
+        let (growth, most) = self.growth.fork(bytes).ok_or(Errno::NoMemory)?;
         let (signals, busy) = (Arc::clone(process.main()), self.busy.fork());
-        self.another(growth, busy, signals, Some(Arc::clone(process)), descriptors)
+        let child = self.another(growth, busy, signals, Some(Arc::clone(process)), descriptors)?;
+        Ok((child, most))
     }
 
     fn another(

@@ -244,19 +244,24 @@ pub(crate) struct Grown {
     pub(crate) refused: AtomicU64,
     /// Whether the last growth of memory that the guest asked for was refused.
     pub(crate) is_short: AtomicBool,
+    /// Whether the person knows that it may have no more memory, and no more of its tables.
+    memory_told: AtomicBool,
+    table_told: AtomicBool,
 }
 
 impl Grown {
     /// None yet, and so many bytes at most.
     pub(crate) fn new(most: usize) -> Self {
-        let (memory, refused, is_short) = Default::default();
-        Self { most: AtomicUsize::new(most), memory, refused, is_short }
+        let (memory, refused, is_short, memory_told, table_told) = Default::default();
+        Self { most: AtomicUsize::new(most), memory, refused, is_short, memory_told, table_told }
     }
 
     /// Another guest begins.
     pub(crate) fn begin(&self) {
         self.memory.store(0, Ordering::Relaxed);
-        self.is_short.store(false, Ordering::Relaxed);
+        for is_so in [&self.is_short, &self.memory_told, &self.table_told] {
+            is_so.store(false, Ordering::Relaxed);
+        }
     }
 
     fn asked(&self, total: usize, allowed: bool) {
@@ -284,31 +289,55 @@ pub(crate) struct Growth {
     held: usize,
     /// Elements of the tables of all threads.
     tables: Arc<AtomicUsize>,
-    memory_told: bool,
-    table_told: bool,
 }
 
 /// What the memory has grown to that the threads of one process share: nobody is asked for that.
 #[derive(Debug, Default)]
 struct SharedMemory {
     bytes: AtomicUsize,
-    /// Of all processes.
-    all: Arc<AtomicUsize>,
+    /// The most that it may be, of a process that was forked.
+    most: usize,
+    all: Arc<SharedMemories>,
 }
 
+/// The same of all processes of a guest.
+#[derive(Debug, Default)]
+struct SharedMemories {
+    bytes: AtomicUsize,
+    /// What those may be together that were forked.
+    most: AtomicUsize,
+}
+
+/// What a process that is forked may grow by: this part of what is left for those after it.
+const PART_GROWN: usize = 8;
+
 impl SharedMemory {
-    /// Bytes of all processes, of which this one has so many now; and whether these are more than before.
-    fn tell(&self, bytes: usize) -> (usize, bool) {
-        let before = self.bytes.swap(bytes, Ordering::Relaxed);
-        // A shared memory never shrinks.
-        let more = bytes.saturating_sub(before);
-        (self.all.fetch_add(more, Ordering::Relaxed).saturating_add(more), more > 0)
+    /// Bytes of all processes, of which this one has so many now.
+    fn tell(&self, bytes: usize) -> usize {
+        // It never shrinks: who tells of less is late.
+        let more = bytes.saturating_sub(self.bytes.fetch_max(bytes, Ordering::Relaxed));
+        self.all.bytes.fetch_add(more, Ordering::Relaxed).saturating_add(more)
+    }
+
+    /// Another of so many bytes, which may grow to some more, of `most` for all that were forked; otherwise the bytes
+    /// that there would be.
+    fn fork(&self, bytes: usize, most: usize) -> Result<Self, usize> {
+        let mut own = 0;
+        let taken = self.all.most.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |all| {
+            let left = most.checked_sub(all)?.checked_sub(bytes)?;
+            own = bytes + left / PART_GROWN;
+            Some(all + own)
+        });
+        taken.map_err(|all| all.saturating_add(bytes))?;
+        self.all.bytes.fetch_add(bytes, Ordering::Relaxed);
+        Ok(Self { bytes: AtomicUsize::new(bytes), most: own, all: Arc::clone(&self.all) })
     }
 }
 
 impl Drop for SharedMemory {
     fn drop(&mut self) {
-        self.all.fetch_sub(*self.bytes.get_mut(), Ordering::Relaxed);
+        self.all.bytes.fetch_sub(*self.bytes.get_mut(), Ordering::Relaxed);
+        self.all.most.fetch_sub(self.most, Ordering::Relaxed);
     }
 }
 
@@ -324,8 +353,6 @@ impl Growth {
             table: 0,
             held: 0,
             tables: Arc::default(),
-            memory_told: false,
-            table_told: false,
         }
     }
 
@@ -340,32 +367,31 @@ impl Growth {
         }
         let (grown, memories) = (Arc::clone(&self.grown), Arc::clone(&self.memories));
         let (shared, table_most, held) = (Arc::clone(&self.shared), self.table_most, self.table);
-        let (memory, table, memory_told, table_told) = (0, 0, false, false);
-        Some(Self { grown, table_most, memory, memories, shared, table, held, tables, memory_told, table_told })
+        Some(Self { grown, table_most, memory: 0, memories, shared, table: 0, held, tables })
     }
 
     /// The same for another process that begins with a copy of this one's shared memory, of so many bytes; none if
-    /// there is no room for that, or for its tables.
-    pub(crate) fn fork(&mut self, bytes: usize) -> Option<Self> {
-        self.shared.tell(bytes);
+    /// there is no room for that, or for its tables. And the bytes that its memory may be.
+    pub(crate) fn fork(&mut self, bytes: usize) -> Option<(Self, usize)> {
         let most = self.grown.most.load(Ordering::Relaxed);
-        let room = |all: usize| all.checked_add(bytes).filter(|all| *all <= most);
-        let all = Arc::clone(&self.shared.all);
-        if let Err(all) = all.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room) {
-            self.grown.asked(all, false);
-            self.refuse_memory(all.saturating_add(bytes), most);
-            return None;
-        }
-        // Takes the bytes back where there is no room for tables.
-        let shared = Arc::new(SharedMemory { bytes: AtomicUsize::new(bytes), all });
+        let shared = match self.shared.fork(bytes, most) {
+            Ok(shared) => Arc::new(shared),
+            Err(enough) => {
+                self.grown.asked(enough, false);
+                self.refuse_memory(enough, most);
+                return None;
+            }
+        };
+        let most = shared.most;
+        // Without room for its tables, what was taken is given back.
         let mut child = self.sibling()?;
         child.shared = shared;
-        Some(child)
+        Some((child, most))
     }
 
     /// Whether a memory may grow beside so many bytes that threads share.
     pub(crate) fn may_grow(&mut self, shared: usize, current: usize, desired: usize, maximum: Option<usize>) -> bool {
-        let (shared, _) = self.shared.tell(shared);
+        let shared = self.shared.tell(shared);
         if exceeds(desired, maximum) {
             return true;
         }
@@ -387,7 +413,7 @@ impl Growth {
     fn refuse_memory(&mut self, total: usize, most: usize) {
         let enough = total.div_ceil(1 << 20).next_power_of_two();
         let most = format!("{} of memory", mebibytes(most));
-        refuse(&mut self.memory_told, &most, &option("memory", format!("{enough}m")));
+        refuse(&self.grown.memory_told, &most, &option("memory", format!("{enough}m")));
     }
 
     /// Whether a table may grow.
@@ -419,22 +445,12 @@ impl Growth {
 
     fn refuse_table(&mut self, enough: usize) {
         let most = format!("{} elements in its tables", self.table_most);
-        refuse(&mut self.table_told, &most, &option("limit", format!("table-elements={enough}")));
+        refuse(&self.grown.table_told, &most, &option("limit", format!("table-elements={enough}")));
     }
 
-    /// What a memory that threads share has grown to, which nobody is asked for. False if all processes have too much
-    /// by that: the memory of each one alone has the limit for its most.
-    pub(crate) fn tell_shared(&mut self, bytes: usize) -> bool {
-        let (all, is_more) = self.shared.tell(bytes);
-        let most = self.grown.most.load(Ordering::Relaxed);
-        let fits = !is_more || all == bytes || all <= most;
-        if fits {
-            self.grown.memory.store(all, Ordering::Relaxed);
-        } else {
-            self.grown.asked(all, false);
-            self.refuse_memory(all, most);
-        }
-        fits
+    /// What a memory that threads share has grown to, which nobody is asked for: it has the limit for its most.
+    pub(crate) fn tell_shared(&self, bytes: usize) {
+        self.grown.memory.store(self.shared.tell(bytes), Ordering::Relaxed);
     }
 
     /// Why a guest that fails now may have: the last memory that it asked for was refused.
@@ -452,8 +468,8 @@ fn mebibytes(bytes: usize) -> String {
 }
 
 /// Tells the person once: a guest may ask again and again.
-fn refuse(told: &mut bool, most: &str, flag: &str) {
-    if !std::mem::replace(told, true) {
+fn refuse(told: &AtomicBool, most: &str, flag: &str) {
+    if !told.swap(true, Ordering::Relaxed) {
         tracing::warn!("the guest may not have more than {most}; to allow more, add `{flag}`");
     }
 }

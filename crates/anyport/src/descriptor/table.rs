@@ -24,7 +24,6 @@ struct Shared {
     open: AtomicUsize,
     /// Files of wasmtime-wasi's that are open more than once: under how many other numbers. Locked after a table.
     again: Mutex<HashMap<u32, u32>>,
-    /// Locked before a table.
     tables: Mutex<Vec<Weak<Descriptors>>>,
     /// Of the entries of epoll sets.
     room: Arc<Room>,
@@ -47,6 +46,13 @@ impl Shared {
 
     fn open(&self) -> usize {
         self.open.load(Ordering::Relaxed)
+    }
+
+    /// There is one more, if there may be.
+    fn opens(&self) -> Result<(), Errno> {
+        let more = |open| (open < self.most).then_some(open + 1);
+        let taken = self.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+        taken.map(drop).map_err(|_| Errno::TooManyOpen)
     }
 
     fn closed(&self, count: usize) {
@@ -97,14 +103,14 @@ impl Slots {
 
     /// Opens a descriptor at the lowest free number from one on.
     fn insert(&mut self, descriptor: Descriptor, least: usize) -> Result<u32, Errno> {
-        let most = self.shared.most;
-        if self.shared.is_full() || self.closed {
+        if self.closed {
             return Err(Errno::TooManyOpen);
         }
         let from = self.lowest_free.max(least);
         let free = self.entries.iter().skip(from).position(Option::is_none).map(|at| from + at);
         let at = free.unwrap_or_else(|| self.entries.len().max(from));
-        let fd = u32::try_from(at).ok().filter(|_| at < most).ok_or(Errno::TooManyOpen)?;
+        let fd = u32::try_from(at).ok().filter(|_| at < self.shared.most).ok_or(Errno::TooManyOpen)?;
+        self.shared.opens()?;
         self.put(at, descriptor);
         if least <= self.lowest_free {
             self.lowest_free = at + 1;
@@ -112,14 +118,14 @@ impl Slots {
         Ok(fd)
     }
 
-    /// Opens a descriptor at a number, and gives back what was there.
+    /// Puts a descriptor that counts already at a number, and gives back what was there.
     fn put(&mut self, at: usize, descriptor: Descriptor) -> Option<Descriptor> {
         if at >= self.entries.len() {
             self.entries.resize(at + 1, None);
         }
         let replaced = self.entries[at].replace(descriptor);
-        if replaced.is_none() {
-            self.shared.open.fetch_add(1, Ordering::Relaxed);
+        if replaced.is_some() {
+            self.shared.closed(1);
         }
         if self.lowest_free == at {
             self.lowest_free += 1;
@@ -272,7 +278,7 @@ impl Descriptors {
     pub(crate) fn duplicate_to(&self, from: u32, to: u32) -> Result<Option<Descriptor>, Errno> {
         let mut slots = self.lock();
         let descriptor = slots.again(from)?;
-        if from == to || to as usize >= self.shared.most || self.shared.is_full() {
+        if from == to || to as usize >= self.shared.most || self.shared.opens().is_err() {
             slots.last(descriptor);
             return if from == to { Ok(None) } else { Err(Errno::BadDescriptor) };
         }
@@ -287,7 +293,8 @@ impl Descriptors {
 
 impl Drop for Descriptors {
     fn drop(&mut self) {
-        // The other tables count what this one has.
+        // The other tables count what this one has. Of its files nothing is left to close: a process closes them when
+        // it ends, and one that was not begun has none of its own.
         self.close_all();
     }
 }

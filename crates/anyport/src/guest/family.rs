@@ -1,6 +1,6 @@
 //! The processes of one guest: the first, and those that it and they have forked.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll};
@@ -18,8 +18,11 @@ pub(crate) const FIRST: u32 = 1;
 /// Numbers of processes are below this one, as on Linux.
 const PROCESSES_END: u32 = 1 << 22;
 
-/// Ends of which nobody has asked yet: those before are forgotten.
+/// Ends of which nobody has asked yet, and more where a guest may have more processes: those before are forgotten.
 const ENDS_KEPT: usize = 1024;
+
+/// Failures of processes that the person is told of: a guest may have one for each client.
+const FAILURES_TOLD: usize = 10;
 
 /// As Linux has it, and WASIX.
 pub(crate) const SIGKILL: u32 = 9;
@@ -46,7 +49,12 @@ pub(crate) struct Family {
     /// Threads and processes beside the first thread of the first process.
     tasks: AtomicUsize,
     most: usize,
-    told: AtomicBool,
+    is_told: AtomicBool,
+    /// Threads of processes that are over, which did not end.
+    left: AtomicUsize,
+    failures: AtomicUsize,
+    /// What the guest called that is not supported.
+    missed: Mutex<HashSet<&'static str>>,
 }
 
 #[derive(Default)]
@@ -62,7 +70,7 @@ struct Members {
 struct Living {
     parent: u32,
     process: Weak<Process>,
-    /// Ends it from outside; not the first.
+    /// Takes how it is ended from outside; not the first.
     kill: Option<oneshot::Sender<Ending>>,
 }
 
@@ -85,11 +93,21 @@ pub(crate) struct Child {
     pub(crate) process: Arc<Process>,
     /// How it ended. One that never began is not known of.
     pub(crate) ending: Option<Ending>,
-    _place: Place,
+    place: Option<Place>,
+}
+
+impl Child {
+    /// So many of its threads do not end. Its place stays taken: there are never more of them than there may be.
+    pub(crate) fn leaves(&mut self, threads: usize) {
+        self.process.family.left.fetch_add(threads, Ordering::Relaxed);
+        std::mem::forget(self.place.take());
+    }
 }
 
 impl Drop for Child {
     fn drop(&mut self) {
+        // Before its parent is told, which may fork again at once.
+        drop(self.place.take());
         self.process.family.end_of(self.process.pid, self.ending);
     }
 }
@@ -98,8 +116,8 @@ impl Family {
     /// None yet, and so many threads and processes at most beside the first.
     pub(super) fn new(most: usize) -> Arc<Self> {
         let members = Members { last: FIRST, ..Members::default() };
-        let (ended, tasks, told) = Default::default();
-        Arc::new(Self { members: Mutex::new(members), ended, tasks, most, told })
+        let (ended, tasks, is_told, left, failures, missed) = Default::default();
+        Arc::new(Self { members: Mutex::new(members), ended, tasks, most, is_told, left, failures, missed })
     }
 
     /// The first of them.
@@ -114,17 +132,23 @@ impl Family {
         if self.tasks.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok() {
             return Ok(Place(Arc::clone(self)));
         }
-        if !self.told.swap(true, Ordering::Relaxed) {
-            let more = option("limit", format!("threads={}", self.most.saturating_mul(2).max(1)));
-            let what = if self.lock().living.len() > 1 { "threads and processes" } else { "threads" };
-            tracing::warn!("the guest may not have more than {} {what}; to allow more, add `{more}`", self.most);
+        if !self.is_told.swap(true, Ordering::Relaxed) {
+            let (most, more) = (self.most, option("limit", format!("threads={}", self.most.saturating_mul(2).max(1))));
+            tracing::warn!(
+                "the guest may not have more than {most} threads and processes; to allow more, add `{more}`"
+            );
         }
         Err(Errno::Again)
     }
 
+    /// Threads and processes beside the first thread of the first process.
+    pub(crate) fn tasks(&self) -> usize {
+        self.tasks.load(Ordering::Relaxed)
+    }
+
     /// A process for a child of another, and what says that it is to end.
     pub(crate) fn bear(self: &Arc<Self>, parent: &Process) -> Result<(Child, oneshot::Receiver<Ending>), Errno> {
-        let place = self.place()?;
+        let place = Some(self.place()?);
         let mut members = self.lock();
         if members.closed {
             return Err(Errno::Again);
@@ -140,22 +164,32 @@ impl Family {
         let (kill, killed) = oneshot::channel();
         let living = Living { parent: parent.pid, process: Arc::downgrade(&process), kill: Some(kill) };
         members.living.insert(pid, living);
-        Ok((Child { process, ending: None, _place: place }, killed))
+        Ok((Child { process, ending: None, place }, killed))
     }
 
-    /// Ends all but the first, and bears none any more.
-    pub(crate) fn end(&self) {
-        let mut members = self.lock();
-        members.closed = true;
-        members.living.values_mut().for_each(|living| kill(living, SIGKILL));
+    /// Ends all but the first, and bears none any more; those that there were.
+    pub(crate) fn end(&self) -> Vec<Arc<Process>> {
+        let children: Vec<_> = {
+            let mut members = self.lock();
+            members.closed = true;
+            members.living.values_mut().filter_map(|living| kill(living, SIGKILL)).collect()
+        };
+        // At once, whatever holds up those who are to hear of it.
+        children.iter().for_each(|process| process.end());
+        children
     }
 
-    /// How many processes there are beside the first.
+    /// Processes beside the first.
     pub(crate) fn children(&self) -> usize {
         self.lock().living.keys().filter(|pid| **pid != FIRST).count()
     }
 
-    /// Ready when there is none beside the first.
+    /// Threads of processes that are over, which did not end.
+    pub(crate) fn left(&self) -> usize {
+        self.left.load(Ordering::Relaxed)
+    }
+
+    /// Ready when there is no process beside the first.
     pub(crate) fn poll_alone(&self, context: &mut Context<'_>) -> Poll<()> {
         let members = self.lock();
         if members.living.keys().all(|pid| *pid == FIRST) {
@@ -190,18 +224,24 @@ impl Family {
 
     /// Raises a signal for a process, or does what comes of it where it has no handler.
     pub(crate) fn signal(&self, pid: u32, signal: u32) -> Result<(), Errno> {
-        let mut members = self.lock();
-        let Some(living) = members.living.get_mut(&pid) else {
-            // Of one that has ended, and that nobody has asked for.
-            let is_known = members.ended.iter().any(|(ended, _)| *ended == pid);
-            return if is_known { Ok(()) } else { Err(Errno::NoProcess) };
+        let process = {
+            let members = self.lock();
+            match members.living.get(&pid) {
+                Some(living) => living.process.upgrade(),
+                // One that has ended, and that nobody has asked for.
+                None if members.ended.iter().any(|(ended, _)| *ended == pid) => None,
+                None => return Err(Errno::NoProcess),
+            }
         };
-        let raises = |process: Arc<Process>| signal != SIGKILL && process.raise_for_any(signal);
-        match signal {
-            0 => Ok(()),
-            1..64 => {
-                if !living.process.upgrade().is_some_and(raises) && !is_ignored(signal) {
-                    kill(living, signal);
+        match (signal, process) {
+            (0, _) | (1..64, None) => Ok(()),
+            (1..64, Some(process)) => {
+                let is_raised = signal != SIGKILL && process.raise_for_any(signal);
+                if !is_raised && !is_ignored(signal) {
+                    // Another process cannot end the first, which is what Linux has for the first of a machine.
+                    if let Some(child) = self.lock().living.get_mut(&pid).and_then(|living| kill(living, signal)) {
+                        child.end();
+                    }
                 }
                 Ok(())
             }
@@ -214,6 +254,20 @@ impl Family {
         self.lock().living.keys().copied().filter(|pid| *pid != one && (with_first || *pid != FIRST)).collect()
     }
 
+    /// Whether it is the first time that the guest misses something of this name.
+    pub(crate) fn misses(&self, name: &'static str) -> bool {
+        self.missed.lock().unwrap_or_else(PoisonError::into_inner).insert(name)
+    }
+
+    /// Whether the person is told of another process that failed; of the last one with the words that follow.
+    pub(crate) fn tells_failure(&self) -> Option<&'static str> {
+        match self.failures.fetch_add(1, Ordering::Relaxed) + 1 {
+            ..FAILURES_TOLD => Some(""),
+            FAILURES_TOLD => Some("; others that fail are not told of"),
+            _ => None,
+        }
+    }
+
     /// A process has ended: who waits for that is woken, and its children are the first one's. No SIGCHLD is raised:
     /// the libc of WASIX, which alone knows whether there is a handler, traps where there is none or it is ignored.
     /// <https://github.com/wasix-org/wasix-libc/blob/main/libc-top-half/musl/src/signal/sigaction.c>
@@ -224,10 +278,12 @@ impl Family {
             members.living.values_mut().filter(|living| living.parent == pid).for_each(|living| living.parent = FIRST);
             let orphans = members.ended.iter_mut().filter(|(_, ended)| ended.parent == pid);
             orphans.for_each(|(_, ended)| ended.parent = FIRST);
-            if members.ended.len() == ENDS_KEPT {
-                members.ended.pop_front();
+            if let Some(ending) = ending {
+                if members.ended.len() >= self.most.max(ENDS_KEPT) {
+                    members.ended.pop_front();
+                }
+                members.ended.push_back((pid, Ended { parent, ending }));
             }
-            members.ended.extend(ending.map(|ending| (pid, Ended { parent, ending })));
         }
         self.ended.wake_all();
     }
@@ -237,11 +293,11 @@ impl Family {
     }
 }
 
-fn kill(living: &mut Living, signal: u32) {
-    if let Some(kill) = living.kill.take() {
-        // It may be about to end by itself.
-        let _ = kill.send(Ending::Killed(signal));
-    }
+/// Has a process end by a signal, unless it has been told to already; the process.
+fn kill(living: &mut Living, signal: u32) -> Option<Arc<Process>> {
+    // It may be about to end by itself.
+    let _ = living.kill.take()?.send(Ending::Killed(signal));
+    living.process.upgrade()
 }
 
 #[cfg(test)]
@@ -298,6 +354,10 @@ mod tests {
         drop(child);
         assert!(first.join().is_ok(), "one that is no more has no place");
         assert_eq!(join(&first.family, FIRST, None), Poll::Ready(Err(Errno::Child)), "it never began");
+        let (mut child, _) = first.family.bear(&first).expect("room");
+        child.leaves(1);
+        drop(child);
+        assert_eq!((first.join().err(), first.family.left()), (Some(Errno::Again), 1), "one that is left has");
         first.family.end();
         assert!(first.family.bear(&first).is_err(), "the guest is over");
     }

@@ -10,7 +10,7 @@ use std::task::{Context, Poll, Waker};
 
 use super::sync::{Arc, Mutex, MutexGuard};
 
-/// The table of one guest.
+/// The table of one process.
 #[derive(Debug, Default)]
 pub(crate) struct Futexes {
     /// An address is here while somebody waits there. In the order in which they came.

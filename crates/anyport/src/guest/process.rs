@@ -1,6 +1,6 @@
-//! What the threads of one guest share beside its descriptors: a directory to work in, signals, each other.
+//! What the threads of one process share beside its descriptors: a directory to work in, signals, each other.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll};
@@ -37,16 +37,16 @@ pub(crate) struct Process {
     directory: Mutex<String>,
     /// The export that is called with each signal.
     handler: Mutex<Option<String>>,
-    /// None is told now: libc names an export that is not there, for as long as it wants to hear of none.
-    blocked: AtomicBool,
     /// Of the first thread.
     main: Arc<Signals>,
     crew: Mutex<Crew>,
     /// Told when a thread has ended.
     ended: Waiters,
     start: OnceLock<Start>,
-    /// What the guest called that is not supported.
-    missed: Mutex<HashSet<&'static str>>,
+    /// Ends the first thread from outside.
+    abort: OnceLock<AbortHandle>,
+    /// Of one that was forked.
+    pub(crate) memory: OnceLock<Given>,
     /// Set for the server when the guest says how it is told of signals.
     is_told: Arc<AtomicBool>,
 }
@@ -60,6 +60,8 @@ struct Crew {
     first_left: bool,
     /// None is started any more.
     closed: bool,
+    /// None is told of a signal now: libc names an export that is not there, for as long as it wants to hear of none.
+    blocked: bool,
 }
 
 struct Thread {
@@ -88,7 +90,7 @@ impl Process {
         let child = Self::new(pid, Arc::clone(&self.family), Arc::clone(&self.is_told));
         child.enter(self.directory());
         *lock(&child.handler) = self.handler();
-        child.block_signals(self.blocked.load(Ordering::Relaxed));
+        child.block_signals(lock(&self.crew).blocked);
         child
     }
 
@@ -100,12 +102,12 @@ impl Process {
             timers: Timers::default(),
             directory: Mutex::new("/".to_owned()),
             handler: Mutex::default(),
-            blocked: AtomicBool::new(false),
             main: Arc::default(),
             crew: Mutex::default(),
             ended: Waiters::default(),
             start: OnceLock::new(),
-            missed: Mutex::default(),
+            abort: OnceLock::new(),
+            memory: OnceLock::new(),
             is_told,
         }
     }
@@ -122,11 +124,11 @@ impl Process {
 
     /// A place for another thread.
     pub(super) fn join(self: &Arc<Self>) -> Result<Member, Errno> {
+        let place = self.family.place()?;
         let mut crew = lock(&self.crew);
         if crew.closed {
             return Err(Errno::Again);
         }
-        let place = self.family.place()?;
         let number = loop {
             crew.last = if crew.last + 1 < THREADS_END { crew.last + 1 } else { 1 };
             if !crew.threads.contains_key(&crew.last) {
@@ -134,16 +136,26 @@ impl Process {
             }
         };
         let signals = Arc::<Signals>::default();
-        signals.block(self.blocked.load(Ordering::Relaxed));
+        signals.block(crew.blocked);
         crew.threads.insert(number, Thread { signals: Arc::clone(&signals), abort: None });
         Ok(Member { process: Arc::clone(self), number, signals, _place: place })
     }
 
-    /// Ends all threads but the first, and starts none any more.
+    /// Says how the first thread is ended from outside.
+    pub(crate) fn can_end(&self, abort: AbortHandle) {
+        // Once for each process. Who ends it from now on finds it.
+        let abort = self.abort.get_or_init(|| abort);
+        if lock(&self.crew).closed {
+            abort.abort();
+        }
+    }
+
+    /// Ends all threads, and starts none any more.
     pub(crate) fn end(&self) {
         let mut crew = lock(&self.crew);
         crew.closed = true;
-        crew.threads.values().filter_map(|thread| thread.abort.as_ref()).for_each(AbortHandle::abort);
+        let threads = crew.threads.values().filter_map(|thread| thread.abort.as_ref());
+        threads.chain(self.abort.get()).for_each(AbortHandle::abort);
     }
 
     /// How many threads there are beside the first.
@@ -215,12 +227,12 @@ impl Process {
 
     /// Has signals wait for [`Process::handle_signals`].
     pub(crate) fn block_signals(&self, blocked: bool) {
-        if self.blocked.swap(blocked, Ordering::Relaxed) == blocked {
-            return;
+        // With the lock held: of two threads the last one's word holds, and who joins meanwhile is as all others.
+        let mut crew = lock(&self.crew);
+        if std::mem::replace(&mut crew.blocked, blocked) != blocked {
+            self.main.block(blocked);
+            crew.threads.values().for_each(|thread| thread.signals.block(blocked));
         }
-        self.main.block(blocked);
-        // With the lock held: who joins meanwhile is as all others.
-        lock(&self.crew).threads.values().for_each(|thread| thread.signals.block(blocked));
     }
 
     /// The export that is called with signals.
@@ -252,9 +264,9 @@ impl Process {
 }
 
 impl Member {
-    /// How many threads there are beside the first, with this one.
-    pub(crate) fn crew(&self) -> usize {
-        self.process.threads()
+    /// All threads and processes of its guest.
+    pub(crate) fn family(&self) -> &Family {
+        &self.process.family
     }
 
     /// Says how the thread is ended from outside.
@@ -301,7 +313,7 @@ impl Guest {
 
     /// Whether it is the first time that the guest calls something of this name that is not supported.
     pub(crate) fn misses(&self, name: &'static str) -> bool {
-        self.process.as_ref().is_some_and(|process| lock(&process.missed).insert(name))
+        self.process.as_ref().is_some_and(|process| process.family.misses(name))
     }
 
     /// The signals of this thread, if it can have any.

@@ -53,16 +53,21 @@ impl Signals {
     /// Has them told later, or again.
     pub(crate) fn block(&self, blocked: bool) {
         self.blocked.store(blocked, Ordering::SeqCst);
-        self.waiters.wake_all();
+        if self.is_any() {
+            self.waiters.wake_all();
+        }
     }
 
     /// Whether one is to be told.
     pub(crate) fn is_any(&self) -> bool {
-        self.pending.load(Ordering::Relaxed) != 0 && !self.blocked.load(Ordering::Relaxed)
+        self.pending.load(Ordering::SeqCst) != 0 && !self.blocked.load(Ordering::SeqCst)
     }
 
     /// The next to tell: the lowest.
     pub(crate) fn next(&self) -> Option<u32> {
+        if self.blocked.load(Ordering::SeqCst) {
+            return None;
+        }
         let lowest = self.pending.load(Ordering::SeqCst).trailing_zeros();
         (lowest < MOST).then(|| {
             self.pending.fetch_and(!(1 << lowest), Ordering::SeqCst);
@@ -75,9 +80,12 @@ impl Signals {
     pub(crate) fn poll_arrived(&self, context: &mut Context<'_>) -> Poll<()> {
         if !self.is_any() {
             self.waiters.add(context.waker());
+            // One may have been raised meanwhile.
+            if !self.is_any() {
+                return Poll::Pending;
+            }
         }
-        let is_any = self.pending.load(Ordering::SeqCst) != 0 && !self.blocked.load(Ordering::SeqCst);
-        if is_any { Poll::Ready(()) } else { Poll::Pending }
+        Poll::Ready(())
     }
 }
 
@@ -124,7 +132,12 @@ mod tests {
         let signals = Signals::default();
         let mut context = Context::from_waker(std::task::Waker::noop());
         signals.block(true);
-        assert!(signals.raise(15) && !signals.is_any() && signals.poll_arrived(&mut context).is_pending());
+        assert!(
+            signals.raise(15)
+                && !signals.is_any()
+                && signals.next().is_none()
+                && signals.poll_arrived(&mut context).is_pending()
+        );
         signals.block(false);
         assert!(signals.is_any() && signals.poll_arrived(&mut context).is_ready());
         assert_eq!(signals.next(), Some(15));

@@ -16,6 +16,8 @@ use crate::errno::Errno;
 use crate::guest::Guest;
 use crate::guest::family::{Child, Ending, SIGKILL};
 use crate::guest::forking::{START_REWIND, STOP_UNWIND, Step};
+use crate::guest::process::Process;
+use crate::memory::Given;
 
 /// As Linux has them, and WASIX: what ends a process that fails.
 const SIGABRT: u32 = 6;
@@ -37,10 +39,31 @@ pub(super) enum Fault {
     Told(u32),
 }
 
+/// What the libc of WASIX exits with where a signal is to end a process that has handlers of others.
+const ABORTED: u32 = 127;
+
 impl End {
     /// By what is no fault of its own.
     pub(super) fn of(outcome: Outcome) -> Self {
         Self { outcome, fault: Fault::Own(SIGKILL) }
+    }
+
+    /// The signal that has ended it, if that was no fault of its own: it was told of it, and has no handler that goes
+    /// on. Then it traps, or exits with a code that says so.
+    fn killed(&self) -> Option<u32> {
+        match (&self.outcome, &self.fault) {
+            (Outcome::Trapped { .. }, Fault::Told(signal)) => Some(*signal),
+            (Outcome::Exited(code), Fault::Told(signal)) if [ABORTED, 128 + signal].contains(code) => Some(*signal),
+            _ => None,
+        }
+    }
+
+    /// As the end of a guest is told.
+    pub(super) fn of_guest(self) -> Outcome {
+        match (self.killed(), self.outcome) {
+            (Some(signal), Outcome::Exited(ABORTED)) => Outcome::failed(format!("it was ended by signal {signal}")),
+            (_, outcome) => outcome,
+        }
     }
 }
 
@@ -77,22 +100,28 @@ impl Crew {
             process.family.bear(process)?
         };
         let number = child.process.pid;
-        let guest = parent.data_mut().fork(&child.process)?;
-        let copied = self.copy(parent, instance, guest, (area, pid)).await;
+        let copied = {
+            let (guest, most) = parent.data_mut().fork(&child.process)?;
+            let memory = parent.data().memory.like(&self.engine.wasmtime, most);
+            self.copy((parent, instance), (guest, memory), (area, pid)).await
+        };
         let beginning = copied.map_err(|error| {
-            tracing::warn!("a process of the guest cannot be started: {error:#}");
+            if child.process.family.misses("a process") {
+                tracing::warn!("a process of the guest cannot be started: {error:#}");
+            }
             Errno::NoMemory
         })?;
+        let _ = child.process.memory.set(beginning.store.data().memory.clone());
         tokio::spawn(self.life(child, killed, beginning));
         Ok(number)
     }
 
     /// A second instance, that has all that the first has.
     async fn copy(
-        &self, parent: &mut Store<Guest>, instance: &Instance, guest: Guest, (area, pid): (u32, u32),
+        &self, (parent, instance): (&mut Store<Guest>, &Instance), (guest, memory): (Guest, wasmtime::Result<Given>),
+        (area, pid): (u32, u32),
     ) -> wasmtime::Result<Beginning> {
-        let memory = parent.data().memory.like(&self.engine.wasmtime)?;
-        let mut child = store(&self.engine, guest.with_memory(memory), Neighbours::Threads);
+        let mut child = store(&self.engine, guest.with_memory(memory?), Neighbours::Threads);
         let ready = self.parts.ready(&child)?;
         let second = ready.instantiate_async(&mut child).await?;
         // Not before: to instantiate writes to both.
@@ -106,17 +135,17 @@ impl Crew {
     fn life(
         &self, child: Child, killed: oneshot::Receiver<Ending>, beginning: Beginning,
     ) -> Pin<Box<dyn Future<Output = ()> + Send>> {
-        let (engine, parts) = (Arc::clone(&self.engine), Arc::clone(&self.parts));
+        let (engine, parts, over) = (Arc::clone(&self.engine), Arc::clone(&self.parts), Arc::clone(&self.over));
         Box::pin(async move {
             // All of it, and not its fields.
             let mut child = child;
             let killed = async { killed.await.unwrap_or(Ending::Killed(SIGKILL)) };
-            let (ended, left) = live(&engine, &parts, beginning, killed, || {}).await;
+            let (ended, left) = live(&engine, &parts, &over, beginning, killed, || {}).await;
             if left > 0 {
-                tracing::warn!("{left} threads of process {} do not end", child.process.pid);
+                child.leaves(left);
             }
             child.ending = Some(match ended {
-                Ok(end) => ending(child.process.pid, end),
+                Ok(end) => ending(&child.process, end),
                 Err(ending) => ending,
             });
         })
@@ -124,28 +153,23 @@ impl Crew {
 }
 
 /// How a process ended, as its parent is told; the person is, if it failed by itself.
-fn ending(pid: u32, End { outcome, fault }: End) -> Ending {
-    let (reason, backtrace) = match outcome {
+fn ending(process: &Process, end: End) -> Ending {
+    if let Some(signal) = end.killed() {
+        return Ending::Killed(signal);
+    }
+    let End { outcome, fault: Fault::Own(signal) | Fault::Told(signal) } = end;
+    let (signal, reason, backtrace) = match outcome {
         Outcome::Exited(code) => return Ending::Exited(code),
         Outcome::Stopped => return Ending::Killed(SIGKILL),
-        Outcome::Trapped { reason, backtrace } => (reason, backtrace),
-        Outcome::OutOfMemory { reason, code: Some(code), .. } => {
-            tracing::warn!("process {pid} of the guest is out of memory: {reason}");
-            return Ending::Exited(code);
-        }
-        Outcome::OutOfMemory { reason, backtrace, .. } => (format!("out of memory: {reason}"), backtrace),
+        Outcome::Trapped { reason, backtrace } => (signal, reason, backtrace),
+        Outcome::OutOfMemory { reason, backtrace, .. } => (SIGKILL, format!("out of memory: {reason}"), backtrace),
     };
-    let signal = match fault {
-        // As it would be elsewhere: nothing is wrong with it.
-        Fault::Told(signal) => return Ending::Killed(signal),
-        Fault::Own(signal) => signal,
-    };
-    match backtrace.as_str() {
-        "" => tracing::warn!("process {pid} of the guest has ended by signal {signal}: {reason}"),
-        calls => tracing::warn!(
-            "process {pid} of the guest has ended by signal {signal}: {reason}\n\
-             the guest's functions, innermost first:\n{calls}"
-        ),
+    if let Some(more) = process.family.tells_failure() {
+        let calls = match backtrace.as_str() {
+            "" => String::new(),
+            calls => format!("\nthe guest's functions, innermost first:\n{calls}"),
+        };
+        tracing::warn!("process {} of the guest has ended by signal {signal}: {reason}{more}{calls}", process.pid);
     }
     Ending::Killed(signal)
 }

@@ -8,14 +8,15 @@ use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::mpsc::{RecvTimeoutError, TryRecvError};
 use std::task::Poll;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
 use wasmtime::{Instance, InstancePre, Store, WasmParams};
 
+use super::ends::Ends;
 use super::fork::{End, Fault};
 use super::{Neighbours, Outcome, outcome, panic_message, store};
 use crate::busy::Pending;
@@ -25,13 +26,8 @@ use crate::engine::Engine;
 use crate::errno::Errno;
 use crate::guest::Guest;
 use crate::guest::process::{Member, Process};
-use crate::memory::Given;
 use crate::program::Parts;
 use crate::stage::Stage;
-
-/// How long the threads of a guest that is over are waited for, before those that wait in instructions of their own
-/// are woken, each time. One that computes is interrupted by the next tick, one that waits in a hostcall at once.
-const PAUSES_MS: [u64; 5] = [50, 100, 200, 400, 800];
 
 /// Threads of the host beyond which each of a guest's next takes this time to start. While one is made, nothing else of
 /// the process gets memory: of a guest that starts them without end, which is told to end, it takes one second with
@@ -44,6 +40,8 @@ const PACE: Duration = Duration::from_millis(2);
 pub(super) struct Crew {
     pub(super) engine: Arc<Engine>,
     pub(super) parts: Arc<Parts>,
+    /// Of all processes.
+    pub(super) over: Arc<Ends>,
     ready: InstancePre<Guest>,
     /// Its threads wait in instructions of their own.
     blocks: bool,
@@ -68,29 +66,33 @@ pub(crate) async fn run(
 ) -> (Outcome, usize) {
     let _alive = engine.ticker.live();
     let Ok(family) = guest.process().map(|process| Arc::clone(&process.family)) else { return (Outcome::Stopped, 0) };
-    let memory = guest.memory.clone();
-    let store = store(engine, guest, Neighbours::Threads);
+    let (store, over) = (store(engine, guest, Neighbours::Threads), Ends::new(engine));
     let ready = match parts.ready(&store) {
         Ok(ready) => ready,
         Err(error) => return (Outcome::failed(format!("it cannot be linked: {error:#}")), 0),
     };
     let first = Beginning { store, ready, instance: None };
+    let mut given_up = Vec::new();
     let before_end = || {
         before_end();
-        family.end();
+        let memories = family.end().into_iter().filter_map(|process| process.memory.get().cloned());
+        given_up.extend(memories.map(|memory| over.watch(memory)));
     };
-    let (ended, mut left) = live(engine, parts, first, Stage::Stopped.reached(&mut stage), before_end).await;
-    let alone = poll_fn(|context| family.poll_alone(context));
-    if family.children() > 0 && !all_end(engine, memory, alone).await {
-        left += family.children();
+    let stopped = Stage::Stopped.reached(&mut stage);
+    let (ended, left) = live(engine, parts, &over, first, stopped, before_end).await;
+    if family.children() > 0 {
+        tokio::select! {
+            () = poll_fn(|context| family.poll_alone(context)) => {}
+            _ = join_all(given_up) => {}
+        }
     }
-    (ended.map_or(Outcome::Stopped, |end| end.outcome), left)
+    (ended.map_or(Outcome::Stopped, End::of_guest), left + family.left() + family.children())
 }
 
 /// Runs a process to its end, or until it is told to end; calls `before_end` while it still holds what it held. Tells
 /// how it ended, or what it was told, and how many of its threads did not end.
 pub(super) async fn live<T>(
-    engine: &Arc<Engine>, parts: &Arc<Parts>, first: Beginning, told: impl Future<Output = T>,
+    engine: &Arc<Engine>, parts: &Arc<Parts>, over: &Arc<Ends>, first: Beginning, told: impl Future<Output = T>,
     before_end: impl FnOnce(),
 ) -> (Result<End, T>, usize) {
     let guest = first.store.data();
@@ -98,13 +100,15 @@ pub(super) async fn live<T>(
     let (descriptors, memory) = (Arc::clone(&guest.descriptors), guest.memory.clone());
     let Ok(process) = process else { return (Ok(End::of(Outcome::Stopped)), 0) };
     let (ends, mut ended) = mpsc::unbounded_channel();
-    let (engine, parts, ready) = (Arc::clone(engine), Arc::clone(parts), first.ready.clone());
-    let crew = Crew { engine: Arc::clone(&engine), blocks: parts.abi.blocks, parts, ready, ends };
+    let (engine, parts, over) = (Arc::clone(engine), Arc::clone(parts), Arc::clone(over));
+    let crew =
+        Crew { engine, blocks: parts.abi.blocks, parts, over: Arc::clone(&over), ready: first.ready.clone(), ends };
     let starter = crew.clone();
     process.can_start(Box::new(move |guest, member, pointer| starter.start(guest, member, pointer)));
     let (alive, gone) = oneshot::channel::<()>();
     let (life, abort) = futures_util::future::abortable(crew.clone().first(first, Arc::clone(&process), alive));
-    let started = crew.spawn(async move {
+    process.can_end(abort);
+    let started = crew.spawn(process.family.tasks(), async move {
         let _ = life.await;
     });
     let end = match started {
@@ -115,9 +119,7 @@ pub(super) async fn live<T>(
         },
     };
     before_end();
-    let was_alone = end.is_ok() && process.threads() == 0;
     process.end();
-    abort.abort();
     // Connections and ports go now, whatever holds up a thread.
     let open = descriptors.close_all();
     if let Some(files) = files.filter(|_| !open.is_empty()) {
@@ -128,44 +130,8 @@ pub(super) async fn live<T>(
         let _ = gone.await;
         poll_fn(|context| process.poll_ended(context, None)).await;
     };
-    // Who has ended itself and was alone waits for nothing.
-    let have_ended = if was_alone {
-        all.await;
-        true
-    } else {
-        all_end(&engine, memory, all).await
-    };
+    let have_ended = over.all_end(memory, all).await;
     (end, if have_ended { 0 } else { process.threads().max(1) })
-}
-
-/// Waits until all threads have ended; false if they do not. Nothing but a notification ends a wait in an
-/// instruction, and where threads wait is known to wasmtime alone: so all there are addresses for are woken, and each
-/// finds at its next loop or call that its guest is over.
-///
-/// By a thread of the host's: those of the runtime may all be kept, and its timers with them.
-async fn all_end(engine: &Arc<Engine>, memory: Given, all: impl Future<Output = ()>) -> bool {
-    let (ended, is_ended) = std::sync::mpsc::channel::<()>();
-    let (over, is_over) = oneshot::channel::<()>();
-    let engine = Arc::clone(engine);
-    let wakes = std::thread::Builder::new().name("anyport-end".to_owned()).spawn(move || {
-        for pause in PAUSES_MS {
-            if is_ended.recv_timeout(Duration::from_millis(pause)) != Err(RecvTimeoutError::Timeout) {
-                return;
-            }
-            engine.wasmtime.increment_epoch();
-            memory.notify_all(|| is_ended.try_recv() == Err(TryRecvError::Empty));
-        }
-        let _ = is_ended.recv_timeout(Duration::from_millis(PAUSES_MS[0]));
-        drop(over);
-    });
-    let have_ended = tokio::select! {
-        biased;
-        () = all => true,
-        _ = is_over => false,
-    };
-    // Ends that thread, if it is there.
-    drop((ended, wakes));
-    have_ended
 }
 
 impl Crew {
@@ -189,12 +155,9 @@ impl Crew {
 
     /// Starts another.
     fn start(&self, guest: Guest, member: Member, pointer: u32) -> Result<(), Errno> {
-        if self.blocks && member.crew() > UNPACED {
-            std::thread::sleep(PACE);
-        }
         let (life, abort) = futures_util::future::abortable(self.clone().another(guest, pointer, member.number));
         member.can_end(abort);
-        self.spawn(async move {
+        self.spawn(member.family().tasks(), async move {
             let _ = life.await;
             drop(member);
         })
@@ -210,13 +173,17 @@ impl Crew {
         }
     }
 
-    /// A task for a thread; a thread of the host where it may wait in instructions of its own.
-    fn spawn(&self, life: impl Future<Output = ()> + Send + 'static) -> Result<(), Errno> {
+    /// A task for a thread, beside so many others of the guest; a thread of the host where it may wait in instructions
+    /// of its own.
+    fn spawn(&self, others: usize, life: impl Future<Output = ()> + Send + 'static) -> Result<(), Errno> {
         // Unconstrained: tokio's budget would make ready sockets look unready.
         let life = tokio::task::unconstrained(life);
         if !self.blocks {
             tokio::spawn(life);
             return Ok(());
+        }
+        if others > UNPACED {
+            std::thread::sleep(PACE);
         }
         let runtime = Handle::current();
         let thread = std::thread::Builder::new().name("anyport-guest".to_owned());

@@ -60,21 +60,23 @@ impl Given {
         u32::try_from(before * PAGE).ok()
     }
 
-    /// Another shared memory of the same size, which may grow as far, with nothing in it.
-    pub(crate) fn like(&self, engine: &Engine) -> wasmtime::Result<Self> {
+    /// Another shared memory of the same size, which may grow as far, but to so many bytes at most, with nothing in it.
+    pub(crate) fn like(&self, engine: &Engine, most_bytes: usize) -> wasmtime::Result<Self> {
         let Self::Shared(memory) = self else { return Err(wasmtime::Error::msg("it shares no memory")) };
         let least = memory.size();
         // Each that is shared has a most.
-        let most = memory.ty().maximum().unwrap_or(least);
+        let most = memory.ty().maximum().unwrap_or(least).min(most_bytes as u64 / PAGE).max(least);
         let kind = MemoryType::shared(u32::try_from(least)?, u32::try_from(most)?);
         Ok(Self::Shared(Arc::new(SharedMemory::new(engine, kind)?)))
     }
 
-    /// Copies what is in a shared memory to another of at least its size. What is zero in both stays untouched.
+    /// Copies what is in a shared memory to another, as far as both have it: each may have grown meanwhile. What is
+    /// zero in both stays untouched.
     pub(crate) fn copy_to(&self, other: &Self) -> Result<(), GuestError> {
         let (Some(from), Some(to)) = (self.cells(), other.cells()) else { return Ok(()) };
         let (from, mut to) = (Memory::from(GuestMemory::Shared(from)), Memory::from(GuestMemory::Shared(to)));
-        for at in (0..self.shared_bytes().unwrap_or(0)).step_by(COPIED) {
+        let end = self.shared_bytes().min(other.shared_bytes()).unwrap_or(0);
+        for at in (0..end).step_by(COPIED) {
             let (at, length) = (u32::try_from(at)?, u32::try_from(COPIED)?);
             let bytes = from.bytes(at, length)?;
             let is_zero = |bytes: &[u8]| bytes.iter().all(|byte| *byte == 0);

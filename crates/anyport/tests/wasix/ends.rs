@@ -51,3 +51,23 @@ fn a_guest_whose_threads_do_not_end_is_not_started_again() {
     let mut ended = Vec::new();
     let _ = stream.read_to_end(&mut ended);
 }
+
+/// Its first thread waits by an instruction, and the one that ends the guest is its only other.
+#[test]
+fn a_guest_is_over_also_where_its_first_thread_waits() {
+    let text = module(&format!(
+        "(func (export \"wasi_thread_start\") (param i32 i32)
+           (drop (call $fd_fdstat_set_flags (i32.const 3) (i32.const 0)))
+           (drop (call $sock_accept (i32.const 3) (i32.const 0) (i32.const 128)))
+           unreachable)
+         (func (export \"_start\")
+           (drop (call $thread-spawn (i32.const 0)))
+           (loop $for_ever {WAIT} (br $for_ever)))"
+    ));
+    let running = published(server(&text), Restart::Always);
+    for _ in 0..3 {
+        let _ = connect(&running).read_to_end(&mut Vec::new());
+    }
+    running.stop();
+    assert_eq!(running.wait(), Outcome::Stopped);
+}

@@ -34,6 +34,9 @@ const NOTHING: u8 = 0;
 const EXITED: u8 = 1;
 const KILLED: u8 = 2;
 
+/// Where asyncify's head has the end of what it may write to, behind where that begins.
+const END_AT: u32 = 4;
+
 /// What an optional process has in front of its number where there is one, and bytes up to that.
 const SOME: u8 = 1;
 const TAG_BYTES: u32 = 4;
@@ -87,7 +90,7 @@ fn begin(caller: &mut Call<'_>, ro_pid: u32) -> Result<u32, Fault> {
     // It may be larger by now.
     let (_, mut memory) = enter(caller, &given, false);
     memory.write(area, area + HEAD)?;
-    memory.write(area + TAG_BYTES, end)?;
+    memory.write(area + END_AT, end)?;
     Ok(area)
 }
 

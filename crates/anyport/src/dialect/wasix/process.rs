@@ -11,8 +11,7 @@ use crate::dialect::preview1::host_files;
 use crate::dialect::preview1::process::Exit;
 use crate::errno::Errno;
 use crate::guest::Guest;
-use crate::guest::family::is_ignored;
-use crate::guest::process::Process;
+use crate::guest::family::{SIGKILL, is_ignored};
 use crate::memory::Memory;
 
 /// What `kill` takes for all processes of one's own group, and for all but oneself and the first. A guest is one group.
@@ -72,39 +71,47 @@ pub(super) fn raise_interval(guest: &mut Guest, _: &mut Memory<'_>, sig: u32, in
 
 /// `proc_signal(pid, sig)`
 pub(super) async fn signal(guest: &mut Guest, _: &mut Memory<'_>, pid: u32, sig: u32) -> Hostcall {
-    let process = guest.process()?;
+    let process = Arc::clone(guest.process()?);
     if !matches!(pid, GROUP | OTHERS) {
-        return signal_one(process, pid, sig);
+        return if pid == process.pid { for_itself(guest, sig) } else { Ok(process.family.signal(pid, sig)?) };
     }
-    for other in process.family.others_than(process.pid, pid == GROUP) {
+    let others = process.family.others_than(process.pid, pid == GROUP);
+    if sig > 63 {
+        return Err(Errno::Invalid.into());
+    }
+    if pid == OTHERS && others.is_empty() {
+        return Err(Errno::NoProcess.into());
+    }
+    for other in others {
         // One may end meanwhile.
         let _ = process.family.signal(other, sig);
     }
-    if pid == GROUP { signal_one(process, process.pid, sig) } else { Ok(()) }
+    if pid == GROUP { for_itself(guest, sig) } else { Ok(()) }
 }
 
-fn signal_one(process: &Arc<Process>, pid: u32, sig: u32) -> Hostcall {
-    if pid == process.pid {
-        return told(sig, || process.raise_for_any(sig));
-    }
-    Ok(process.family.signal(pid, sig)?)
+fn for_itself(guest: &mut Guest, sig: u32) -> Hostcall {
+    let process = Arc::clone(guest.process()?);
+    told(guest, sig, || process.raise_for_any(sig))
 }
 
 /// Raises a signal for a thread.
-pub(super) fn raise_for(guest: &Guest, tid: u32, sig: u32) -> Hostcall {
-    let process = guest.process()?;
+pub(super) fn raise_for(guest: &mut Guest, tid: u32, sig: u32) -> Hostcall {
+    let process = Arc::clone(guest.process()?);
     if !process.lives(tid) {
         return Err(Errno::NoProcess.into());
     }
-    told(sig, || process.raise(tid, sig))
+    told(guest, sig, || process.raise(tid, sig))
 }
 
-/// What comes of a signal. Without a handler it ends the guest, as shells tell that.
-fn told(sig: u32, raise: impl FnOnce() -> bool) -> Hostcall {
+/// What comes of a signal. Without a handler it ends the process, as shells tell that.
+fn told(guest: &mut Guest, sig: u32, raise: impl FnOnce() -> bool) -> Hostcall {
     match sig {
         0 => Ok(()),
-        1..64 if raise() || is_ignored(sig) => Ok(()),
-        1..64 => Err(Fault::Trap(Exit(128 + sig).into())),
+        1..64 if (sig != SIGKILL && raise()) || is_ignored(sig) => Ok(()),
+        1..64 => {
+            guest.handling = Some(sig);
+            Err(Fault::Trap(Exit(128 + sig).into()))
+        }
         _ => Err(Errno::Invalid.into()),
     }
 }
