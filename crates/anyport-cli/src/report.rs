@@ -219,7 +219,7 @@ fn write_imports(out: &mut String, inspection: &Inspection) -> fmt::Result {
         return Ok(());
     }
     writeln!(out, "imports:")?;
-    for import in &inspection.imports {
+    for import in inspection.imports.iter().take(IMPORTS_SHOWN) {
         let status = match &import.status {
             ImportStatus::Found { dialect } => dialect.to_string(),
             ImportStatus::OtherShape { shapes } => format!("not found; there is {}", shapes.join(", ")),
@@ -228,8 +228,19 @@ fn write_imports(out: &mut String, inspection: &Inspection) -> fmt::Result {
         };
         writeln!(out, "  {import}  {status}")?;
     }
-    Ok(())
+    write_more(out, inspection.imports.len(), IMPORTS_SHOWN)
 }
+
+/// Of so many that there are, where no more were shown.
+fn write_more(out: &mut String, all: usize, shown: usize) -> fmt::Result {
+    match all.saturating_sub(shown) {
+        0 => Ok(()),
+        more => writeln!(out, "  and {more} more, which `--json` shows"),
+    }
+}
+
+/// The largest server has some hundred.
+const IMPORTS_SHOWN: usize = 500;
 
 /// A library may have thousands; a server has three.
 const EXPORTS_SHOWN: usize = 20;
@@ -246,10 +257,7 @@ fn write_exports(out: &mut String, inspection: &Inspection) -> fmt::Result {
             other => writeln!(out, "  {}  {other}", export.name)?,
         }
     }
-    match inspection.exports.len().saturating_sub(EXPORTS_SHOWN) {
-        0 => Ok(()),
-        more => writeln!(out, "  and {more} more, which `--json` shows"),
-    }
+    write_more(out, inspection.exports.len(), EXPORTS_SHOWN)
 }
 
 fn describe_want(want: Want) -> &'static str {

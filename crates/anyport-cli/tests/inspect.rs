@@ -646,3 +646,14 @@ fn json_of_a_component() {
     }
     "#);
 }
+
+#[test]
+fn a_list_without_end_is_cut_for_people_alone() {
+    let imports: String = (0..600).map(|number| format!("(import \"x\" \"f{number}\" (func))")).collect();
+    let folder = Folder::with("many.wasm", wat::parse_str(format!("(module {imports})")).expect("it is valid"));
+    let shown = folder.anyport(["inspect", "many.wasm"]);
+    assert_eq!(shown.stdout.matches("  x::f").count(), 500, "{shown}");
+    assert!(shown.stdout.contains("\n  and 100 more, which `--json` shows\n"), "{shown}");
+    let json = folder.anyport(["inspect", "--json", "many.wasm"]);
+    assert_eq!(json.stdout.matches("\"name\": \"f").count() + json.stdout.matches("\"name\":\"f").count(), 600);
+}

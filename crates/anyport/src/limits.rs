@@ -309,7 +309,7 @@ struct SharedMemories {
 }
 
 /// What a process that is forked may grow by: this part of what is left for those after it.
-const PART_GROWN: usize = 8;
+const PART_GROWN: usize = 32;
 
 impl SharedMemory {
     /// Bytes of all processes, of which this one has so many now.

@@ -259,7 +259,7 @@ fn processes_that_fork_without_end_are_bounded() {
 
 #[test]
 fn all_have_one_limit_of_memory() {
-    // Of 32 pages the first child is given 6 and an eighth of the others, and so on: there is no room for a fifth, of
+    // Of 32 pages the first child is given 6 and a part of the others, and so on: there is no room for a sixth, of
     // whose number nothing is told.
     let body = format!(
         "{ASYNCIFIED}
@@ -270,7 +270,7 @@ fn all_have_one_limit_of_memory() {
             (if (i32.load (i32.const 64)) (then
               (i32.store (i32.const 68) (i32.add (i32.load (i32.const 68)) (i32.const 1)))
               (br_if $next (i32.eqz (local.get $failed)))
-              (call $is (i32.const 1) (i32.load (i32.const 68)) (i32.const 5))
+              (call $is (i32.const 1) (i32.load (i32.const 68)) (i32.const 6))
               (call $is (i32.const 2) (local.get $failed) (i32.const 48)))
             (else (drop (call $futex_wait (i32.const 96) (i32.const 0) (i32.const 0) (i32.const 88)))))))"
     );
@@ -278,7 +278,7 @@ fn all_have_one_limit_of_memory() {
     assert_eq!(outcome, Outcome::Exited(0), "the number of the check");
 }
 
-/// Of 32 pages a child begins with six, and may have an eighth of the others.
+/// Of 128 pages a child begins with six, and may have one of 32 of the others.
 #[test]
 fn a_child_grows_by_a_part_of_what_is_left() {
     let outcome = run_with(
@@ -290,7 +290,7 @@ fn a_child_grows_by_a_part_of_what_is_left() {
             joined(3, 1, 7, 0),
         )),
         Policy::default(),
-        |limits| limits.memory_bytes = 2 << 20,
+        |limits| limits.memory_bytes = 8 << 20,
     );
     assert_eq!(outcome, Outcome::Exited(0), "the number of the check");
 }
