@@ -18,6 +18,7 @@ mod waiting;
 
 use std::io;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -215,14 +216,14 @@ impl Guest {
         Ok(Self { memory: self.memory.apart(), thread: member.number, ..sibling })
     }
 
-    /// The same for another process, whose memory is yet to be given to it; and the bytes that this may be.
-    pub(crate) fn fork(&mut self, process: &Arc<Process>) -> Result<(Self, usize), Errno> {
+    /// The same for another process, whose memory is yet to be given to it; and the bytes that this is, and may be.
+    pub(crate) fn fork(&mut self, process: &Arc<Process>) -> Result<(Self, RangeInclusive<usize>), Errno> {
         let descriptors = self.descriptors.fork()?;
         let bytes = self.memory.shared_bytes().unwrap_or(0);
         let (growth, most) = self.growth.fork(bytes).ok_or(Errno::NoMemory)?;
         let (signals, busy) = (Arc::clone(process.main()), self.busy.fork());
         let child = self.another(growth, busy, signals, Some(Arc::clone(process)), descriptors)?;
-        Ok((child, most))
+        Ok((child, bytes..=most))
     }
 
     fn another(

@@ -82,15 +82,15 @@ pub struct WorkerStatus {
 #[derive(Clone, Debug, Default, Serialize)]
 #[non_exhaustive]
 pub struct RequestStatus {
-    /// Those that are answered, in whichever way.
+    /// Those whose answers are over, in whichever way.
     pub answered: u64,
     /// Those that are being answered, or wait for an instance.
     pub answering: u64,
     /// Those of them that wait.
     pub waiting: usize,
-    /// Those that there was no room for: their clients were told 503.
+    /// Those that there was no instance for: their clients were told 503.
     pub refused: u64,
-    /// Those that a guest, or a server behind it, has failed or was late for: 500, 502 or 504.
+    /// Those whose guest, or a server behind it, failed before it answered, or was late.
     pub failed: u64,
 }
 

@@ -293,8 +293,8 @@ impl Descriptors {
 
 impl Drop for Descriptors {
     fn drop(&mut self) {
-        // The other tables count what this one has. Of its files nothing is left to close: a process closes them when
-        // it ends, and one that was not begun has none of its own.
+        // The other tables count what this one has. Its files are closed where its process ends; of one that was not
+        // begun, its parent has them.
         self.close_all();
     }
 }

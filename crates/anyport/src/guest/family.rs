@@ -108,6 +108,7 @@ impl Drop for Child {
     fn drop(&mut self) {
         // Before its parent is told, which may fork again at once.
         drop(self.place.take());
+        self.process.is_over();
         self.process.family.end_of(self.process.pid, self.ending);
     }
 }
@@ -167,12 +168,17 @@ impl Family {
         Ok((Child { process, ending: None, place }, killed))
     }
 
-    /// Ends all but the first, and bears none any more; those that there were.
+    /// Ends all but the first, and bears none any more; those that are not over yet.
     pub(crate) fn end(&self) -> Vec<Arc<Process>> {
         let children: Vec<_> = {
             let mut members = self.lock();
             members.closed = true;
-            members.living.values_mut().filter_map(|living| kill(living, SIGKILL)).collect()
+            let children = members.living.iter_mut().filter(|(pid, _)| **pid != FIRST);
+            let ended = children.filter_map(|(_, living)| {
+                kill(living, SIGKILL);
+                living.process.upgrade()
+            });
+            ended.collect()
         };
         // At once, whatever holds up those who are to hear of it.
         children.iter().for_each(|process| process.end());
@@ -239,8 +245,8 @@ impl Family {
                 let is_raised = signal != SIGKILL && process.raise_for_any(signal);
                 if !is_raised && !is_ignored(signal) {
                     // Another process cannot end the first, which is what Linux has for the first of a machine.
-                    if let Some(child) = self.lock().living.get_mut(&pid).and_then(|living| kill(living, signal)) {
-                        child.end();
+                    if self.lock().living.get_mut(&pid).is_some_and(|living| kill(living, signal)) {
+                        process.end();
                     }
                 }
                 Ok(())
@@ -293,11 +299,10 @@ impl Family {
     }
 }
 
-/// Has a process end by a signal, unless it has been told to already; the process.
-fn kill(living: &mut Living, signal: u32) -> Option<Arc<Process>> {
+/// Has a process end by a signal; false for the first, and for one that was told to end already.
+fn kill(living: &mut Living, signal: u32) -> bool {
     // It may be about to end by itself.
-    let _ = living.kill.take()?.send(Ending::Killed(signal));
-    living.process.upgrade()
+    living.kill.take().is_some_and(|kill| kill.send(Ending::Killed(signal)).is_ok())
 }
 
 #[cfg(test)]

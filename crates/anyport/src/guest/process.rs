@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 
 use futures_util::future::AbortHandle;
+use tokio::sync::oneshot;
 
 use super::Guest;
 use super::family::{self, Family, Place};
@@ -47,6 +48,8 @@ pub(crate) struct Process {
     abort: OnceLock<AbortHandle>,
     /// Of one that was forked.
     pub(crate) memory: OnceLock<Given>,
+    /// Its threads are woken for as long as this is held.
+    woken: Mutex<Option<oneshot::Receiver<()>>>,
     /// Set for the server when the guest says how it is told of signals.
     is_told: Arc<AtomicBool>,
 }
@@ -108,6 +111,7 @@ impl Process {
             start: OnceLock::new(),
             abort: OnceLock::new(),
             memory: OnceLock::new(),
+            woken: Mutex::default(),
             is_told,
         }
     }
@@ -148,6 +152,15 @@ impl Process {
         if lock(&self.crew).closed {
             abort.abort();
         }
+    }
+
+    /// Has its threads woken until it is over: by whoever waits for the other end.
+    pub(crate) fn is_woken(&self, woken: oneshot::Receiver<()>) {
+        *lock(&self.woken) = Some(woken);
+    }
+
+    pub(super) fn is_over(&self) {
+        drop(lock(&self.woken).take());
     }
 
     /// Ends all threads, and starts none any more.

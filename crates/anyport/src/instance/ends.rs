@@ -70,7 +70,7 @@ impl Ends {
         Arc::new(Self { engine: Arc::clone(engine), pending: Mutex::default(), more: Condvar::new() })
     }
 
-    /// Waits until all threads of a process have ended, which have this memory; false if they do not.
+    /// Waits until all threads of a process have ended, which have this memory, or all processes; false if they do not.
     pub(super) async fn all_end(self: &Arc<Self>, memory: Given, all: impl Future<Output = ()>) -> bool {
         let mut all = std::pin::pin!(all);
         // Most do so at once.

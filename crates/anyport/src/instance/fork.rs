@@ -19,6 +19,9 @@ use crate::guest::forking::{START_REWIND, STOP_UNWIND, Step};
 use crate::guest::process::Process;
 use crate::memory::Given;
 
+/// Bytes of a memory that are copied before others come first.
+const COPIED_AT_ONCE: usize = 4 << 20;
+
 /// As Linux has them, and WASIX: what ends a process that fails.
 const SIGABRT: u32 = 6;
 const SIGFPE: u32 = 8;
@@ -101,8 +104,8 @@ impl Crew {
         };
         let number = child.process.pid;
         let copied = {
-            let (guest, most) = parent.data_mut().fork(&child.process)?;
-            let memory = parent.data().memory.like(&self.engine.wasmtime, most);
+            let (guest, bytes) = parent.data_mut().fork(&child.process)?;
+            let memory = parent.data().memory.like(&self.engine.wasmtime, bytes);
             self.copy((parent, instance), (guest, memory), (area, pid)).await
         };
         let beginning = copied.map_err(|error| {
@@ -126,7 +129,12 @@ impl Crew {
         let second = ready.instantiate_async(&mut child).await?;
         // Not before: to instantiate writes to both.
         copy_globals((&mut *parent, instance), (&mut child, &second))?;
-        parent.data().memory.copy_to(&child.data().memory)?;
+        let (from, to) = (parent.data().memory.clone(), child.data().memory.clone());
+        let bytes = to.shared_bytes().min(from.shared_bytes()).unwrap_or(0);
+        for at in (0..bytes).step_by(COPIED_AT_ONCE) {
+            from.copy_to(&to, at..bytes.min(at + COPIED_AT_ONCE))?;
+            tokio::task::yield_now().await;
+        }
         rewind(&mut child, &second, area, Step::Rewinds { pid, answer: Ok(0) }).await?;
         Ok(Beginning { store: child, ready, instance: Some(second) })
     }

@@ -11,7 +11,6 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use futures_util::future::join_all;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
 use wasmtime::{Instance, InstancePre, Store, WasmParams};
@@ -26,6 +25,7 @@ use crate::engine::Engine;
 use crate::errno::Errno;
 use crate::guest::Guest;
 use crate::guest::process::{Member, Process};
+use crate::memory::Given;
 use crate::program::Parts;
 use crate::stage::Stage;
 
@@ -72,21 +72,20 @@ pub(crate) async fn run(
         Err(error) => return (Outcome::failed(format!("it cannot be linked: {error:#}")), 0),
     };
     let first = Beginning { store, ready, instance: None };
-    let mut given_up = Vec::new();
     let before_end = || {
         before_end();
-        let memories = family.end().into_iter().filter_map(|process| process.memory.get().cloned());
-        given_up.extend(memories.map(|memory| over.watch(memory)));
+        for process in family.end() {
+            // Its own life has them woken too, unless they keep it from that.
+            if let Some(memory) = process.memory.get() {
+                process.is_woken(over.watch(memory.clone()));
+            }
+        }
     };
     let stopped = Stage::Stopped.reached(&mut stage);
     let (ended, left) = live(engine, parts, &over, first, stopped, before_end).await;
-    if family.children() > 0 {
-        tokio::select! {
-            () = poll_fn(|context| family.poll_alone(context)) => {}
-            _ = join_all(given_up) => {}
-        }
-    }
-    (ended.map_or(Outcome::Stopped, End::of_guest), left + family.left() + family.children())
+    let alone = poll_fn(|context| family.poll_alone(context));
+    let others = if over.all_end(Given::None, alone).await { 0 } else { family.children() };
+    (ended.map_or(Outcome::Stopped, End::of_guest), left + family.left() + others)
 }
 
 /// Runs a process to its end, or until it is told to end; calls `before_end` while it still holds what it held. Tells

@@ -1,6 +1,7 @@
 //! The memory that a guest's hostcalls mean: its own, or one that it shares with its other threads.
 
 use std::cell::UnsafeCell;
+use std::ops::{Range, RangeInclusive};
 use std::sync::Arc;
 
 use wasmtime::{Engine, MemoryType, SharedMemory};
@@ -60,23 +61,22 @@ impl Given {
         u32::try_from(before * PAGE).ok()
     }
 
-    /// Another shared memory of the same size, which may grow as far, but to so many bytes at most, with nothing in it.
-    pub(crate) fn like(&self, engine: &Engine, most_bytes: usize) -> wasmtime::Result<Self> {
+    /// Another shared memory of so many bytes, with nothing in it, which may grow as far as this one, but to so many at
+    /// most.
+    pub(crate) fn like(&self, engine: &Engine, bytes: RangeInclusive<usize>) -> wasmtime::Result<Self> {
         let Self::Shared(memory) = self else { return Err(wasmtime::Error::msg("it shares no memory")) };
-        let least = memory.size();
+        let [least, most] = [*bytes.start(), *bytes.end()].map(|bytes| bytes as u64 / PAGE);
         // Each that is shared has a most.
-        let most = memory.ty().maximum().unwrap_or(least).min(most_bytes as u64 / PAGE).max(least);
+        let most = memory.ty().maximum().unwrap_or(least).min(most).max(least);
         let kind = MemoryType::shared(u32::try_from(least)?, u32::try_from(most)?);
         Ok(Self::Shared(Arc::new(SharedMemory::new(engine, kind)?)))
     }
 
-    /// Copies what is in a shared memory to another, as far as both have it: each may have grown meanwhile. What is
-    /// zero in both stays untouched.
-    pub(crate) fn copy_to(&self, other: &Self) -> Result<(), GuestError> {
+    /// Copies what is in this part of a shared memory to another. What is zero in both stays untouched.
+    pub(crate) fn copy_to(&self, other: &Self, part: Range<usize>) -> Result<(), GuestError> {
         let (Some(from), Some(to)) = (self.cells(), other.cells()) else { return Ok(()) };
         let (from, mut to) = (Memory::from(GuestMemory::Shared(from)), Memory::from(GuestMemory::Shared(to)));
-        let end = self.shared_bytes().min(other.shared_bytes()).unwrap_or(0);
-        for at in (0..end).step_by(COPIED) {
+        for at in part.step_by(COPIED) {
             let (at, length) = (u32::try_from(at)?, u32::try_from(COPIED)?);
             let bytes = from.bytes(at, length)?;
             let is_zero = |bytes: &[u8]| bytes.iter().all(|byte| *byte == 0);

@@ -3,7 +3,7 @@
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
@@ -45,8 +45,12 @@ pub(super) struct Pulse {
     stuck: AtomicBool,
     /// It has asked by HTTP/2.
     is_h2: AtomicBool,
-    /// Its last request has a body that was not read to its end.
-    is_unread: AtomicBool,
+    /// Counts its requests.
+    requests: AtomicU32,
+    /// Which of them has a body that was not read to its end, if the last one has.
+    unread: AtomicU32,
+    /// Its answer is complete, and it may still send; or that has lasted for long enough.
+    linger: AtomicU8,
     /// It was told that the server is about to leave.
     leaves: AtomicBool,
     /// Answers of HTTP/2 under way, with since when the client owes to take what there is of them.
@@ -61,7 +65,14 @@ pub(super) struct Pulse {
 pub(super) struct Asked(Arc<Pulse>);
 
 /// The body of a request of HTTP/1.1, for whoever reads it.
-pub(super) struct Unread(Arc<Pulse>);
+pub(super) struct Unread {
+    pulse: Arc<Pulse>,
+    request: u32,
+}
+
+/// What [`Pulse::linger`] is: nothing yet, at it, over.
+const LINGERS: u8 = 1;
+const HAS_LINGERED: u8 = 2;
 
 /// An answer of HTTP/2 is under way for as long as this is held.
 pub(super) struct Taking {
@@ -87,7 +98,7 @@ pub(super) async fn serve(site: Arc<Site>, arrival: Arrival) {
 /// Requests and answers, until there is no other.
 async fn exchange(site: &Arc<Site>, stream: Connection, client: Client) {
     let pulse = Pulse::new(site, client);
-    let io = TokioIo::new(Watched { stream, pulse: Arc::clone(&pulse), lingers: false });
+    let io = TokioIo::new(Watched { stream, pulse: Arc::clone(&pulse) });
     let answer = {
         let (site, pulse) = (Arc::clone(site), Arc::clone(&pulse));
         service_fn(move |request: Request<Incoming>| {
@@ -99,6 +110,9 @@ async fn exchange(site: &Arc<Site>, stream: Connection, client: Client) {
     let mut graceful = false;
     let ended = std::future::poll_fn(|context| {
         while pulse.alarm.poll_rung(context).is_ready() {
+            if pulse.ends_linger() {
+                break;
+            }
             if graceful || !pulse.is_h2.load(Ordering::Relaxed) {
                 return Poll::Ready(None);
             }
@@ -155,7 +169,7 @@ impl Asked {
         if version >= Version::HTTP_2 {
             pulse.is_h2.store(true, Ordering::Relaxed);
         }
-        pulse.is_unread.store(false, Ordering::Relaxed);
+        pulse.requests.fetch_add(1, Ordering::Relaxed);
         pulse.site.told().begun.fetch_add(1, Ordering::Relaxed);
         if pulse.asked.fetch_add(1, Ordering::Relaxed) == 0 {
             pulse.alarm.unset();
@@ -175,8 +189,9 @@ impl Asked {
 
     /// Its body, which is yet to be read.
     pub(super) fn unread(&self) -> Unread {
-        self.0.is_unread.store(true, Ordering::Relaxed);
-        Unread(Arc::clone(&self.0))
+        let request = self.0.requests.load(Ordering::Relaxed);
+        self.0.unread.store(request, Ordering::Relaxed);
+        Unread { pulse: Arc::clone(&self.0), request }
     }
 
     /// Its answer, of which nothing is owed yet.
@@ -189,7 +204,8 @@ impl Asked {
 impl Unread {
     /// All of it was read.
     pub(super) fn end(&self) {
-        self.0.is_unread.store(false, Ordering::Relaxed);
+        // Unless the body is another's by now.
+        let _ = self.pulse.unread.compare_exchange(self.request, 0, Ordering::Relaxed, Ordering::Relaxed);
     }
 }
 
@@ -230,7 +246,9 @@ impl Pulse {
             begun: AtomicBool::new(true),
             stuck: AtomicBool::new(false),
             is_h2: AtomicBool::new(false),
-            is_unread: AtomicBool::new(false),
+            requests: AtomicU32::new(0),
+            unread: AtomicU32::new(0),
+            linger: AtomicU8::new(0),
             leaves: AtomicBool::new(false),
             owed: Mutex::default(),
             owes: site.alarms.alarm(),
@@ -261,6 +279,8 @@ impl Pulse {
     fn part(&self) {
         if self.asked.load(Ordering::Relaxed) == 0 {
             self.alarm.set(PARTING);
+            // Where hyper has thrown the rest of a body away, and waits for the next request.
+            self.unread.store(0, Ordering::Relaxed);
         }
     }
 
@@ -272,7 +292,15 @@ impl Pulse {
     /// The answer is complete. Whether its client may still send: a body, or a head that was refused.
     fn may_be_sending(&self) -> bool {
         let sends_head = self.asked.load(Ordering::Relaxed) == 0 && self.begun.load(Ordering::Relaxed);
-        !self.is_h2.load(Ordering::Relaxed) && (sends_head || self.is_unread.load(Ordering::Relaxed))
+        let unread = self.unread.load(Ordering::Relaxed);
+        let sends_body = unread > 0 && unread == self.requests.load(Ordering::Relaxed);
+        !self.is_h2.load(Ordering::Relaxed) && (sends_head || sends_body)
+    }
+
+    /// Has a client that still sends listened to no longer; false if there is none.
+    fn ends_linger(&self) -> bool {
+        let swapped = self.linger.compare_exchange(LINGERS, HAS_LINGERED, Ordering::Relaxed, Ordering::Relaxed);
+        swapped.is_ok()
     }
 
     /// Bytes of the peer have come. Of HTTP/2 they may be no head, but what keeps a connection at work.
@@ -305,21 +333,28 @@ impl Pulse {
 struct Watched {
     stream: Connection,
     pulse: Arc<Pulse>,
-    /// Its sending side is closed, and what comes is thrown away.
-    lingers: bool,
 }
 
+/// What is thrown away at once of what a client sends, before others come first: so many times so many bytes.
+const LINGER_READS: usize = 16;
+const LINGER_BYTES: usize = 16 << 10;
+
 impl Watched {
-    /// Ready when the client has sent all that it had.
+    /// Ready when the client has sent all that it had, or was listened to for long enough.
     fn poll_linger(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        let mut bytes = [MaybeUninit::uninit(); 4096];
-        loop {
+        if self.pulse.linger.load(Ordering::Relaxed) == HAS_LINGERED {
+            return Poll::Ready(());
+        }
+        let mut bytes = [MaybeUninit::uninit(); LINGER_BYTES];
+        for _ in 0..LINGER_READS {
             let mut buffer = ReadBuf::uninit(&mut bytes);
             match ready!(Pin::new(&mut self.stream).poll_read(context, &mut buffer)) {
                 Ok(()) if !buffer.filled().is_empty() => {}
                 _ => return Poll::Ready(()),
             }
         }
+        context.waker().wake_by_ref();
+        Poll::Pending
     }
 }
 
@@ -362,12 +397,12 @@ impl AsyncWrite for Watched {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if !self.lingers {
+        if self.pulse.linger.load(Ordering::Relaxed) == 0 {
             ready!(Pin::new(&mut self.stream).poll_shutdown(context))?;
             if !self.pulse.may_be_sending() {
                 return Poll::Ready(Ok(()));
             }
-            self.lingers = true;
+            self.pulse.linger.store(LINGERS, Ordering::Relaxed);
             self.pulse.alarm.set(self.pulse.parting(LINGER));
         }
         self.poll_linger(context).map(Ok)

@@ -77,6 +77,19 @@ async fn what_is_no_request_is_a_line_too() -> Tested {
 }
 
 #[tokio::test]
+async fn who_sent_no_request_and_stays_is_a_line_too() -> Tested {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("log");
+    let service = Service::with(|_, front| front.access_log = Some(log("json", &file)));
+    let mut stays = service.connect().await?;
+    within("sending", stays.write_all(b"no request\r\n\r\n")).await?;
+    until(&mut stays, " 400 ").await?;
+    let told: serde_json::Value = serde_json::from_str(&lines(&file, 1).await?[0]).expect("it is JSON");
+    assert_eq!(told["status"], 400);
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_line_cannot_be_forged() -> Tested {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("log");

@@ -169,3 +169,35 @@ fn threads_that_no_limit_could_end_are_refused() {
         "`waits.wasm` waits for its threads by instructions of its own, which no time limit of a request ends"
     );
 }
+
+/// It forks by hand what `wasm-opt --asyncify` would make it able to, ends its child by a signal, and goes.
+const FORKS: &str = r#"(module
+    (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+    (import "wasix_32v1" "futex_wait" (func (param i32 i32 i32 i32) (result i32)))
+    (import "wasix_32v1" "proc_fork" (func $fork (param i32 i32) (result i32)))
+    (import "wasix_32v1" "proc_signal" (func $signal (param i32 i32) (result i32)))
+    (import "env" "memory" (memory 1 64 shared))
+    (data (i32.const 32) "Content-Type: text/plain\n\nforked\n")
+    (global $state (mut i32) (i32.const 0))
+    (func (export "asyncify_start_unwind") (param i32) (global.set $state (i32.const 1)))
+    (func (export "asyncify_stop_unwind") (global.set $state (i32.const 0)))
+    (func (export "asyncify_start_rewind") (param i32) (global.set $state (i32.const 2)))
+    (func (export "asyncify_stop_rewind") (global.set $state (i32.const 0)))
+    (func (export "_start")
+      (drop (call $fork (i32.const 1) (i32.const 0)))
+      (if (i32.eq (global.get $state) (i32.const 1)) (then return))
+      (if (i32.eqz (i32.load (i32.const 0))) (then (loop $for_ever (br $for_ever))))
+      (i32.store (i32.const 8) (i32.const 32)) (i32.store (i32.const 12) (i32.const 33))
+      (drop (call $write (i32.const 1) (i32.const 8) (i32.const 1) (i32.const 16)))
+      (drop (call $signal (i32.load (i32.const 0)) (i32.const 9)))))"#;
+
+#[tokio::test]
+async fn a_program_forks_and_leaves_no_process() {
+    let artifact = Artifact::from_bytes("forks.wasm", wat::parse_str(FORKS).expect("it is valid"));
+    let server = runtime().load_cgi("programs", vec![(artifact, Script::default())]).expect("it can be loaded");
+    let service = Service::of(server, |limits| limits.instances = 1, |server| server);
+    let mut client = service.client().await;
+    for _ in 0..20 {
+        assert_eq!(client.get("/").await.short(), (200, "forked\n"));
+    }
+}

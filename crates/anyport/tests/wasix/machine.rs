@@ -39,6 +39,7 @@ const IMPORTS: &[(&str, &str, &str)] = &[
     ("wasix_32v1", "proc_join", "(param i32 i32 i32) (result i32)"),
     ("wasix_32v1", "proc_raise", "(param i32) (result i32)"),
     ("wasix_32v1", "proc_raise_interval", "(param i32 i64 i32) (result i32)"),
+    ("wasix_32v1", "proc_signal", "(param i32 i32) (result i32)"),
     ("wasix_32v1", "sock_addr_local", "(param i32 i32) (result i32)"),
     ("wasix_32v1", "sock_bind", "(param i32 i32) (result i32)"),
     ("wasix_32v1", "sock_get_opt_flag", "(param i32 i32 i32) (result i32)"),

@@ -188,6 +188,10 @@ fn starts_again(text: &str) {
 
 /// Listens, forks so often, and ends with a client of its first process, while children do this.
 fn ends_with(children: u32, does: &str) -> String {
+    ends_so(children, does, "unreachable")
+}
+
+fn ends_so(children: u32, does: &str, end: &str) -> String {
     module(&format!(
         "{ASYNCIFIED}
         (global $born (mut i32) (i32.const 0))
@@ -199,7 +203,7 @@ fn ends_with(children: u32, does: &str) -> String {
             (if (i32.eqz (i32.load (i32.const 64))) (then (loop $for_ever {does} (br $for_ever))))
             (global.set $born (i32.add (global.get $born) (i32.const 1)))
             (br_if $next (i32.lt_u (global.get $born) (i32.const {children}))))
-          {ACCEPT} unreachable)"
+          {ACCEPT} {end})"
     ))
 }
 
@@ -214,6 +218,15 @@ fn the_first_of_them_ends_all() {
 #[test]
 fn children_that_compute_without_end_end_with_the_first() {
     starts_again(&ends_with(3, ""));
+}
+
+/// One that was told to end, and is waited for by nobody.
+#[test]
+fn a_child_that_was_ended_is_not_left() {
+    let kill = "(drop (call $proc_signal (i32.load (i32.const 64)) (i32.const 9))) unreachable";
+    starts_again(&ends_so(3, "", kill));
+    let wait = "(drop (memory.atomic.wait32 (i32.const 96) (i32.const 0) (i64.const -1)))";
+    starts_again(&without_futexes(&ends_so(3, wait, kill)));
 }
 
 /// More of them than there are cores, each of which keeps a thread of the host.
