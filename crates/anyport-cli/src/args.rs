@@ -98,8 +98,8 @@ pub(crate) enum Command {
     },
     /// Print the manual page
     Man {
-        /// The page of this command, instead of the overview
-        command: Option<String>,
+        /// The page of this command, such as `cache add`, instead of the overview
+        command: Vec<String>,
     },
 }
 

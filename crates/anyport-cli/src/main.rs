@@ -62,7 +62,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Error> {
             clap_complete::generate(shell, &mut Cli::command(), "anyport", &mut script);
             print(&script)
         }
-        Command::Man { command } => manual(command.as_deref()),
+        Command::Man { command } => manual(&command),
     }
 }
 
@@ -157,13 +157,14 @@ fn modules(count: usize) -> String {
     format!("{count} compiled module{}", if count == 1 { "" } else { "s" })
 }
 
-fn manual(name: Option<&str>) -> Result<ExitCode, Error> {
+fn manual(names: &[String]) -> Result<ExitCode, Error> {
     let mut command = Cli::command();
     command.build();
-    if let Some(name) = name {
+    // Pages name others by all their words: `anyport-cache-add`.
+    for name in names.iter().flat_map(|name| name.split('-')).skip_while(|name| *name == "anyport") {
         let known = command.find_subcommand(name).cloned();
         command = known.ok_or_else(|| {
-            Error::new(ErrorKind::Host, format!("there is no command `{name}`"))
+            Error::new(ErrorKind::Host, format!("there is no command `{}`", names.join(" ")))
                 .with_hint("`anyport --help` lists them")
         })?;
     }

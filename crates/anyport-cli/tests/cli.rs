@@ -313,10 +313,10 @@ fn help_of_completions_and_man() {
     snapshot!(anyport(["man", "--help"]).data(), @"
     Print the manual page
 
-    Usage: anyport man [OPTIONS] [COMMAND]
+    Usage: anyport man [OPTIONS] [COMMAND]...
 
     Arguments:
-      [COMMAND]  The page of this command, instead of the overview
+      [COMMAND]...  The page of this command, such as `cache add`, instead of the overview
 
     Options:
       -h, --help  Print help
@@ -419,6 +419,8 @@ fn manual_pages() {
         (&["man"][..], ".TH anyport 1"),
         (&["man", "run"], ".TH anyport-run 1"),
         (&["man", "inspect"], ".TH anyport-inspect 1"),
+        (&["man", "cache", "add"], ".TH anyport-cache-add 1"),
+        (&["man", "anyport-docker-install"], ".TH anyport-docker-install 1"),
     ] {
         let ended = anyport(words);
         assert!(ended.data().contains(wanted), "{ended}");

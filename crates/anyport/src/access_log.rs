@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Write};
 use std::net::SocketAddr;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,6 +13,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use rustix::fs::OFlags;
+use rustix::io::Errno;
 use serde::Serialize;
 
 use crate::error::Error;
@@ -172,7 +174,14 @@ type Identity = (u64, u64);
 
 impl Appended {
     fn open(path: &Path) -> io::Result<Self> {
-        let file = OpenOptions::new().create(true).append(true).open(path)?;
+        // Else a pipe would hold up the start until somebody reads it.
+        let at_once = OFlags::NONBLOCK.bits().cast_signed();
+        let opened = OpenOptions::new().create(true).append(true).custom_flags(at_once).open(path);
+        let file = opened.map_err(|error| match error.raw_os_error() {
+            Some(error) if error == Errno::NXIO.raw_os_error() => io::Error::other("it is a pipe that nobody reads"),
+            _ => error,
+        })?;
+        rustix::io::ioctl_fionbio(&file, false)?;
         let identity = identity(&file.metadata()?);
         Ok(Self { path: path.to_owned(), file, identity, is_stuck: false })
     }
@@ -363,6 +372,10 @@ impl Time {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
+
+    use rustix::fs::{FileType, Mode};
+
     use super::*;
 
     fn entry() -> Entry {
@@ -400,6 +413,21 @@ mod tests {
         assert_eq!(none.common(now), r#"192.0.2.7 - - [29/Feb/2024:12:34:56 +0000] "-" 400 0"#);
         let line: serde_json::Value = serde_json::from_str(&none.json(now)).expect("it is JSON");
         assert_eq!((&line["method"], &line["target"], &line["version"]), (&().into(), &().into(), &().into()));
+    }
+
+    #[test]
+    fn a_pipe_that_nobody_reads_is_an_error() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let pipe = folder.path().join("pipe");
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, FileType::Fifo, Mode::RWXU, 0).expect("it is made");
+        let refused = Appended::open(&pipe).map(drop).expect_err("nobody reads it");
+        assert_eq!(refused.to_string(), "it is a pipe that nobody reads");
+        let reader = OpenOptions::new().read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(&pipe);
+        let mut target = Appended::open(&pipe).expect("somebody does");
+        target.write_all(b"one\n").expect("it is open");
+        let mut read = [0; 4];
+        reader.expect("it is a pipe").read_exact(&mut read).expect("it was written");
+        assert_eq!(&read, b"one\n");
     }
 
     #[test]
