@@ -153,7 +153,7 @@ pub(crate) async fn nothing_is_left_of_connections(server: &Serving) -> Tested {
     let bytes = resident_bytes();
     for _ in 0..5 {
         let last = use_thousand_connections(server).await?;
-        until_open(descriptors).await;
+        until_at_most(descriptors).await;
         drop(last);
     }
     let grown = resident_bytes().saturating_sub(bytes);
@@ -161,15 +161,15 @@ pub(crate) async fn nothing_is_left_of_connections(server: &Serving) -> Tested {
     Ok(())
 }
 
-/// A front lets go of a connection a moment after the guest.
-async fn until_open(descriptors: usize) {
+/// A front lets go of a connection a moment after the guest: of those before this many were counted, too.
+async fn until_at_most(descriptors: usize) {
     for _ in 0..1000 {
-        if open_descriptors() == descriptors {
+        if open_descriptors() <= descriptors {
             return;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    assert_eq!(open_descriptors(), descriptors);
+    panic!("{} descriptors are open, of {descriptors}", open_descriptors());
 }
 
 /// Gives back the one that is open when all others are closed.

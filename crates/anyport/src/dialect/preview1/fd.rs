@@ -1,6 +1,6 @@
 //! Functions that work on every kind of descriptor: each kind's own way, or delegated.
 
-use crate::descriptor::{Descriptor, Socket, SocketKind};
+use crate::descriptor::{Descriptor, Descriptors, Socket, SocketKind};
 use crate::dialect::hostcall::{Fault, Hostcall};
 use crate::errno::Errno;
 use crate::guest::Guest;
@@ -33,24 +33,18 @@ const PRESTAT_NOT_A_DIRECTORY: u8 = 1;
 
 /// `fd_close(fd)`
 pub(crate) async fn close(guest: &mut Guest, memory: &mut Memory<'_>, fd: u32) -> Hostcall {
-    match guest.descriptors.remove(fd)? {
-        Some(descriptor) => host_files::close(guest, memory, descriptor).await,
-        None => Ok(()),
-    }
+    host_files::close(guest, memory, fd, |descriptors| descriptors.remove(fd)).await
 }
 
 /// `fd_renumber(fd, to)`: `to` is closed and becomes `fd`; both must be open.
 pub(crate) async fn renumber(guest: &mut Guest, memory: &mut Memory<'_>, fd: u32, to: u32) -> Hostcall {
-    let replaced = if guest.is_wasix() {
+    let is_wasix = guest.is_wasix();
+    let replace = |descriptors: &Descriptors| match is_wasix {
         // There it is dup2, as its libc has it.
-        guest.descriptors.duplicate_to(fd, to)?
-    } else {
-        guest.descriptors.renumber(fd, to)?
+        true => descriptors.duplicate_to(fd, to),
+        false => descriptors.renumber(fd, to),
     };
-    match replaced {
-        Some(replaced) => host_files::close(guest, memory, replaced).await,
-        None => Ok(()),
-    }
+    host_files::close(guest, memory, to, replace).await
 }
 
 /// `fd_read(fd, iovs) -> size`

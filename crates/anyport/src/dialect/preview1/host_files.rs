@@ -4,6 +4,8 @@
 //! The functions are those of
 //! <https://github.com/WebAssembly/WASI/blob/wasi-0.1/preview1/docs.md#functions>.
 
+use std::sync::Arc;
+
 use wasmtime::component::Resource;
 use wasmtime_wasi::filesystem::{Descriptor as Entry, WasiFilesystemCtxView, WasiFilesystemView as _};
 use wasmtime_wasi::p1::wasi_snapshot_preview1 as host;
@@ -308,15 +310,28 @@ pub(crate) async fn path_filestat_set_times(
     )
 }
 
-/// Closes what a descriptor was, once it is out of the table.
-pub(crate) async fn close(guest: &mut Guest, memory: &mut Memory<'_>, descriptor: Descriptor) -> Hostcall {
-    match descriptor {
-        Descriptor::Host(number) => {
-            outcome(host::fd_close(&mut *files(guest).await, memory.wiggle(), number.cast_signed()).await)
-        }
-        // Closed when the last holder is done with it.
+/// Takes what is at a number out of the table, and closes it. A file is taken out when it can be closed at once: whose
+/// process is ended while it waits for that leaves none open which nobody knows of.
+pub(crate) async fn close(
+    guest: &mut Guest, memory: &mut Memory<'_>, fd: u32,
+    take: impl FnOnce(&Descriptors) -> Result<Option<Descriptor>, Errno>,
+) -> Hostcall {
+    let Guest { files, descriptors, limits, .. } = guest;
+    if matches!(descriptors.get(fd), Ok(Descriptor::Host(_))) {
+        let mut files = files.hold(limits.held_bytes).await;
+        return close_file(&mut files, memory, take(descriptors)?).await;
+    }
+    match take(descriptors)? {
+        // Which another thread has opened meanwhile.
+        file @ Some(Descriptor::Host(_)) => close_file(&mut files.hold(limits.held_bytes).await, memory, file).await,
         _ => Ok(()),
     }
+}
+
+/// What is no file is closed when the last holder is done with it.
+async fn close_file(files: &mut Held<'_>, memory: &mut Memory<'_>, taken: Option<Descriptor>) -> Hostcall {
+    let Some(Descriptor::Host(number)) = taken else { return Ok(()) };
+    outcome(host::fd_close(&mut **files, memory.wiggle(), number.cast_signed()).await)
 }
 
 /// Closes files of a process that has ended.
@@ -423,6 +438,7 @@ pub(crate) async fn path_open(
     if guest.descriptors.is_full() {
         return Err(Errno::TooManyOpen.into());
     }
+    let descriptors = Arc::clone(&guest.descriptors);
     let (mut files, place) = at(guest, memory, fd, path, path_len).await?;
     // A bad pointer is told before anything is opened.
     let _: u32 = memory.read(ro_fd)?;
@@ -435,9 +451,16 @@ pub(crate) async fn path_open(
     let (base, inheriting) = (rights_base.signed(), rights_inheriting.signed());
     let room = own.wiggle();
     let opened = host::path_open(&mut *files, room, dir, flags, at, length, oflags, base, inheriting, fdflags, 0).await;
-    drop(files);
     outcome(opened)?;
-    let opened = Opened::new(&guest.descriptors, Descriptor::Host(own.read(0)?))?;
+    let number: u32 = own.read(0)?;
+    let opened = match Opened::new(&descriptors, Descriptor::Host(number)) {
+        Ok(opened) => opened,
+        // Another process has the last one by now.
+        Err(errno) => {
+            close_file(&mut files, &mut own, Some(Descriptor::Host(number))).await?;
+            return Err(errno.into());
+        }
+    };
     memory.write(ro_fd, opened.fd())?;
     opened.keep();
     Ok(())
