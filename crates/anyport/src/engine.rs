@@ -4,6 +4,7 @@
 //! hands it over has to vouch for it.
 #![allow(unsafe_code, reason = "loading machine code is unsafe; each block says why it may")]
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Read, Seek, Write};
@@ -190,7 +191,14 @@ impl Engine {
         tracing::debug!("`{artifact}` is compiled");
         let compiled = match self.kind {
             Kind::Modules => self.wasmtime.precompile_module(artifact.bytes()),
-            Kind::Threads => self.wasmtime.precompile_module(&globals::exported(artifact.bytes())),
+            Kind::Threads => {
+                let bytes = globals::exported(artifact.bytes());
+                if matches!(bytes, Cow::Owned(_)) {
+                    // What is wrong is told of the file, and not of what became of it.
+                    validate(artifact, Some(self.kind))?;
+                }
+                self.wasmtime.precompile_module(&bytes)
+            }
             Kind::Sequential | Kind::Concurrent => self.wasmtime.precompile_component(artifact.bytes()),
         };
         compiled.map_err(|error| invalid(artifact, &error))

@@ -452,18 +452,23 @@ pub(crate) async fn path_open(
     let room = own.wiggle();
     let opened = host::path_open(&mut *files, room, dir, flags, at, length, oflags, base, inheriting, fdflags, 0).await;
     outcome(opened)?;
-    let number: u32 = own.read(0)?;
-    let opened = match Opened::new(&descriptors, Descriptor::Host(number)) {
-        Ok(opened) => opened,
-        // Another process has the last one by now.
-        Err(errno) => {
-            close_file(&mut files, &mut own, Some(Descriptor::Host(number))).await?;
-            return Err(errno.into());
-        }
-    };
+    let opened = adopt(&descriptors, &mut files, &mut own).await?;
     memory.write(ro_fd, opened.fd())?;
     opened.keep();
     Ok(())
+}
+
+/// A number of our table for a file that was opened, whose own is in this memory. Where there is none, since another
+/// process has had the last, the file is closed.
+async fn adopt(descriptors: &Arc<Descriptors>, files: &mut Held<'_>, own: &mut Memory<'_>) -> Result<Opened, Fault> {
+    let number: u32 = own.read(0)?;
+    match Opened::new(descriptors, Descriptor::Host(number)) {
+        Ok(opened) => Ok(opened),
+        Err(errno) => {
+            close_file(files, own, Some(Descriptor::Host(number))).await?;
+            Err(errno.into())
+        }
+    }
 }
 
 /// Where the path is in memory of our own, behind the number that is opened.
