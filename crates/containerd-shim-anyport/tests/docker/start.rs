@@ -14,7 +14,9 @@ const DOCKERFILE: &str = "FROM scratch\nCOPY server.wasm /server.wasm\nENTRYPOIN
 pub(crate) fn three_lines_and_a_server_answers(node: &Node) {
     let folder = tempfile::tempdir().expect("a folder for temporary files");
     fs::write(folder.path().join("server.wasm"), guest("wasmedge/hello/server.wasm")).expect("the folder is ours");
-    fs::write(folder.path().join("Dockerfile"), DOCKERFILE).expect("the folder is ours");
+    // An image of the same bytes as another test's is the same image, and may be gone with it.
+    let dockerfile = format!("{DOCKERFILE}LABEL test={}\n", unique("start"));
+    fs::write(folder.path().join("Dockerfile"), dockerfile).expect("the folder is ours");
     let script = |lines: &str| node.run_in(folder.path(), "sh", &["sh", "-ec", lines], None);
     script("docker buildx build --platform wasi/wasm32 -t wasmservice --load .").success();
     // While others build too, the engine may know the name a moment later.
