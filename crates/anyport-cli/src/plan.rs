@@ -29,7 +29,13 @@ pub(crate) struct Plan {
     pub(crate) settings: Settings,
     pub(crate) ca_files: Vec<PathBuf>,
     pub(crate) front: Front,
+    /// What was asked for that only a service has.
+    pub(crate) for_services: Vec<&'static str>,
 }
+
+/// Options that say how requests are answered: a guest that reads its requests by itself knows nothing of them.
+const FOR_SERVICES: [&str; 6] =
+    ["body-timeout", "max-body", "max-instance-concurrency", "max-instance-reuse", "max-instances", "max-queue"];
 
 impl Plan {
     pub(crate) fn resolve(run: &Run) -> Result<Self, Error> {
@@ -137,6 +143,9 @@ impl Plan {
         let given = given.into_iter().filter_map(|(name, text)| Some((name, text?)));
         for (name, text) in given.chain(run.limit.iter().map(|text| ("limit", text))) {
             self.settings.set(name, text).map_err(|why| wrong(&format!("--{name}"), text, why))?;
+            if FOR_SERVICES.contains(&name) {
+                self.for_services.push(name);
+            }
         }
         Ok(())
     }

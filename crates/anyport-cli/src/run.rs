@@ -70,6 +70,7 @@ async fn serve(global: &Global, how: How, mut plan: Plan) -> Result<ExitCode, Er
         }
     };
     raise_descriptor_limit();
+    tell_meaningless(&server, &plan, how);
     let waits_in_vain = server.takes_listeners() && !plan.hands_over_listeners();
     let socketless = (server.has_no_sockets() && !plan.publish.is_empty()).then(|| plan.file.clone());
     let drain_timeout = plan.settings.drain_timeout;
@@ -110,9 +111,6 @@ async fn serve(global: &Global, how: How, mut plan: Plan) -> Result<ExitCode, Er
 
 /// The programs that are run for each request, if it is that.
 fn programs(plan: &mut Plan, how: How) -> Result<Option<Vec<(PathBuf, Script)>>, Error> {
-    if (how.is_cgi || is_manifest(&plan.file)) && plan.settings.limits.instance_reuse.is_some() {
-        report::warn("`--max-instance-reuse` has no meaning for CGI: a program ends with its request");
-    }
     if !is_manifest(&plan.file) {
         return Ok(how.is_cgi.then(|| vec![(plan.file.clone(), Script::default())]));
     }
@@ -125,6 +123,20 @@ fn programs(plan: &mut Plan, how: How) -> Result<Option<Vec<(PathBuf, Script)>>,
     }
     plan.args.splice(..0, args);
     Ok(Some(programs))
+}
+
+/// Tells of options that change nothing for this guest: who gives a limit relies on it.
+fn tell_meaningless(server: &Server, plan: &Plan, how: How) {
+    let is_cgi = how.is_cgi || is_manifest(&plan.file);
+    let of_instances = |name: &str| name.starts_with("max-instance-");
+    for name in &plan.for_services {
+        if !server.is_service() {
+            let file = plan.file.display();
+            report::warn(&format!("`--{name}` has no meaning for `{file}`, which reads its requests by itself"));
+        } else if is_cgi && of_instances(name) {
+            report::warn(&format!("`--{name}` has no meaning for CGI: a program ends with its request"));
+        }
+    }
 }
 
 fn load(

@@ -106,6 +106,12 @@ fn flags_of_the_front_are_explained() {
     error: `--access-log` cannot be done for `x.wasm`, which reads its requests by itself
     hint: leave it out; it is for components that export a handler of wasi:http
     ");
+    snapshot!(run(&["--max-body", "1k", "--max-queue", "1"]), @"
+    code 0
+    --- stderr
+    warning: `--max-body` has no meaning for `x.wasm`, which reads its requests by itself
+    warning: `--max-queue` has no meaning for `x.wasm`, which reads its requests by itself
+    ");
     for (flag, value, hint) in [
         ("--max-body", "lots", "`--max-body 10m` is right"),
         ("--max-instances", "0", "`--max-instances 100` is right"),

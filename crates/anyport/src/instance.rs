@@ -55,6 +55,14 @@ impl Outcome {
     }
 }
 
+/// The guest's functions, as they are told behind a reason: nothing where none were running.
+pub(crate) fn behind(backtrace: &str) -> String {
+    if backtrace.is_empty() {
+        return String::new();
+    }
+    format!("\nthe guest's functions, innermost first:\n{backtrace}")
+}
+
 /// Runs a program to its end; calls `before_end` while the guest still holds what it held.
 pub(crate) async fn run(engine: &Engine, program: &Program, guest: Guest, before_end: impl FnOnce()) -> Outcome {
     let _alive = engine.ticker.live();

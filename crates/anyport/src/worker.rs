@@ -24,7 +24,7 @@ use crate::guest::process::Process;
 use crate::guest::{Abi, Generation, Guest, Setup};
 use crate::health::Health;
 use crate::ingress::Ingress;
-use crate::instance::{self, Outcome, threads};
+use crate::instance::{self, Outcome, behind, threads};
 use crate::journal::Journal;
 use crate::lane::Lanes;
 use crate::limits::Limits;
@@ -531,10 +531,7 @@ fn tell(outcome: &Outcome, then: &str) {
     match outcome {
         Outcome::Trapped { reason, backtrace } | Outcome::OutOfMemory { reason, backtrace, .. } => {
             let what = if matches!(outcome, Outcome::Trapped { .. }) { "the guest trapped" } else { "out of memory" };
-            match backtrace.as_str() {
-                "" => tracing::warn!("{what}: {reason}; {then}"),
-                calls => tracing::warn!("{what}: {reason}; {then}\nthe guest's functions, innermost first:\n{calls}"),
-            }
+            tracing::warn!("{what}: {reason}; {then}{}", behind(backtrace));
         }
         Outcome::Exited(code) => tracing::warn!("the guest exited with code {code}; {then}"),
         Outcome::Stopped => {}

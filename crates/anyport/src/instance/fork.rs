@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use wasmtime::{Extern, Global, Instance, Mutability, Store, Trap, Val, WasmParams};
 
 use super::threads::{Beginning, Crew, live};
-use super::{Neighbours, Outcome, store};
+use super::{Neighbours, Outcome, behind, store};
 use crate::busy::Overrun;
 use crate::errno::Errno;
 use crate::guest::Guest;
@@ -173,11 +173,8 @@ fn ending(process: &Process, end: End) -> Ending {
         Outcome::OutOfMemory { reason, backtrace, .. } => (SIGKILL, format!("out of memory: {reason}"), backtrace),
     };
     if let Some(more) = process.family.tells_failure() {
-        let calls = match backtrace.as_str() {
-            "" => String::new(),
-            calls => format!("\nthe guest's functions, innermost first:\n{calls}"),
-        };
-        tracing::warn!("process {} of the guest has ended by signal {signal}: {reason}{more}{calls}", process.pid);
+        let (pid, calls) = (process.pid, behind(&backtrace));
+        tracing::warn!("process {pid} of the guest has ended by signal {signal}: {reason}{more}{calls}");
     }
     Ending::Killed(signal)
 }

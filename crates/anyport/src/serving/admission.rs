@@ -15,7 +15,7 @@ use hyper::body::Incoming;
 use wasmtime_wasi_http::Error;
 
 use super::answer::{Answer, answer as say};
-use super::connection::{Asked, Taking};
+use super::connection::{Asked, HYPERS_BYTES, Taking};
 use super::upload::{TOO_LARGE_ANSWER, Upload};
 use super::{RequestId, Site, request, sanity};
 use crate::access_log::{Entry, Log, RequestLine};
@@ -27,6 +27,9 @@ const FORWARDED: [&str; 6] =
 
 const TOO_MANY_LINES: (StatusCode, &str) =
     (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "the request has too many header lines\n");
+
+const TOO_LARGE_HEAD: (StatusCode, &str) =
+    (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "the head of the request is too large\n");
 
 /// Answers a request; whatever happens, there is an answer.
 pub(super) async fn admit(
@@ -42,11 +45,11 @@ pub(super) async fn admit(
         // Guests of wasi:http are told of one.
         request.headers_mut().insert(HOST, HeaderValue::from_static("localhost"));
     }
-    let has_too_many_lines = has_too_many_lines(&site, &request);
+    let unfit = unfit_head(&site, &request);
     if site.inbound.x_forwarded {
         forward(request.headers_mut(), client);
     }
-    let admitted = if has_too_many_lines { Err(TOO_MANY_LINES) } else { refused(&site, &asked, request) };
+    let admitted = unfit.map_or_else(|| refused(&site, &asked, request), Err);
     let answer = match admitted {
         Err((status, why)) => closing(say(status, why, id), version),
         Ok(request) => {
@@ -68,13 +71,29 @@ pub(super) async fn admit(
     Ok(Admitted::wrap(answer, is_head, record, taking))
 }
 
-/// Whether a request of HTTP/2 has more header lines than it may. Of HTTP/1.1 hyper has counted them.
-fn has_too_many_lines(site: &Site, request: &Request<Incoming>) -> bool {
-    let headers = request.headers();
+/// What is said of a head with more in it than it may have, where hyper does not count that.
+fn unfit_head(site: &Site, request: &Request<Incoming>) -> Option<(StatusCode, &'static str)> {
+    let limits = &site.limits;
+    if request.version() >= Version::HTTP_2 {
+        has_too_many_lines(request.headers(), limits.header_lines).then_some(TOO_MANY_LINES)
+    } else {
+        let is_too_large = limits.header_bytes < HYPERS_BYTES && head_bytes(request) > limits.header_bytes;
+        is_too_large.then_some(TOO_LARGE_HEAD)
+    }
+}
+
+fn has_too_many_lines(headers: &HeaderMap, most: usize) -> bool {
     // The parts of one line may come apart (RFC 9113, 8.2.3).
     let crumbs = || headers.get_all(COOKIE).iter().count().saturating_sub(1);
-    let (most, lines) = (site.limits.header_lines, headers.len());
-    request.version() >= Version::HTTP_2 && lines > most && lines - crumbs() > most
+    let lines = headers.len();
+    lines > most && lines - crumbs() > most
+}
+
+/// About as many bytes as the head of a request of HTTP/1.1 came in.
+fn head_bytes(request: &Request<Incoming>) -> usize {
+    let line = |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len() + ": \r\n".len();
+    let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
+    target + request.headers().iter().map(line).sum::<usize>()
 }
 
 /// The request as a guest may have it, or what its client is told instead.
@@ -109,10 +128,17 @@ fn forward(headers: &mut HeaderMap, client: Client) {
 /// Writes of bytes that were no request, which hyper has answered by itself. A target of more than 64 KiB is 414 to its
 /// client, which hyper does not tell from 431.
 pub(super) fn note_refused(site: &Site, client: Client, error: &hyper::Error) {
-    let is_answered = error.is_parse() && !error.is_parse_version_h2();
-    let Some(log) = site.inbound.log.as_ref().filter(|_| is_answered) else { return };
-    let status =
-        if error.is_parse_too_large() { StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE } else { StatusCode::BAD_REQUEST };
+    if !error.is_parse() || error.is_parse_version_h2() {
+        return;
+    }
+    let is_large = error.is_parse_too_large();
+    let status = if is_large { StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE } else { StatusCode::BAD_REQUEST };
+    note_unread(site, client, status);
+}
+
+/// Writes of what was no request, or only the begin of one.
+pub(super) fn note_unread(site: &Site, client: Client, status: StatusCode) {
+    let Some(log) = &site.inbound.log else { return };
     log.write(&Entry {
         peer: client.peer,
         request: None,

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use http::{Request, Version};
+use http::{Request, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -39,8 +39,8 @@ pub(super) struct Pulse {
     alarm: Alarm,
     /// Requests that are being answered.
     asked: AtomicU32,
-    /// A head has begun.
-    begun: AtomicBool,
+    /// What there is of the next head.
+    head: AtomicU8,
     /// The peer does not take what is sent.
     stuck: AtomicBool,
     /// It has asked by HTTP/2.
@@ -69,6 +69,11 @@ pub(super) struct Unread {
     pulse: Arc<Pulse>,
     request: u32,
 }
+
+/// What [`Pulse::head`] is: not asked for yet, awaited since the connection was made, begun.
+const NO_HEAD: u8 = 0;
+const AWAITED: u8 = 1;
+const BEGUN: u8 = 2;
 
 /// What [`Pulse::linger`] is: nothing yet, at it, over.
 const LINGERS: u8 = 1;
@@ -141,18 +146,26 @@ async fn exchange(site: &Arc<Site>, stream: Connection, client: Client) {
                 admission::note_refused(site, client, error);
             }
         }
-        None => tracing::debug!("the connection of {peer} was closed: nothing passed for too long"),
+        None => {
+            tracing::debug!("the connection of {peer} was closed: nothing passed for too long");
+            if pulse.has_begun() {
+                admission::note_unread(site, client, StatusCode::REQUEST_TIMEOUT);
+            }
+        }
     }
 }
 
 /// The header lines that hyper takes by itself.
 const HYPERS_LINES: usize = 100;
 
+/// The bytes of a head that hyper takes at least.
+pub(super) const HYPERS_BYTES: usize = 8192;
+
 /// A client that closes its side has left, as nginx and others see it: its instance is free at once.
 fn builder(site: &Site) -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     let mut http1 = builder.http1();
-    http1.max_buf_size(site.limits.header_bytes.max(8192));
+    http1.max_buf_size(site.limits.header_bytes.max(HYPERS_BYTES));
     if site.limits.header_lines != HYPERS_LINES {
         // Another number takes an allocation for each head.
         http1.max_headers(site.limits.header_lines);
@@ -229,7 +242,7 @@ impl Drop for Asked {
     fn drop(&mut self) {
         self.0.site.told().ended.fetch_add(1, Ordering::Release);
         if self.0.asked.fetch_sub(1, Ordering::Relaxed) == 1 {
-            self.0.begun.store(false, Ordering::Relaxed);
+            self.0.head.store(NO_HEAD, Ordering::Relaxed);
             self.0.alarm.set(self.0.parting(self.0.site.limits.idle_timeout));
         }
     }
@@ -243,7 +256,7 @@ impl Pulse {
         Arc::new(Self {
             alarm,
             asked: AtomicU32::new(0),
-            begun: AtomicBool::new(true),
+            head: AtomicU8::new(AWAITED),
             stuck: AtomicBool::new(false),
             is_h2: AtomicBool::new(false),
             requests: AtomicU32::new(0),
@@ -291,10 +304,15 @@ impl Pulse {
 
     /// The answer is complete. Whether its client may still send: a body, or a head that was refused.
     fn may_be_sending(&self) -> bool {
-        let sends_head = self.asked.load(Ordering::Relaxed) == 0 && self.begun.load(Ordering::Relaxed);
         let unread = self.unread.load(Ordering::Relaxed);
         let sends_body = unread > 0 && unread == self.requests.load(Ordering::Relaxed);
-        !self.is_h2.load(Ordering::Relaxed) && (sends_head || sends_body)
+        self.has_begun() || (sends_body && !self.is_h2.load(Ordering::Relaxed))
+    }
+
+    /// Whether a head of HTTP/1.1 has begun, and is not complete.
+    fn has_begun(&self) -> bool {
+        let is_idle = self.asked.load(Ordering::Relaxed) == 0 && !self.is_h2.load(Ordering::Relaxed);
+        is_idle && self.head.load(Ordering::Relaxed) == BEGUN
     }
 
     /// Has a client that still sends listened to no longer; false if there is none.
@@ -308,7 +326,7 @@ impl Pulse {
         if self.is_h2.load(Ordering::Relaxed) {
             return;
         }
-        if self.asked.load(Ordering::Relaxed) == 0 && !self.begun.swap(true, Ordering::Relaxed) {
+        if self.asked.load(Ordering::Relaxed) == 0 && self.head.swap(BEGUN, Ordering::Relaxed) == NO_HEAD {
             self.alarm.set(self.parting(self.site.limits.header_timeout));
         }
     }

@@ -34,7 +34,7 @@ use crate::error::Error;
 use crate::guest::{Abi, Guest};
 use crate::health::{self, Health};
 use crate::ingress::Ingress;
-use crate::instance::Outcome;
+use crate::instance::{Outcome, behind};
 use crate::journal::Journal;
 use crate::limits::Limits;
 use crate::net::published::Published;
@@ -280,12 +280,7 @@ impl Site {
 fn tell_end(outcome: &Outcome, what: &str, when: &str) {
     match outcome {
         Outcome::Trapped { reason, backtrace } | Outcome::OutOfMemory { reason, backtrace, .. } => {
-            match backtrace.as_str() {
-                "" => tracing::warn!("{what}: the guest failed {when}: {reason}"),
-                calls => tracing::warn!(
-                    "{what}: the guest failed {when}: {reason}\nthe guest's functions, innermost first:\n{calls}"
-                ),
-            }
+            tracing::warn!("{what}: the guest failed {when}: {reason}{}", behind(backtrace));
         }
         Outcome::Exited(0) => tracing::warn!("{what}: the guest returned {when}"),
         Outcome::Exited(code) => tracing::warn!("{what}: the guest exited with code {code} {when}"),

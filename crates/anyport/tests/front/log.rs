@@ -2,12 +2,13 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use anyport::Policy;
 use anyport::server::{AccessLog, Front};
 use tokio::io::AsyncWriteExt;
 
-use super::service::{Service, until};
+use super::service::{Service, all, until};
 use crate::support::{Guest, Tested, within};
 
 fn log(format: &str, file: &Path) -> AccessLog {
@@ -86,6 +87,27 @@ async fn who_sent_no_request_and_stays_is_a_line_too() -> Tested {
     until(&mut stays, " 400 ").await?;
     let told: serde_json::Value = serde_json::from_str(&lines(&file, 1).await?[0]).expect("it is JSON");
     assert_eq!(told["status"], 400);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_head_that_does_not_end_is_a_line_too() -> Tested {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("log");
+    let service = Service::with(|limits, front| {
+        limits.header_timeout = Duration::from_millis(500);
+        front.access_log = Some(log("json", &file));
+    });
+    let mut silent = service.connect().await?;
+    let mut slow = service.connect().await?;
+    within("sending", slow.write_all(b"GET /hello HTTP/1.1\r\nHost: a\r\n")).await?;
+    assert_eq!((all(&mut slow).await?, all(&mut silent).await?), (String::new(), String::new()));
+    service.get("/hello").await?;
+    // Who only connected is none.
+    let told = lines(&file, 2).await?;
+    let told = told.iter().map(|line| serde_json::from_str(line).expect("it is JSON"));
+    let statuses: Vec<_> = told.map(|line: serde_json::Value| line["status"].as_u64()).collect();
+    assert_eq!(statuses, [Some(408), Some(200)]);
     Ok(())
 }
 
