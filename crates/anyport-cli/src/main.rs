@@ -1,11 +1,12 @@
 //! The command line of anyport.
 //!
-//! `args.rs` has the words, `usage.rs` what is said of wrong ones, `plan.rs` what they mean, `run.rs`
-//! the running, `service.rs` what a service manager has to do with it, `docker` the runtime of
+//! `args.rs` has the words, `usage.rs` what is said of wrong ones, `plan.rs` what they mean, `load.rs`
+//! the loading, `run.rs` the running, `service.rs` what a service manager has to do with it, `docker` the runtime of
 //! containers, `report.rs` what is shown, `trace.rs` which hostcalls are.
 
 mod args;
 mod docker;
+mod load;
 mod manifest;
 mod plan;
 mod report;

@@ -2,24 +2,22 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyport::cgi::Script;
 use anyport::error::ErrorKind;
-use anyport::inspect::ArtifactKind;
 use anyport::mappings;
 use anyport::policy::HostAddress;
 use anyport::server::{Listener, StdioTarget};
-use anyport::{Artifact, Error, Outcome, Policy, Publish, Running, Runtime, Server};
+use anyport::{Error, Outcome, Policy, Publish, Running, Server};
 use rustix::process::{Resource, Rlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::args::{Global, Run};
-use crate::manifest::{Manifest, is_manifest};
-use crate::plan::{Plan, open_cache};
+use crate::load::{self, How, Loading};
+use crate::manifest::is_manifest;
+use crate::plan::Plan;
 use crate::report;
 use crate::service::{Manager, inherited_listeners};
 use crate::usage;
@@ -48,26 +46,17 @@ pub(crate) fn run(global: &Global, run: Run) -> Result<ExitCode, Error> {
     })
 }
 
-/// How a file is taken.
-#[derive(Clone, Copy)]
-struct How {
-    is_cgi: bool,
-    allow_precompiled: bool,
-}
-
 async fn serve(global: &Global, how: How, mut plan: Plan) -> Result<ExitCode, Error> {
     let mut signals = Signals::listen()?;
-    let programs = programs(&mut plan, how)?;
-    let loading = tokio::task::spawn_blocking({
-        let (global, file) = (global.clone(), plan.file.clone());
-        move || load(&global, &file, programs, how.allow_precompiled)
-    });
-    let server = tokio::select! {
-        loaded = loading => loaded.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?,
-        signal = signals.next() => {
-            report::wipe_spinner();
-            return Ok(code_after(signal));
-        }
+    let server = match load::begin(global, &mut plan, how)? {
+        Loading::Done(server) => *server,
+        Loading::Begun(loading) => tokio::select! {
+            loaded = loading => loaded.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?,
+            signal = signals.next() => {
+                report::wipe_spinner();
+                return Ok(code_after(signal));
+            }
+        },
     };
     raise_descriptor_limit();
     tell_meaningless(&server, &plan, how);
@@ -109,22 +98,6 @@ async fn serve(global: &Global, how: How, mut plan: Plan) -> Result<ExitCode, Er
     Ok(code)
 }
 
-/// The programs that are run for each request, if it is that.
-fn programs(plan: &mut Plan, how: How) -> Result<Option<Vec<(PathBuf, Script)>>, Error> {
-    if !is_manifest(&plan.file) {
-        return Ok(how.is_cgi.then(|| vec![(plan.file.clone(), Script::default())]));
-    }
-    let Manifest { programs, args, is_wagi, ignored } = Manifest::read(&plan.file, &plan.directories)?;
-    for what in ignored {
-        report::warn(&what);
-    }
-    if is_wagi && !plan.args.is_empty() {
-        report::warn("programs of WAGI have the arguments that each request has: those behind the file go to nobody");
-    }
-    plan.args.splice(..0, args);
-    Ok(Some(programs))
-}
-
 /// Tells of options that change nothing for this guest: who gives a limit relies on it.
 fn tell_meaningless(server: &Server, plan: &Plan, how: How) {
     let is_cgi = how.is_cgi || is_manifest(&plan.file);
@@ -137,47 +110,6 @@ fn tell_meaningless(server: &Server, plan: &Plan, how: How) {
             report::warn(&format!("`--{name}` has no meaning for CGI: a program ends with its request"));
         }
     }
-}
-
-fn load(
-    global: &Global, file: &Path, programs: Option<Vec<(PathBuf, Script)>>, allow_precompiled: bool,
-) -> Result<Server, Error> {
-    if let Some(programs) = programs {
-        let runtime = runtime(global)?;
-        let programs = programs.into_iter().map(|(file, mut script)| {
-            let artifact = Artifact::from_file(file)?;
-            script.is_precompiled = allow_precompiled && is_compiled(&artifact);
-            Ok((artifact, script))
-        });
-        let programs: Vec<_> = programs.collect::<Result<_, Error>>()?;
-        let name = file.display().to_string();
-        let [(first, _), ..] = &programs[..] else { return runtime.load_cgi(&name, programs) };
-        return report::while_compiling(&first.clone(), || runtime.load_cgi(&name, programs));
-    }
-    let artifact = Artifact::from_file(file)?;
-    let runtime = runtime(global)?;
-    if allow_precompiled && is_compiled(&artifact) {
-        return runtime.load_precompiled(&artifact);
-    }
-    report::while_compiling(&artifact, || runtime.load(&artifact))
-}
-
-/// Whether a file is what only `--allow-precompiled` lets run, or is nothing at all.
-fn is_compiled(artifact: &Artifact) -> bool {
-    !matches!(artifact.kind(), ArtifactKind::Module | ArtifactKind::Component)
-}
-
-fn runtime(global: &Global) -> Result<Runtime, Error> {
-    let mut builder = Runtime::builder();
-    if !global.no_cache {
-        match open_cache(global) {
-            Ok(cache) => builder = builder.cache(cache),
-            // A named folder must work; the usual one may be missing, as in a container.
-            Err(error) if global.named_cache().is_some() => return Err(error),
-            Err(error) => tracing::warn!("{error}"),
-        }
-    }
-    builder.build()
 }
 
 /// What a person is told of a port that is served from now on; of requests, where they go.

@@ -3,6 +3,7 @@
 //! All misses are collected and told together: what is missing, which shapes there are, and whose it
 //! is. `anyport inspect` shows the same.
 
+use std::collections::HashMap;
 use std::fmt;
 
 use wasmtime::{Extern, ExternType, Instance, InstancePre, Linker, Module, Store};
@@ -302,63 +303,103 @@ fn hint_for(import: &Import) -> String {
     }
 }
 
-/// Instantiates a module whose imports were all found: externs by position, so that two imports of
-/// one name may have two types.
-pub(crate) async fn instantiate(
-    linker: &Linker<Guest>, store: &mut Store<Guest>, module: &Module,
-) -> wasmtime::Result<Instance> {
-    let mut externs: Vec<Extern> = Vec::with_capacity(module.imports().len());
-    for import in module.imports() {
-        let kind = match (import.ty(), &store.data().memory) {
-            (ExternType::Func(kind), _) => kind,
-            (ExternType::Memory(_), Given::Shared(memory)) => {
-                externs.push(Extern::SharedMemory((**memory).clone()));
-                continue;
-            }
-            _ => {
-                let what = format!("`{}::{}` is no function", import.module(), import.name());
-                return Err(wasmtime::Error::msg(what));
-            }
-        };
-        let key = format!("{}{}", import.name(), signature_of(kind.params(), kind.results()));
-        externs.push(linker.get(&mut *store, import.module(), &key)?);
-    }
-    Instance::new_async(store, module, &externs).await
+/// The functions that a module imports, found once: nothing is looked up when an instance is made.
+pub(crate) enum Links {
+    /// It imports nothing else.
+    Complete(InstancePre<Guest>),
+    /// All but the memory that its threads share: each process has another.
+    WithoutMemory(Linker<Guest>),
+    /// Two of its imports have one name, and two types: each function under [`Row::key`].
+    Ambiguous(Linker<Guest>),
 }
 
-/// The same ahead of time, for the threads of one guest and with the memory that they share: nothing is looked up when
-/// one starts. Of one name there is one type here, as in all that is made for threads.
-pub(crate) fn prepare(store: &Store<Guest>, module: &Module) -> wasmtime::Result<InstancePre<Guest>> {
-    let mut linker = Linker::new(module.engine());
-    // Who imports a function twice means the same one.
-    linker.allow_shadowing(true);
-    for import in module.imports() {
-        let missing = || wasmtime::Error::msg(format!("`{}::{}` is not there", import.module(), import.name()));
-        match (import.ty(), &store.data().memory) {
-            (ExternType::Memory(_), Given::Shared(memory)) => {
-                let memory = Extern::SharedMemory((**memory).clone());
-                linker.define(store, import.module(), import.name(), memory)?;
-            }
-            (ExternType::Func(kind), _) => {
-                let signature = signature_of(kind.params(), kind.results());
-                let (table, row) = find(import.module(), import.name(), &signature).ok_or_else(missing)?;
-                (row.define)(&mut linker, row, table, import.name())?;
-            }
-            _ => return Err(missing()),
+impl Links {
+    /// For a module with these imports, each of which is there.
+    pub(crate) fn new(module: &Module, imports: &[Import]) -> wasmtime::Result<Self> {
+        let mut linker = Linker::new(module.engine());
+        // Who imports a function twice means the same one.
+        linker.allow_shadowing(true);
+        if is_ambiguous(imports) {
+            define(&mut linker, imports, Row::key)?;
+            return Ok(Self::Ambiguous(linker));
+        }
+        define(&mut linker, imports, |row| row.name.to_owned())?;
+        let shares_memory = imports.iter().any(|import| import.signature == SHARED_MEMORY);
+        Ok(if shares_memory { Self::WithoutMemory(linker) } else { Self::Complete(linker.instantiate_pre(module)?) })
+    }
+
+    /// Makes an instance of a module with these imports, whose memory, if it is to be given one, is the store's.
+    pub(crate) async fn instantiate(&self, store: &mut Store<Guest>, module: &Module) -> wasmtime::Result<Instance> {
+        match self {
+            Self::Ambiguous(linker) => by_position(linker, store, module).await,
+            _ => self.ready(store, module)?.instantiate_async(store).await,
         }
     }
-    linker.instantiate_pre(module)
+
+    /// What instances are made of for all stores with the memory of this one.
+    pub(crate) fn ready(&self, store: &Store<Guest>, module: &Module) -> wasmtime::Result<InstancePre<Guest>> {
+        match (self, &store.data().memory) {
+            (Self::Complete(ready), _) => Ok(ready.clone()),
+            (Self::WithoutMemory(linker), Given::Shared(memory)) => {
+                let mut linker = linker.clone();
+                linker.define(store, "env", "memory", Extern::SharedMemory((**memory).clone()))?;
+                linker.instantiate_pre(module)
+            }
+            (Self::WithoutMemory(_), _) => Err(wasmtime::Error::msg("there is no memory for it")),
+            (Self::Ambiguous(_), _) => Err(wasmtime::Error::msg("two of its imports have one name, and two types")),
+        }
+    }
+}
+
+/// Whether two imports have one name, and two types.
+fn is_ambiguous(imports: &[Import]) -> bool {
+    let mut types = HashMap::with_capacity(imports.len());
+    imports.iter().any(|import| {
+        let known = types.insert((&import.module, &import.name), &import.signature);
+        known.is_some_and(|signature| *signature != import.signature)
+    })
+}
+
+/// Defines the functions of imports, each under such a name.
+fn define(
+    linker: &mut Linker<Guest>, imports: &[Import], name: impl Fn(&'static Row) -> String,
+) -> wasmtime::Result<()> {
+    for import in imports.iter().filter(|import| import.signature != SHARED_MEMORY) {
+        let (table, row) = find(&import.module, &import.name, &import.signature)
+            .ok_or_else(|| wasmtime::Error::msg(format!("`{import}` is not there")))?;
+        (row.define)(linker, row, table, &name(row))?;
+    }
+    Ok(())
+}
+
+/// Instantiates a module with each of its imports looked up by its own type.
+async fn by_position(linker: &Linker<Guest>, store: &mut Store<Guest>, module: &Module) -> wasmtime::Result<Instance> {
+    let mut externs: Vec<Extern> = Vec::with_capacity(module.imports().len());
+    for import in module.imports() {
+        let name = import.name();
+        externs.push(match (import.ty(), &store.data().memory) {
+            (ExternType::Func(kind), _) => {
+                let key = format!("{name}{}", signature_of(kind.params(), kind.results()));
+                linker.get(&mut *store, import.module(), &key)?
+            }
+            (ExternType::Memory(_), Given::Shared(memory)) => Extern::SharedMemory((**memory).clone()),
+            _ => return Err(wasmtime::Error::msg(format!("`{}::{name}` is no function", import.module()))),
+        });
+    }
+    Instance::new_async(store, module, &externs).await
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dialect::hostcall;
 
     #[test]
     fn every_row_has_the_type_it_says() {
         let engine = wasmtime::Engine::default();
-        let linker = hostcall::linker(&engine).expect("no row is there twice");
+        let mut linker = Linker::new(&engine);
+        for (table, row) in rows() {
+            (row.define)(&mut linker, row, table, &row.key()).expect("no row is there twice");
+        }
         let mut store = Store::new(&engine, crate::guest::tests::guest());
         for (table, row) in rows() {
             let found = linker.get(&mut store, table.module, &row.key());

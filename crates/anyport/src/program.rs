@@ -6,20 +6,19 @@ use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 use wasmtime::ResourcesRequired;
 use wasmtime::component::Component;
-use wasmtime::{ExternType, Instance, InstancePre, Linker, MemoryType, Module, SharedMemory, Store};
+use wasmtime::{ExternType, InstancePre, MemoryType, Module, SharedMemory, Store};
 use wasmtime_wasi::{p2, p3};
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
 use wasmtime_wasi_http::p3::bindings::ServicePre;
 
 use crate::cgi::Script;
 use crate::component::{self, Interfaces, World};
-use crate::dialect::hostcall;
 use crate::dialect::preview1::process::Exit;
 use crate::directory::Directory;
 use crate::engine::{self, Compiled, Engine, Kind, Loaded, Room};
 use crate::error::{Error, printable};
 use crate::guest::{Abi, Generation, Guest, forking};
-use crate::link::{self, Import};
+use crate::link::{self, Import, Links};
 use crate::memory::Given;
 use crate::spelling::option;
 
@@ -40,7 +39,7 @@ pub(crate) enum Program {
 /// What a core module is instantiated of.
 pub(crate) struct Parts {
     module: Module,
-    linker: Arc<Linker<Guest>>,
+    links: Links,
     pub(crate) abi: Abi,
     /// The function that its first thread begins with.
     entrypoint: String,
@@ -111,17 +110,16 @@ impl Program {
             Loaded::Module(module) => {
                 let imports = link::imports_of(&module);
                 link::check(name, &imports)?;
-                Self::of_module(engine, module, &imports)
+                Self::of_module(name, module, &imports)
             }
             Loaded::Component(component) => Self::of_component(engine, name, compiled, &component),
         }
     }
 
-    fn of_module(engine: &Engine, module: Module, imports: &[Import]) -> Result<Self, Error> {
-        let (linker, abi) = (Arc::new(linker(engine)?), abi_of(&module, imports));
-        let parts = Parts { module, linker, abi, entrypoint: "_start".to_owned() };
+    fn of_module(name: &str, module: Module, imports: &[Import]) -> Result<Self, Error> {
+        let abi = abi_of(&module, imports);
         Ok(Self::Module {
-            parts: Arc::new(parts),
+            parts: Arc::new(Parts::new(name, module, imports, abi, "_start".to_owned())?),
             generation: link::generation_of(imports),
             takes_listeners: link::takes_listeners(imports),
             has_no_sockets: link::has_no_sockets(imports),
@@ -136,7 +134,7 @@ impl Program {
             let needs = component.resources_required().ok_or_else(|| mismatched(name, "it imports a module"))?;
             return Ok(Self::Service(Service { compiled, needs, world }));
         }
-        let linker = component::linker(&engine.wasmtime, engine.kind)
+        let linker = component::linker(component, engine.kind)
             .map_err(|error| Error::host(format!("the hostcalls cannot be defined: {error:#}")))?;
         let instantiate = || {
             let ready = linker.instantiate_pre(component)?;
@@ -239,15 +237,6 @@ fn abi_of(module: &Module, imports: &[Import]) -> Abi {
     Abi { forks, has_threads: abi.has_threads || forks, ..abi }
 }
 
-/// Instantiates a module, and says which memory its hostcalls mean.
-async fn instantiate(linker: &Linker<Guest>, store: &mut Store<Guest>, module: &Module) -> wasmtime::Result<Instance> {
-    let instance = link::instantiate(linker, store, module).await?;
-    if matches!(store.data().memory, Given::None) {
-        store.data_mut().memory = instance.get_memory(&mut *store, "memory").map_or(Given::None, Given::Own);
-    }
-    Ok(instance)
-}
-
 impl Scripts {
     /// None yet.
     pub(crate) fn new() -> Self {
@@ -309,14 +298,12 @@ impl Scripts {
         self, plain: &Engine, room: Room, args: &[String], env: &[(String, String)], directories: &[Directory],
     ) -> Result<(Arc<Engine>, Handler), Error> {
         let engine = Arc::new(pooled(plain, &self.needs, room)?);
-        let pooled = Arc::new(linker(&engine)?);
         let crews = self.all.iter().any(|loose| loose.kind == Kind::Threads).then(Crews::new).transpose()?;
-        let shared = crews.as_ref().map(|crews| linker(&crews.engine)).transpose()?.map(Arc::new);
         let mut list = Vec::with_capacity(self.all.len());
         for Loose { name, script, compiled, abi, kind } in self.all {
-            let (engine, linker) = match (kind, &crews, &shared) {
-                (Kind::Threads, Some(crews), Some(linker)) => (&crews.engine, linker),
-                _ => (&engine, &pooled),
+            let engine = match (kind, &crews) {
+                (Kind::Threads, Some(crews)) => &crews.engine,
+                _ => &engine,
             };
             let module = match engine.load(&compiled) {
                 Ok(Loaded::Module(module)) => module,
@@ -327,8 +314,8 @@ impl Scripts {
             let is_other = |(name, _): &&(String, String)| !script.env.iter().any(|(own, _)| own == name);
             let env = env.iter().filter(is_other).chain(&script.env).cloned().collect();
             let directories = directories.iter().chain(&script.directories).cloned().collect();
-            let (linker, entrypoint) = (Arc::clone(linker), script.entrypoint.clone());
-            let parts = Arc::new(Parts { module, linker, abi, entrypoint });
+            let imports = link::imports_of(&module);
+            let parts = Arc::new(Parts::new(&name, module, &imports, abi, script.entrypoint.clone())?);
             list.push(Command { name, script, env, directories, parts, shares_memory: kind == Kind::Threads });
         }
         let args = args.iter().skip(1).cloned().collect();
@@ -382,12 +369,12 @@ fn pooled(plain: &Engine, needs: &ResourcesRequired, room: Room) -> Result<Engin
     })
 }
 
-fn linker(engine: &Engine) -> Result<Linker<Guest>, Error> {
-    hostcall::linker(&engine.wasmtime)
-        .map_err(|error| Error::host(format!("the hostcalls cannot be defined: {error:#}")))
-}
-
 impl Parts {
+    fn new(name: &str, module: Module, imports: &[Import], abi: Abi, entrypoint: String) -> Result<Self, Error> {
+        let links = Links::new(&module, imports).map_err(|error| mismatched(name, format!("{error:#}")))?;
+        Ok(Self { module, links, abi, entrypoint })
+    }
+
     /// The memory that a guest is given where it brings none, of at most so many bytes.
     pub(crate) fn memory(&self, engine: &Engine, most: usize) -> Result<Given, Error> {
         let Some(kind) = engine::shared_memory(&self.module) else { return Ok(Given::None) };
@@ -409,14 +396,17 @@ impl Parts {
 
     /// Runs it to the end.
     pub(crate) async fn run(&self, store: &mut Store<Guest>) -> wasmtime::Result<()> {
-        let instance = instantiate(&self.linker, store, &self.module).await?;
+        let instance = self.links.instantiate(store, &self.module).await?;
+        if matches!(store.data().memory, Given::None) {
+            store.data_mut().memory = instance.get_memory(&mut *store, "memory").map_or(Given::None, Given::Own);
+        }
         let start = instance.get_typed_func::<(), ()>(&mut *store, &self.entrypoint)?;
         start.call_async(store, ()).await
     }
 
     /// What each thread of a guest is instantiated of.
     pub(crate) fn ready(&self, first: &Store<Guest>) -> wasmtime::Result<InstancePre<Guest>> {
-        link::prepare(first, &self.module)
+        self.links.ready(first, &self.module)
     }
 }
 
@@ -428,7 +418,7 @@ impl Service {
             let Loaded::Component(component) = engine.load(&self.compiled)? else {
                 return Err(wasmtime::Error::msg("it is no component"));
             };
-            let ready = component::linker(&engine.wasmtime, engine.kind)?.instantiate_pre(&component)?;
+            let ready = component::linker(&component, engine.kind)?.instantiate_pre(&component)?;
             Ok(match self.world {
                 World::Http03 => Handler::Of03(ServicePre::new(ready)?),
                 _ => Handler::Of02(ProxyPre::new(ready)?),

@@ -57,8 +57,16 @@ impl Runtime {
     /// It is neither a module nor a component, not a valid one, or needs what no dialect has; the message says which.
     pub fn load(&self, artifact: &Artifact) -> Result<Server, Error> {
         let (engine, compiled, loaded) = self.compiled(artifact)?;
-        let program = Program::new(&engine, artifact.name(), compiled, loaded)?;
-        Ok(Server::new(engine, program, artifact.name()))
+        server(engine, artifact.name(), compiled, loaded)
+    }
+
+    /// The same without compiling anything, which may take long: none where the artifact is not in the cache.
+    ///
+    /// # Errors
+    /// As [`Runtime::load`].
+    pub fn load_cached(&self, artifact: &Artifact) -> Result<Option<Server>, Error> {
+        let Some((engine, compiled, loaded)) = self.cached(artifact)? else { return Ok(None) };
+        server(engine, artifact.name(), compiled, loaded).map(Some)
     }
 
     /// A server that answers each HTTP request by running a module: CGI (RFC 3875). Of several modules each has a route
@@ -160,15 +168,19 @@ impl Runtime {
 
     /// The machine code of an artifact, which is checked unless it is in the cache: then it was before.
     fn compiled(&self, artifact: &Artifact) -> Result<(Arc<Engine>, Compiled, Loaded), Error> {
-        if let (Some(cache), Some(kind)) = (&self.cache, inspect::kind_of(artifact)) {
-            let engine = self.engine(kind)?;
-            if let Some((compiled, loaded)) = engine.find(artifact, cache) {
-                return Ok((engine, compiled, loaded));
-            }
+        if let Some(cached) = self.cached(artifact)? {
+            return Ok(cached);
         }
         let engine = self.engine(inspect::must_run(artifact)?)?;
         let (compiled, loaded) = engine.compile(artifact, self.cache.as_ref())?;
         Ok((engine, compiled, loaded))
+    }
+
+    /// What the cache has of an artifact.
+    fn cached(&self, artifact: &Artifact) -> Result<Option<(Arc<Engine>, Compiled, Loaded)>, Error> {
+        let (Some(cache), Some(kind)) = (&self.cache, inspect::kind_of(artifact)) else { return Ok(None) };
+        let engine = self.engine(kind)?;
+        Ok(engine.find(artifact, cache).map(|(compiled, loaded)| (engine, compiled, loaded)))
     }
 
     /// A server of machine code that somebody vouched for.
@@ -176,8 +188,7 @@ impl Runtime {
         &self, name: &str, compiled: Compiled, refuse: impl Fn(&wasmtime::Error) -> Error,
     ) -> Result<Server, Error> {
         let (engine, loaded) = self.taken(&compiled).map_err(|error| refuse(&error))?;
-        let program = Program::new(&engine, name, compiled, loaded)?;
-        Ok(Server::new(engine, program, name))
+        server(engine, name, compiled, loaded)
     }
 
     /// The first engine that takes machine code, and the same loaded there.
@@ -202,6 +213,11 @@ impl Runtime {
         engines.push(Arc::clone(&engine));
         Ok(engine)
     }
+}
+
+fn server(engine: Arc<Engine>, name: &str, compiled: Compiled, loaded: Loaded) -> Result<Server, Error> {
+    let program = Program::new(&engine, name, compiled, loaded)?;
+    Ok(Server::new(engine, program, name))
 }
 
 fn of_another_version(name: &str, error: &wasmtime::Error) -> Error {

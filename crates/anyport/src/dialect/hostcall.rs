@@ -7,7 +7,7 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use wasmtime::{Caller, Engine, Extern, Linker, ValType};
+use wasmtime::{Caller, Extern, Linker, ValType};
 use wiggle::{GuestError, GuestMemory};
 
 use super::trace::Traced;
@@ -313,17 +313,6 @@ pub(crate) fn leave(
         Err(Fault::Memory(error)) => Err(error.into()),
         Err(Fault::Trap(error)) => Err(error),
     }
-}
-
-/// A linker with every row of every table, each under its module and key.
-pub(crate) fn linker(engine: &Engine) -> wasmtime::Result<Linker<Guest>> {
-    let mut linker = Linker::new(engine);
-    for table in super::TABLES {
-        for row in table.rows() {
-            (row.define)(&mut linker, row, table, &row.key())?;
-        }
-    }
-    Ok(linker)
 }
 
 /// Preview1's answer to a bad pointer: the guest is broken, and ends.
