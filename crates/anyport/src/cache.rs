@@ -2,11 +2,13 @@
 //!
 //! An entry is two files, `KEY.cwasm` and `KEY.sum`; the key is the module's digest and the engine's
 //! compatibility hash, the sum is the entry's own digest. An entry that does not match its sum is
-//! as good as none. The folder must be its owner's alone: who can write there can run code here.
-//! `KEY.lock` is there while some process compiles the module, and the others wait for it.
+//! as good as none. Beside its sum stands which file was found to match, so that all of it is read but once
+//! between two starts of the machine: the kernel gives a file another time when anything of it is written.
+//! The folder must be its owner's alone: who can write there can run code here. `KEY.lock` is there while
+//! some process compiles the module, and the others wait for it.
 
 use std::ffi::OsStr;
-use std::fs::{self, DirBuilder, File, TryLockError};
+use std::fs::{self, DirBuilder, File, Metadata, TryLockError};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -91,16 +93,28 @@ impl Cache {
 
     /// An entry that is whole, opened for reading and marked as used now.
     pub(crate) fn find(&self, key: &str) -> Option<File> {
-        let expected = fs::read_to_string(self.sum_path(key)).ok()?;
-        let mut hasher = blake3::Hasher::new();
+        let sum = File::open(self.sum_path(key)).ok()?;
+        let told = io::read_to_string(&sum).ok()?;
+        let (digest, seen) = told.split_once('\n').unwrap_or((&told, ""));
         let file = File::open(self.module_path(key)).ok()?;
+        // Before it is read: what is written meanwhile changes it.
+        let metadata = file.metadata().ok()?;
+        let identity = identity(&metadata);
+        if identity.as_deref() == Some(seen) {
+            // For the eviction of the least recently used; no harm if the file system refuses.
+            let _ = sum.set_modified(SystemTime::now());
+            return Some(file);
+        }
+        let mut hasher = blake3::Hasher::new();
         hasher.update_reader(&file).ok()?;
-        if hasher.finalize().to_hex().as_str() != expected.trim() {
+        if hasher.finalize().to_hex().as_str() != digest {
             tracing::debug!("the cache entry {key} is damaged and will be made anew");
             return None;
         }
-        // For the eviction of the least recently used; no harm if the file system refuses.
-        let _ = file.set_modified(SystemTime::now());
+        if let (Some(identity), true) = (identity, is_settled(&metadata)) {
+            // In a cache for reading alone it is read each time.
+            let _ = self.write(&self.sum_path(key), format!("{digest}\n{identity}").as_bytes());
+        }
         Some(file)
     }
 
@@ -211,7 +225,8 @@ impl Cache {
             };
             // Another process may have removed it meanwhile.
             let Ok(metadata) = fs::metadata(&path) else { continue };
-            let used = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
+            let used = fs::metadata(self.sum_path(key)).and_then(|sum| sum.modified());
+            let used = used.unwrap_or(SystemTime::UNIX_EPOCH);
             entries.push(Entry { key: key.to_owned(), bytes: metadata.len(), used });
         }
         Ok(entries)
@@ -228,6 +243,23 @@ impl Cache {
     fn sum_path(&self, key: &str) -> PathBuf {
         self.folder.join(format!("{key}.sum"))
     }
+}
+
+/// What changes when a file is written to, or is another one: its number, its length and when the kernel has last
+/// changed it, which nobody can set; since the machine was started, before which a disk may have lost what was written.
+fn identity(metadata: &Metadata) -> Option<String> {
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    let (boot, number, bytes) = (boot.trim(), metadata.ino(), metadata.len());
+    Some(format!("{boot} {number} {bytes} {}.{:09}", metadata.ctime(), metadata.ctime_nsec()))
+}
+
+/// Whether a file was changed so long ago that another change would give it another time: clocks of file systems tick.
+fn is_settled(metadata: &Metadata) -> bool {
+    const TICK_MOST: Duration = Duration::from_secs(1);
+    let nanoseconds = u32::try_from(metadata.ctime_nsec()).unwrap_or_default();
+    let changed = u64::try_from(metadata.ctime()).map(|seconds| Duration::new(seconds, nanoseconds));
+    let age = changed.ok().and_then(|changed| (SystemTime::UNIX_EPOCH + changed).elapsed().ok());
+    age.is_some_and(|age| age > TICK_MOST)
 }
 
 /// An entry is being made.
@@ -255,6 +287,7 @@ mod tests {
     use std::io::{Read, Seek};
     use std::os::unix::fs::PermissionsExt;
     use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Instant;
 
     fn cache() -> (tempfile::TempDir, Cache) {
         let folder = tempfile::tempdir().expect("a folder");
@@ -281,6 +314,39 @@ mod tests {
             assert!(cache.find("a").is_none(), "{damaged:?}");
         }
         fs::remove_file(path).expect("there");
+        assert!(cache.find("a").is_none());
+    }
+
+    #[test]
+    fn an_entry_is_read_whole_until_it_is_known() {
+        let (_folder, cache) = cache();
+        cache.store("a", b"compiled").expect("room");
+        let (module, sum) = (cache.module_path("a"), cache.sum_path("a"));
+        let read = || fs::read_to_string(&sum).expect("there");
+        let since = Instant::now();
+        while !read().contains('\n') {
+            assert!(cache.find("a").is_some() && since.elapsed() < Duration::from_secs(60));
+            std::thread::yield_now();
+        }
+        let known = read();
+        let (digest, identity) = known.split_once('\n').expect("both");
+        // As a copy of the cache has it, and after another start of the machine.
+        let another = identity.replace('-', "+");
+        for told in [&another, "", "1 8 2.000000003"] {
+            fs::write(&sum, format!("{digest}\n{told}")).expect("ours");
+            assert!(cache.find("a").is_some(), "it matches its sum");
+            assert_eq!(read(), known);
+        }
+        let wrong = blake3::hash(b"another").to_hex();
+        for (told, found) in [(format!("{wrong}\n{identity}"), true), (wrong.to_string(), false)] {
+            fs::write(&sum, told).expect("ours");
+            assert_eq!(cache.find("a").is_some(), found);
+        }
+        // The time that programs set is not what counts.
+        fs::write(&sum, &known).expect("ours");
+        let modified = fs::metadata(&module).and_then(|metadata| metadata.modified()).expect("there");
+        fs::write(&module, b"cOmpiled").expect("ours");
+        File::options().write(true).open(&module).and_then(|file| file.set_modified(modified)).expect("ours");
         assert!(cache.find("a").is_none());
     }
 
@@ -325,7 +391,7 @@ mod tests {
         for (age, key) in ["old", "middle", "new"].into_iter().enumerate() {
             cache.store(key, &[0; 33]).expect("room");
             let time = SystemTime::UNIX_EPOCH + Duration::from_secs(age as u64);
-            File::open(cache.module_path(key)).and_then(|file| file.set_modified(time)).expect("ours");
+            File::open(cache.sum_path(key)).and_then(|file| file.set_modified(time)).expect("ours");
         }
         assert_eq!(cache.size().expect("readable"), (99, 3));
         cache.store("newest", &[0; 40]).expect("room");
