@@ -1,6 +1,6 @@
 //! What a component is for, and what it needs: its imports and exports, by the names of their interfaces.
 
-use wasmparser::{Parser, Payload};
+use wasmparser::{Chunk, Parser, Payload};
 use wasmtime::component::{Component, Linker};
 
 use crate::dialect::{self, Dialect};
@@ -55,28 +55,38 @@ const WORLDS: &[(&str, &str, World)] = &[
 ];
 
 impl Interfaces {
-    /// Those of a component's bytes, whose validity is another matter.
+    /// Those of a component's bytes, whose validity is another matter. What is nested in it, which is nearly all of it,
+    /// is not looked at.
     pub(crate) fn of_bytes(bytes: &[u8]) -> wasmparser::Result<Self> {
         let mut interfaces = Self::default();
-        let mut depth = 0_usize;
-        for payload in Parser::new(0).parse_all(bytes) {
-            match payload? {
-                Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => depth += 1,
-                Payload::End(_) => depth = depth.saturating_sub(1),
-                Payload::ComponentImportSection(section) if depth == 0 => {
+        let (mut parser, mut rest) = (Parser::new(0), bytes);
+        loop {
+            // Nothing else is there once all bytes are.
+            let Chunk::Parsed { consumed, payload } = parser.parse(rest, true)? else { return Ok(interfaces) };
+            rest = rest.get(consumed..).unwrap_or_default();
+            match payload {
+                Payload::ModuleSection { parser: nested, unchecked_range }
+                | Payload::ComponentSection { parser: nested, unchecked_range } => {
+                    match bytes.get(unchecked_range.end..) {
+                        Some(behind) => rest = behind,
+                        // Its parser says where the bytes end.
+                        None => parser = nested,
+                    }
+                }
+                Payload::ComponentImportSection(section) => {
                     for import in section {
                         interfaces.imports.push(import?.name.name.to_owned());
                     }
                 }
-                Payload::ComponentExportSection(section) if depth == 0 => {
+                Payload::ComponentExportSection(section) => {
                     for export in section {
                         interfaces.exports.push(export?.name.name.to_owned());
                     }
                 }
+                Payload::End(_) => return Ok(interfaces),
                 _ => {}
             }
         }
-        Ok(interfaces)
     }
 
     /// Those of a compiled component.
@@ -250,6 +260,22 @@ mod tests {
         }
         assert!(is("wasi:logging/logging", "wasi:logging/logging", ""));
         assert!(is("wasi:config/store@0.2.0-rc.1", "wasi:config/store", "0.2.0-rc.1"));
+    }
+
+    #[test]
+    fn what_is_nested_is_passed_over() {
+        let inner = "(component $inner (import \"a:b/inner@0.3.0\" (instance)))";
+        let text = format!("(component (core module (func)) {inner} (import \"a:b/outer@0.2.0\" (instance)))");
+        let bytes = wat::parse_str(text).expect("it is valid");
+        let interfaces = Interfaces::of_bytes(&bytes).expect("it is valid");
+        assert_eq!(interfaces.imports, ["a:b/outer@0.2.0"]);
+        for cut in 9..bytes.len() {
+            // Whole sections may be missing: then it is another component, and no more is known.
+            let known = Interfaces::of_bytes(&bytes[..cut]);
+            assert!(known.is_err() || known.is_ok_and(|known| known.imports.len() <= 1), "{cut}");
+        }
+        let within = bytes.windows(5).position(|name| name == b"inner").expect("it is there");
+        assert!(Interfaces::of_bytes(&bytes[..within]).is_err());
     }
 
     #[test]

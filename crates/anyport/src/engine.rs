@@ -12,6 +12,8 @@ use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use object::read::elf::ElfFile64;
+use object::{Endianness, Object, ObjectSection, ReadCache, ReadRef};
 use rustix::fs::{MemfdFlags, SealFlags};
 use wasmparser::{Validator, WasmFeatures};
 use wasmtime::ResourcesRequired;
@@ -82,11 +84,14 @@ const MEMORY_KEPT: usize = 2 << 20;
 /// The same of its tables.
 const TABLE_KEPT: usize = 64 << 10;
 
-/// Bytes of a memory that is rather written anew as a whole, where there are several workers: an interpreter writes
-/// here and there, to more places than wasmtime looks up, and what is given back to the kernel interrupts the other
-/// workers, and costs page faults that they wait for. It stays mapped for as many instances as were ever at work at
-/// once, so all of them together must be no more than a part of what there is.
+/// Bytes of a memory that is rather written anew as a whole, where there are several workers: an interpreter whose
+/// memory was saved in the middle of its work writes here and there, to more places than wasmtime looks up, and what is
+/// given back to the kernel interrupts the other workers, and costs page faults that they wait for. It stays mapped for
+/// as many instances as were ever at work at once, so all of them together must be no more than a part of what there is.
 const MEMORY_REWRITTEN: usize = 32 << 20;
+
+/// The part of a memory that is more than what any program is linked with: it was saved. One of so many.
+const PART_SAVED: u64 = 2;
 
 const WASM_PAGE: usize = 64 << 10;
 
@@ -110,11 +115,12 @@ impl Engine {
     }
 
     /// An engine whose instances of one component come from a pool: each takes the place of another, whose memory
-    /// is mapped already. `needs` are its own.
-    pub(crate) fn pooled(kind: Kind, needs: &ResourcesRequired, room: Room) -> Result<Self, Error> {
+    /// is mapped already.
+    pub(crate) fn pooled(kind: Kind, needs: &Needs, room: Room) -> Result<Self, Error> {
         let mut pool = PoolingAllocationConfig::new();
         let each = |count: u32| count.saturating_mul(room.instances);
         let rewritten = rewritten(needs, room, machine::memory_bytes);
+        let needs = &needs.resources;
         let table = needs.max_initial_table_size.and_then(|size| usize::try_from(size).ok()).unwrap_or(0);
         pool.total_component_instances(room.instances)
             .total_core_instances(each(CORE_INSTANCES))
@@ -257,14 +263,53 @@ impl Engine {
     }
 }
 
+/// What the instances of a pool have.
+pub(crate) struct Needs {
+    pub(crate) resources: ResourcesRequired,
+    /// Each memory that begins with many bytes has most of them written before any function of it is called.
+    pub(crate) is_saved: bool,
+}
+
+impl Needs {
+    /// Of one program, made of this machine code.
+    pub(crate) fn new(resources: ResourcesRequired, compiled: &Compiled) -> Self {
+        let first = resources.max_initial_memory_size.unwrap_or(0).saturating_mul(WASM_PAGE as u64);
+        let is_small = first <= MEMORY_KEPT as u64;
+        let is_saved = || compiled.data_bytes().is_some_and(|bytes| bytes >= first / PART_SAVED);
+        Self { resources, is_saved: is_small || is_saved() }
+    }
+
+    /// Those of no program.
+    pub(crate) fn none() -> Self {
+        let resources = ResourcesRequired {
+            num_memories: 0,
+            max_initial_memory_size: None,
+            num_tables: 0,
+            max_initial_table_size: None,
+        };
+        Self { resources, is_saved: true }
+    }
+
+    /// And those of another, either of which may be the next one in a place.
+    pub(crate) fn add(&mut self, other: &Self) {
+        let (all, Self { resources: other, is_saved }) = (&mut self.resources, other);
+        all.num_memories = all.num_memories.max(other.num_memories);
+        all.num_tables = all.num_tables.max(other.num_tables);
+        all.max_initial_memory_size = all.max_initial_memory_size.max(other.max_initial_memory_size);
+        all.max_initial_table_size = all.max_initial_table_size.max(other.max_initial_table_size);
+        self.is_saved &= is_saved;
+    }
+}
+
 /// Bytes of each memory that are written anew when its instance ends; nothing where the places that were written to are
 /// looked up.
 /// Most have no need of the machine's bytes, which are asked for by reading files.
-fn rewritten(needs: &ResourcesRequired, room: Room, machine_bytes: impl FnOnce() -> u64) -> Option<usize> {
+fn rewritten(needs: &Needs, room: Room, machine_bytes: impl FnOnce() -> u64) -> Option<usize> {
+    let Needs { resources, is_saved } = needs;
     // In pages, of the size that nearly all have.
-    let first = usize::try_from(needs.max_initial_memory_size?).ok()?.checked_mul(WASM_PAGE)?;
-    let fits = first > MEMORY_KEPT && first <= MEMORY_REWRITTEN;
-    let memories = u64::from(room.instances).saturating_mul(needs.num_memories.into());
+    let first = usize::try_from(resources.max_initial_memory_size?).ok()?.checked_mul(WASM_PAGE)?;
+    let fits = *is_saved && first > MEMORY_KEPT && first <= MEMORY_REWRITTEN;
+    let memories = u64::from(room.instances).saturating_mul(resources.num_memories.into());
     let all = (first as u64).saturating_mul(memories);
     (room.workers > 1 && fits && all <= machine_bytes() / PART_REWRITTEN).then_some(first)
 }
@@ -323,6 +368,21 @@ impl Compiled {
             },
         };
         wasmtime::Engine::detect_precompiled(&bytes)
+    }
+
+    /// Bytes of the memories that are written at the start of an instance, as far as that can be told.
+    fn data_bytes(&self) -> Option<u64> {
+        /// Where wasmtime keeps them.
+        /// <https://docs.rs/wasmtime-environ/48.0.8/wasmtime_environ/obj/constant.ELF_WASM_DATA.html>
+        const SECTION: &str = ".rodata.wasm";
+        fn size<'f>(bytes: impl ReadRef<'f>) -> Option<u64> {
+            let file: ElfFile64<'f, Endianness, _> = ElfFile64::parse(bytes).ok()?;
+            file.section_by_name(SECTION).map(|section| section.size())
+        }
+        match self {
+            Self::Bytes(bytes) => size(&bytes[..]),
+            Self::File(file) => size(&ReadCache::new(file)),
+        }
     }
 
     /// A file of it: the one that it is in, or one without a name.
@@ -393,11 +453,10 @@ mod tests {
 
     #[test]
     fn memories_are_written_anew_where_there_is_room_for_all_of_them() {
-        let needs = |first| ResourcesRequired {
-            num_memories: 2,
-            max_initial_memory_size: first,
-            num_tables: 0,
-            max_initial_table_size: None,
+        let needs = |first| {
+            let mut needs = Needs::none();
+            needs.resources = ResourcesRequired { num_memories: 2, max_initial_memory_size: first, ..needs.resources };
+            needs
         };
         let room = Room { workers: 2, instances: 100, memory_bytes: 1 << 30, table_elements: 0 };
         assert_eq!(rewritten(&needs(Some(128)), Room { workers: 1, ..room }, || u64::MAX), None);
@@ -407,5 +466,31 @@ mod tests {
         assert_eq!(rewritten(Some(32), u64::MAX), None);
         assert_eq!(rewritten(Some(513), u64::MAX), None);
         assert_eq!(rewritten(None, u64::MAX), None);
+    }
+
+    /// A program in C may have a large memory too, for its stack, and writes to a few places of it.
+    #[test]
+    fn memories_are_written_anew_that_were_saved() {
+        let engine = Engine::new(Kind::Modules).expect("an engine");
+        let needs = |data: usize| {
+            let text = format!("(module (memory 64) (data (i32.const 0) \"{}\"))", "a".repeat(data));
+            let artifact = Artifact::from_bytes("test", wat::parse_str(text).expect("it is valid"));
+            let Ok(Loaded::Module(module)) = engine.compile(&artifact, None).map(|(_, loaded)| loaded) else {
+                panic!("it is a module")
+            };
+            let compiled = Compiled::Bytes(engine.precompile(&artifact).expect("it is valid"));
+            let in_file = Compiled::File(in_memory(&engine.precompile(&artifact).expect("it is valid")).expect("room"));
+            [compiled, in_file].map(|compiled| Needs::new(module.resources_required(), &compiled))
+        };
+        let room = Room { workers: 2, instances: 100, memory_bytes: 1 << 30, table_elements: 0 };
+        let rewritten = |needs: &Needs| rewritten(needs, room, || u64::MAX);
+        let (saved, plain) = (needs(2 << 20), needs(1 << 20));
+        assert_eq!(saved.each_ref().map(rewritten), [Some(4 << 20); 2]);
+        assert_eq!(plain.each_ref().map(rewritten), [None; 2]);
+        let [mut all, one] = saved;
+        all.add(&one);
+        assert_eq!(rewritten(&all), Some(4 << 20));
+        all.add(&plain[0]);
+        assert_eq!(rewritten(&all), None);
     }
 }

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
-use wasmtime::ResourcesRequired;
 use wasmtime::component::Component;
 use wasmtime::{ExternType, InstancePre, MemoryType, Module, SharedMemory, Store};
 use wasmtime_wasi::{p2, p3};
@@ -15,7 +14,7 @@ use crate::cgi::Script;
 use crate::component::{self, Interfaces, World};
 use crate::dialect::preview1::process::Exit;
 use crate::directory::Directory;
-use crate::engine::{self, Compiled, Engine, Kind, Loaded, Room};
+use crate::engine::{self, Compiled, Engine, Kind, Loaded, Needs, Room};
 use crate::error::{Error, printable};
 use crate::guest::{Abi, Generation, Guest, forking};
 use crate::link::{self, Import, Links};
@@ -48,14 +47,14 @@ pub(crate) struct Parts {
 /// A component that serves requests, up to its pool of instances, whose size is not known before it starts.
 pub(crate) struct Service {
     compiled: Compiled,
-    needs: ResourcesRequired,
+    needs: Needs,
     pub(crate) world: World,
 }
 
 /// Modules that answer requests by CGI, up to their pool of instances.
 pub(crate) struct Scripts {
     all: Vec<Loose>,
-    needs: ResourcesRequired,
+    needs: Needs,
 }
 
 /// One of them.
@@ -132,6 +131,7 @@ impl Program {
         let world = interfaces.world().ok_or_else(|| component::not_a_server(name, &interfaces))?;
         if world.is_http() {
             let needs = component.resources_required().ok_or_else(|| mismatched(name, "it imports a module"))?;
+            let needs = Needs::new(needs, &compiled);
             return Ok(Self::Service(Service { compiled, needs, world }));
         }
         let linker = component::linker(component, engine.kind)
@@ -240,13 +240,7 @@ fn abi_of(module: &Module, imports: &[Import]) -> Abi {
 impl Scripts {
     /// None yet.
     pub(crate) fn new() -> Self {
-        let needs = ResourcesRequired {
-            num_memories: 0,
-            max_initial_memory_size: None,
-            num_tables: 0,
-            max_initial_table_size: None,
-        };
-        Self { all: Vec::new(), needs }
+        Self { all: Vec::new(), needs: Needs::none() }
     }
 
     /// Adds a module whose imports are all there.
@@ -284,11 +278,7 @@ impl Scripts {
             self.all.push(Loose { name: name.to_owned(), script, compiled, abi, kind: Kind::Threads });
             return Ok(());
         }
-        let needs = module.resources_required();
-        self.needs.num_memories = self.needs.num_memories.max(needs.num_memories);
-        self.needs.num_tables = self.needs.num_tables.max(needs.num_tables);
-        self.needs.max_initial_memory_size = self.needs.max_initial_memory_size.max(needs.max_initial_memory_size);
-        self.needs.max_initial_table_size = self.needs.max_initial_table_size.max(needs.max_initial_table_size);
+        self.needs.add(&Needs::new(module.resources_required(), &compiled));
         self.all.push(Loose { name: name.to_owned(), script, compiled, abi, kind: Kind::Modules });
         Ok(())
     }
@@ -361,7 +351,7 @@ impl Commands {
 }
 
 /// An engine with a pool, where there is room for one.
-fn pooled(plain: &Engine, needs: &ResourcesRequired, room: Room) -> Result<Engine, Error> {
+fn pooled(plain: &Engine, needs: &Needs, room: Room) -> Result<Engine, Error> {
     Engine::pooled(plain.kind, needs, room).or_else(|error| {
         // A pool reserves 4 GiB of addresses for each memory, which is more than some processes may.
         tracing::warn!("instances are made one by one, which is slower: {error}");
