@@ -87,7 +87,8 @@ const TABLE_KEPT: usize = 64 << 10;
 /// Bytes of a memory that is rather written anew as a whole, where there are several workers: an interpreter whose
 /// memory was saved in the middle of its work writes here and there, to more places than wasmtime looks up, and what is
 /// given back to the kernel interrupts the other workers, and costs page faults that they wait for. It stays mapped for
-/// as many instances as were ever at work at once, so all of them together must be no more than a part of what there is.
+/// as many instances as were ever at work at once, so all of them together must be no more than a part of what there
+/// is.
 const MEMORY_REWRITTEN: usize = 32 << 20;
 
 /// The part of a memory that is more than what any program is linked with: it was saved. One of so many.

@@ -72,7 +72,10 @@ const LAYERS: &[(&str, &[&str])] = &[
             "log probe status",
         ],
     ),
-    ("crates/anyport-cli/src/", &["main", "run docker", "plan manifest", "usage", "report", "service trace args"]),
+    (
+        "crates/anyport-cli/src/",
+        &["main", "run docker", "load", "plan manifest", "usage", "report", "service trace args"],
+    ),
 ];
 
 /// Names that say nothing of what a module owns.
