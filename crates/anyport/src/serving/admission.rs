@@ -16,8 +16,8 @@ use wasmtime_wasi_http::Error;
 
 use super::answer::{Answer, answer as say};
 use super::connection::{Asked, HYPERS_BYTES, Taking};
-use super::upload::{TOO_LARGE_ANSWER, Upload};
-use super::{RequestId, Site, request, sanity};
+use super::upload::{Fate, TOO_LARGE_ANSWER, Upload};
+use super::{RequestId, Site, expect, request, sanity};
 use crate::access_log::{Entry, Log, RequestLine};
 use crate::ingress::Client;
 
@@ -54,8 +54,12 @@ pub(super) async fn admit(
         Err((status, why)) => closing(say(status, why, id), version),
         Ok(request) => {
             let fate = request.body().fate();
-            let answered = request::answer(&site, id, asked, request).await;
-            match (answered, fate.and_then(|fate| fate.status())) {
+            let waiting = fate.as_deref().filter(|_| expect::is_expected(&request));
+            let answered = match (request::answer(&site, id, asked, request).await, waiting) {
+                (Ok(answer), Some(fate)) => Ok(expect::hold(answer, fate).await),
+                (answered, _) => answered,
+            };
+            match (answered, fate.as_deref().and_then(Fate::status)) {
                 // Whatever the guest has made of a body that failed.
                 (answered, Some((status, why))) => {
                     tracing::debug!("request {id}: {}", why.trim_end());

@@ -9,6 +9,7 @@ mod answer;
 mod call;
 mod cgi;
 mod connection;
+mod expect;
 mod kept;
 mod prewarm;
 mod request;

@@ -318,13 +318,16 @@ pub(super) fn streamed(
         let left = if bodiless { Some(0) } else { length };
         let rest = call.map(|call| Rest { call, id, site: Arc::clone(site) });
         let timeout = site.limits.timeout;
-        Answer::Streamed(Box::new(Streamed { body, left, rest, pauses, timeout, id, _asked: asked }))
+        let streamed = Streamed { body, begun: None, left, rest, pauses, timeout, id, _asked: asked };
+        Answer::Streamed(Box::new(streamed))
     })
 }
 
 /// The body of a guest's answer, and the rest of the guest's work, which goes on as the body is taken.
 pub(super) struct Streamed {
     body: WasiBody,
+    /// What was asked for before the head could go.
+    begun: Option<Begun>,
     /// Bytes that are still to come, where that is known.
     left: Option<u64>,
     /// Of an instance that works for this request alone.
@@ -333,6 +336,13 @@ pub(super) struct Streamed {
     timeout: Duration,
     id: RequestId,
     _asked: Asked,
+}
+
+/// The begin of an answer's body.
+struct Begun {
+    frame: Option<Result<Frame<Bytes>, Error>>,
+    /// Of all.
+    size: SizeHint,
 }
 
 /// What is known of an answer that may not go on.
@@ -401,7 +411,20 @@ impl Rest {
 }
 
 impl Streamed {
+    /// Ready when the guest has written some of it, which stays there, or has ended it.
+    pub(super) fn poll_begun(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        if self.begun.is_none() {
+            let size = self.body.size_hint();
+            let frame = ready!(self.poll_frame(context));
+            self.begun = Some(Begun { frame, size });
+        }
+        Poll::Ready(())
+    }
+
     pub(super) fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        if let Some(begun) = self.begun.take() {
+            return Poll::Ready(begun.frame);
+        }
         self.go_on(context);
         let polled = Pin::new(&mut self.body).poll_frame(context);
         match &polled {
@@ -449,11 +472,14 @@ impl Streamed {
     }
 
     pub(super) fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream() && !self.was_cut_off()
+        match &self.begun {
+            Some(begun) => begun.frame.is_none(),
+            None => self.body.is_end_stream() && !self.was_cut_off(),
+        }
     }
 
     pub(super) fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        self.begun.as_ref().map_or_else(|| self.body.size_hint(), |begun| begun.size.clone())
     }
 }
 

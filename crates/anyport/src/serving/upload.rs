@@ -7,6 +7,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::task::AtomicWaker;
 use http::StatusCode;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
@@ -36,6 +37,10 @@ pub(super) struct Fate {
     failed: AtomicU8,
     /// Bytes have come since somebody asked.
     has_moved: AtomicBool,
+    /// The guest has asked for it, or given it up.
+    is_settled: AtomicBool,
+    /// Of whoever waits for that.
+    waker: AtomicWaker,
 }
 
 /// What a body has failed by.
@@ -51,6 +56,18 @@ impl Fate {
             STALLED => Some((StatusCode::REQUEST_TIMEOUT, "the rest of the request did not come in time\n")),
             MALFORMED => Some((StatusCode::BAD_REQUEST, "the request's body is not right\n")),
             _ => None,
+        }
+    }
+
+    /// Ready when the guest has asked for the body, or will not.
+    pub(super) fn poll_settled(&self, context: &mut Context<'_>) -> Poll<()> {
+        self.waker.register(context.waker());
+        if self.is_settled.load(Ordering::Acquire) { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    fn settle(&self) {
+        if !self.is_settled.swap(true, Ordering::Release) {
+            self.waker.wake();
         }
     }
 }
@@ -126,6 +143,9 @@ impl Drop for Upload {
         if self.body.is_end_stream() {
             self.is_read();
         }
+        if let Some(fate) = &self.fate {
+            fate.settle();
+        }
     }
 }
 
@@ -134,7 +154,11 @@ impl Body for Upload {
     type Error = Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        match Pin::new(&mut self.body).poll_frame(context) {
+        let polled = Pin::new(&mut self.body).poll_frame(context);
+        if let Some(fate) = &self.fate {
+            fate.settle();
+        }
+        match polled {
             Poll::Pending => match self.poll_stalled(context) {
                 Poll::Ready(()) => self.fail(STALLED, Error::ConnectionReadTimeout),
                 Poll::Pending => Poll::Pending,

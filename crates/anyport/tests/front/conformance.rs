@@ -1,7 +1,9 @@
 //! What RFC 9112 says to refuse is refused, and no guest is called for it: bytes in, an answer or the end out.
 
-use super::service::{Service, status};
-use crate::support::Tested;
+use tokio::io::AsyncWriteExt;
+
+use super::service::{Service, status, until};
+use crate::support::{Tested, within};
 
 /// Heads that no guest is to see: why, what is sent in place of `{}` and around it, and the statuses that are right.
 const HEADS: &[(&str, &str, u16)] = &[
@@ -125,6 +127,30 @@ async fn heads_that_are_too_large_are_refused() -> Tested {
             assert_eq!(status(&answer), wanted, "{most}, {why}: {answer}");
             let called = service.called().await?;
             assert_eq!(called.is_empty(), wanted != 200, "{most}, {why}");
+        }
+    }
+    Ok(())
+}
+
+/// Whether the guest reads before it answers or behind that.
+#[tokio::test]
+async fn a_client_that_waits_for_100_is_told_to_go_on_when_the_guest_reads() -> Tested {
+    let head = |method: &str, path: &str| {
+        format!("{method} {path} HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nExpect: 100-Continue\r\n\r\n")
+    };
+    for service in Service::of_each_version(|_, _| {}) {
+        for path in ["/hello", "/echo"] {
+            let mut client = service.connect().await?;
+            within("sending", client.write_all(head("POST", path).as_bytes())).await?;
+            let told = until(&mut client, "\r\n\r\n").await?;
+            assert!(told.starts_with("HTTP/1.1 100 Continue\r\n\r\n"), "{path}: {told}");
+            within("sending", client.write_all(b"ahead")).await?;
+            until(&mut client, "ahead").await?;
+        }
+        // These have their answer without.
+        for path in ["/hello", "/status?code=401", "/stream?n=1&ms=0", "/none", "/trap"] {
+            let answer = service.send(head("GET", path)).await?;
+            assert!(!answer.contains("100 Continue") && status(&answer) >= 200, "{path}: {answer}");
         }
     }
     Ok(())
