@@ -99,10 +99,10 @@ impl Cache {
         let file = File::open(self.module_path(key)).ok()?;
         // Before it is read: what is written meanwhile changes it.
         let metadata = file.metadata().ok()?;
-        let identity = identity(&metadata);
+        let (identity, is_settled) = (identity(&metadata), is_settled(&metadata));
+        // For the eviction of the least recently used; no harm if the file system refuses.
+        let _ = sum.set_modified(SystemTime::now());
         if identity.as_deref() == Some(seen) {
-            // For the eviction of the least recently used; no harm if the file system refuses.
-            let _ = sum.set_modified(SystemTime::now());
             return Some(file);
         }
         let mut hasher = blake3::Hasher::new();
@@ -111,7 +111,7 @@ impl Cache {
             tracing::debug!("the cache entry {key} is damaged and will be made anew");
             return None;
         }
-        if let (Some(identity), true) = (identity, is_settled(&metadata)) {
+        if let (Some(identity), true) = (identity, is_settled) {
             // In a cache for reading alone it is read each time.
             let _ = self.write(&self.sum_path(key), format!("{digest}\n{identity}").as_bytes());
         }
@@ -168,6 +168,8 @@ impl Cache {
         let beside = path.with_extension(format!("{:016x}.tmp", u64::from_ne_bytes(random)));
         let written = File::create_new(&beside).and_then(|mut file| {
             file.write_all(bytes)?;
+            // What is renamed is on the disk: what is in memory alone may never come there.
+            file.sync_all()?;
             fs::rename(&beside, path)
         });
         if written.is_err() {
@@ -245,17 +247,17 @@ impl Cache {
     }
 }
 
-/// What changes when a file is written to, or is another one: its number, its length and when the kernel has last
+/// What changes when a file is written to, or is another one: its numbers, its length and when the kernel has last
 /// changed it, which nobody can set; since the machine was started, before which a disk may have lost what was written.
 fn identity(metadata: &Metadata) -> Option<String> {
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
-    let (boot, number, bytes) = (boot.trim(), metadata.ino(), metadata.len());
-    Some(format!("{boot} {number} {bytes} {}.{:09}", metadata.ctime(), metadata.ctime_nsec()))
+    let (boot, device, number, bytes) = (boot.trim(), metadata.dev(), metadata.ino(), metadata.len());
+    Some(format!("{boot} {device} {number} {bytes} {}.{:09}", metadata.ctime(), metadata.ctime_nsec()))
 }
 
 /// Whether a file was changed so long ago that another change would give it another time: clocks of file systems tick.
 fn is_settled(metadata: &Metadata) -> bool {
-    const TICK_MOST: Duration = Duration::from_secs(1);
+    const TICK_MOST: Duration = Duration::from_secs(3);
     let nanoseconds = u32::try_from(metadata.ctime_nsec()).unwrap_or_default();
     let changed = u64::try_from(metadata.ctime()).map(|seconds| Duration::new(seconds, nanoseconds));
     let age = changed.ok().and_then(|changed| (SystemTime::UNIX_EPOCH + changed).elapsed().ok());

@@ -45,11 +45,13 @@ pub(super) async fn admit(
         // Guests of wasi:http are told of one.
         request.headers_mut().insert(HOST, HeaderValue::from_static("localhost"));
     }
+    // First: what is refused has a body too, which its client may be sending.
+    let mut request = request.map(|body| Upload::new(body, &site, &asked));
     let unfit = unfit_head(&site, &request);
     if site.inbound.x_forwarded {
         forward(request.headers_mut(), client);
     }
-    let admitted = unfit.map_or_else(|| refused(&site, &asked, request), Err);
+    let admitted = unfit.map_or_else(|| checked(request), Err);
     let answer = match admitted {
         Err((status, why)) => closing(say(status, why, id), version),
         Ok(request) => {
@@ -76,7 +78,7 @@ pub(super) async fn admit(
 }
 
 /// What is said of a head with more in it than it may have, where hyper does not count that.
-fn unfit_head(site: &Site, request: &Request<Incoming>) -> Option<(StatusCode, &'static str)> {
+fn unfit_head(site: &Site, request: &Request<Upload>) -> Option<(StatusCode, &'static str)> {
     let limits = &site.limits;
     if request.version() >= Version::HTTP_2 {
         has_too_many_lines(request.headers(), limits.header_lines).then_some(TOO_MANY_LINES)
@@ -94,18 +96,15 @@ fn has_too_many_lines(headers: &HeaderMap, most: usize) -> bool {
 }
 
 /// About as many bytes as the head of a request of HTTP/1.1 came in.
-fn head_bytes(request: &Request<Incoming>) -> usize {
+fn head_bytes(request: &Request<Upload>) -> usize {
     let line = |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len() + ": \r\n".len();
-    let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
-    target + request.headers().iter().map(line).sum::<usize>()
+    let first = request.method().as_str().len() + request.uri().to_string().len();
+    first + request.headers().iter().map(line).sum::<usize>()
 }
 
 /// The request as a guest may have it, or what its client is told instead.
-fn refused(
-    site: &Arc<Site>, asked: &Asked, request: Request<Incoming>,
-) -> Result<Request<Upload>, (StatusCode, &'static str)> {
+fn checked(request: Request<Upload>) -> Result<Request<Upload>, (StatusCode, &'static str)> {
     sanity::check(&request).map_err(|refusal| (refusal.status, refusal.why))?;
-    let request = request.map(|body| Upload::new(body, site, asked));
     if request.body().is_too_large() { Err(TOO_LARGE_ANSWER) } else { Ok(request) }
 }
 

@@ -43,7 +43,7 @@ pub(super) struct Pulse {
     head: AtomicU8,
     /// The peer does not take what is sent.
     stuck: AtomicBool,
-    /// It has asked by HTTP/2.
+    /// It speaks HTTP/2.
     is_h2: AtomicBool,
     /// Counts its requests.
     requests: AtomicU32,
@@ -74,6 +74,10 @@ pub(super) struct Unread {
 const NO_HEAD: u8 = 0;
 const AWAITED: u8 = 1;
 const BEGUN: u8 = 2;
+
+/// What a client of HTTP/2 begins with, as far as it is no method of HTTP/1.1.
+/// <https://www.rfc-editor.org/rfc/rfc9113#section-3.4>
+const PREFACE: &[u8] = b"PRI ";
 
 /// What [`Pulse::linger`] is: nothing yet, at it, over.
 const LINGERS: u8 = 1;
@@ -322,7 +326,13 @@ impl Pulse {
     }
 
     /// Bytes of the peer have come. Of HTTP/2 they may be no head, but what keeps a connection at work.
-    fn received(&self) {
+    fn received(&self, bytes: &[u8]) {
+        if self.head.load(Ordering::Relaxed) == AWAITED && bytes.starts_with(PREFACE) {
+            // It may ask later, as browsers do that connect ahead.
+            self.is_h2.store(true, Ordering::Relaxed);
+            self.head.store(NO_HEAD, Ordering::Relaxed);
+            self.alarm.set(self.parting(self.site.limits.idle_timeout));
+        }
         if self.is_h2.load(Ordering::Relaxed) {
             return;
         }
@@ -380,9 +390,10 @@ impl AsyncRead for Watched {
     fn poll_read(
         mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
         let polled = Pin::new(&mut self.stream).poll_read(context, buffer);
         if polled.is_ready() {
-            self.pulse.received();
+            self.pulse.received(buffer.filled().get(before..).unwrap_or_default());
         }
         polled
     }

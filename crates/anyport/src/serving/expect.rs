@@ -7,10 +7,12 @@
 
 use std::future::poll_fn;
 use std::task::Poll;
+use std::time::Duration;
 
 use http::header::EXPECT;
 use http::{Request, Response, Version};
 use tokio::task::yield_now;
+use tokio::time::timeout;
 
 use super::answer::Answer;
 use super::upload::Fate;
@@ -21,16 +23,22 @@ pub(super) fn is_expected<B>(request: &Request<B>) -> bool {
     request.version() == Version::HTTP_11 && request.headers().get(EXPECT).is_some_and(expects)
 }
 
+/// How long an answer is kept back at most: as long as curl waits for the word.
+const HELD: Duration = Duration::from_secs(1);
+
 /// Keeps an answer back while its guest may yet ask for the body of the request: until it does, gives the body up, or
 /// writes some of the answer.
 pub(super) async fn hold(mut answer: Response<Answer>, fate: &Fate) -> Response<Answer> {
-    if let Answer::Streamed(streamed) = answer.body_mut() {
-        poll_fn(|context| {
+    if let Answer::Streamed(streamed) = answer.body_mut()
+        && !streamed.has_no_body()
+    {
+        let decided = poll_fn(|context| {
             // First: the guest goes on as its answer is asked for.
             let has_begun = streamed.poll_begun(context).is_ready();
             if fate.poll_settled(context).is_ready() || has_begun { Poll::Ready(()) } else { Poll::Pending }
-        })
-        .await;
+        });
+        // If it does none of that, its client has the head.
+        let _ = timeout(HELD, decided).await;
         // Has hyper look at what was asked for, before it has a head to write.
         yield_now().await;
     }

@@ -15,8 +15,10 @@ use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use wasmtime::Store;
+use wasmtime::component::ResourceTable;
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
 use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
+use wasmtime_wasi_http::p2::body::{HostOutgoingBody, StreamContext};
 use wasmtime_wasi_http::p3::bindings::ServicePre;
 use wasmtime_wasi_http::p3::bindings::http::types::ErrorCode as ErrorCode03;
 use wasmtime_wasi_http::{Error, WasiBody, WasiHttpView};
@@ -288,12 +290,24 @@ async fn work(
     };
     let ended = handle(&mut instance, scheme, request, tell).await;
     let outcome = instance::outcome(&instance.store, ended);
+    if outcome != Outcome::Exited(0) {
+        abort_bodies(instance.store.data_mut().resources());
+    }
     instance.used += 1;
     let most = site.limits.instance_reuse.unwrap_or(1);
     if outcome == Outcome::Exited(0) && instance.used < most && !site.drains() {
         site.kept.put(instance);
     }
     outcome
+}
+
+/// Has bodies break off that a guest has not ended, which it cannot do any more: else their end would be that of the
+/// instance, and look like theirs.
+fn abort_bodies(resources: &mut ResourceTable) {
+    for body in resources.iter_mut().filter_map(|resource| resource.downcast_mut::<HostOutgoingBody>()) {
+        let (none, _) = HostOutgoingBody::new(StreamContext::Response, None, 1, 1);
+        std::mem::replace(body, none).abort();
+    }
 }
 
 /// Calls an instance's handler.
@@ -472,10 +486,13 @@ impl Streamed {
     }
 
     pub(super) fn is_end_stream(&self) -> bool {
-        match &self.begun {
-            Some(begun) => begun.frame.is_none(),
-            None => self.body.is_end_stream() && !self.was_cut_off(),
-        }
+        // What was asked for is yet to be taken, if only that nothing is there: less than the head says, perhaps.
+        self.begun.is_none() && self.body.is_end_stream() && !self.was_cut_off()
+    }
+
+    /// Whether hyper asks for nothing of it.
+    pub(super) fn has_no_body(&self) -> bool {
+        self.left == Some(0)
     }
 
     pub(super) fn size_hint(&self) -> SizeHint {

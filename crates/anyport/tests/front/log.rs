@@ -8,6 +8,7 @@ use anyport::Policy;
 use anyport::server::{AccessLog, Front};
 use tokio::io::AsyncWriteExt;
 
+use super::frames::Frames;
 use super::service::{Service, all, until};
 use crate::support::{Guest, Tested, within};
 
@@ -95,13 +96,16 @@ async fn a_head_that_does_not_end_is_a_line_too() -> Tested {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("log");
     let service = Service::with(|limits, front| {
-        limits.header_timeout = Duration::from_millis(500);
+        (limits.header_timeout, limits.idle_timeout) = (Duration::from_secs(2), Duration::from_secs(3));
         front.access_log = Some(log("json", &file));
     });
     let mut silent = service.connect().await?;
     let mut slow = service.connect().await?;
     within("sending", slow.write_all(b"GET /hello HTTP/1.1\r\nHost: a\r\n")).await?;
+    // A browser that connects ahead, and has nothing to ask for yet.
+    let mut early = Frames::begin(service.connect().await?, &[]).await?;
     assert_eq!((all(&mut slow).await?, all(&mut silent).await?), (String::new(), String::new()));
+    assert_eq!(early.goodbye().await?, Some(0));
     service.get("/hello").await?;
     // Who only connected is none.
     let told = lines(&file, 2).await?;

@@ -85,6 +85,27 @@ async fn an_answer_of_an_instance_that_fails_does_not_look_whole() {
     }
 }
 
+/// It has not ended its answer, and the end of its instance is not that of its answer.
+#[tokio::test]
+async fn an_answer_within_which_its_guest_fails_does_not_look_whole() {
+    let service = Service::start(Version::V02);
+    for (bytes, ms) in [(10, 0), (10, 100), (0, 0), (0, 100)] {
+        for expects in ["", "Content-Length: 5\r\nExpect: 100-continue\r\n"] {
+            let mut stream = service.connect().await;
+            let head =
+                format!("POST /half?bytes={bytes}&ms={ms} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n{expects}\r\n");
+            stream.write_all(head.as_bytes()).await.expect("it is open");
+            let mut answer = Vec::new();
+            let _ = within("the end", stream.read_to_end(&mut answer)).await;
+            let text = String::from_utf8_lossy(&answer);
+            let has_failed = text.starts_with("HTTP/1.1 500 ");
+            let is_whole = text.ends_with("\r\n0\r\n\r\n") || text.contains("content-length: 0");
+            assert!(has_failed || !is_whole, "{bytes} {ms} {expects}: {text}");
+        }
+    }
+    assert_eq!(service.get("/hello").await.status, 200);
+}
+
 #[tokio::test]
 async fn a_guest_goes_on_after_its_answer() {
     for version in Version::BOTH {

@@ -93,6 +93,7 @@ fn answer(request: IncomingRequest, out: ResponseOutparam) -> io::Result<()> {
         }
         "/after" => after(&target, out),
         "/cut" => cut(&target, out),
+        "/half" => half(&target, out),
         "/error" => {
             ResponseOutparam::set(out, Err(ErrorCode::InternalError(Some("as asked".to_owned()))));
             Ok(())
@@ -281,6 +282,15 @@ fn cut(target: &Target, out: ResponseOutparam) -> io::Result<()> {
     let Some(mut body) = begin(out, 200, Fields::new()) else { return Ok(()) };
     write_big(&mut body, target.number("bytes", 10))?;
     body.flush()
+}
+
+/// Fails within its answer, and leaves everything as it is.
+fn half(target: &Target, out: ResponseOutparam) -> io::Result<()> {
+    let Some(mut body) = begin(out, 200, Fields::new()) else { return Ok(()) };
+    write_big(&mut body, target.number("bytes", 10))?;
+    body.flush()?;
+    thread::sleep(Duration::from_millis(target.number("ms", 0)));
+    core::arch::wasm32::unreachable()
 }
 
 fn body_of(request: &IncomingRequest) -> Incoming {
