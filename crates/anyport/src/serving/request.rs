@@ -496,7 +496,7 @@ impl Streamed {
     }
 
     pub(super) fn size_hint(&self) -> SizeHint {
-        self.begun.as_ref().map_or_else(|| self.body.size_hint(), |begun| begun.size.clone())
+        self.begun.as_ref().map_or_else(|| self.body.size_hint(), |begun| begun.size)
     }
 }
 
