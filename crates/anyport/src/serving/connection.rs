@@ -75,9 +75,9 @@ const NO_HEAD: u8 = 0;
 const AWAITED: u8 = 1;
 const BEGUN: u8 = 2;
 
-/// What a client of HTTP/2 begins with, as far as it is no method of HTTP/1.1.
+/// What a client of HTTP/2 begins with.
 /// <https://www.rfc-editor.org/rfc/rfc9113#section-3.4>
-const PREFACE: &[u8] = b"PRI ";
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// What [`Pulse::linger`] is: nothing yet, at it, over.
 const LINGERS: u8 = 1;
