@@ -35,14 +35,11 @@ pub(crate) fn begin(global: &Global, plan: &mut Plan, how: How) -> Result<Loadin
     }
     // A pipe may have its bytes in an hour.
     if !fs::metadata(&file).is_ok_and(|metadata| metadata.is_file()) {
-        return Ok(on_a_thread(move || match find(&global, &file, how)? {
-            Found::Loaded(server) => Ok(*server),
-            Found::New(runtime, artifact) => compile(&runtime, &artifact),
-        }));
+        return Ok(on_a_thread(move || find(&global, &file, how)?.load()));
     }
     Ok(match find(&global, &file, how)? {
         Found::Loaded(server) => Loading::Done(server),
-        Found::New(runtime, artifact) => on_a_thread(move || compile(&runtime, &artifact)),
+        found => on_a_thread(|| found.load()),
     })
 }
 
@@ -86,6 +83,15 @@ enum Found {
     New(Runtime, Artifact),
 }
 
+impl Found {
+    fn load(self) -> Result<Server, Error> {
+        match self {
+            Self::Loaded(server) => Ok(*server),
+            Self::New(runtime, artifact) => report::while_compiling(&artifact, || runtime.load(&artifact)),
+        }
+    }
+}
+
 fn find(global: &Global, file: &Path, how: How) -> Result<Found, Error> {
     let artifact = Artifact::from_file(file)?;
     let runtime = runtime(global)?;
@@ -98,10 +104,6 @@ fn find(global: &Global, file: &Path, how: How) -> Result<Found, Error> {
         Some(server) => Found::Loaded(Box::new(server)),
         None => Found::New(runtime, artifact),
     })
-}
-
-fn compile(runtime: &Runtime, artifact: &Artifact) -> Result<Server, Error> {
-    report::while_compiling(artifact, || runtime.load(artifact))
 }
 
 /// Whether a file is what only `--allow-precompiled` lets run, or is nothing at all.

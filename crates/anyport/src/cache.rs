@@ -113,7 +113,7 @@ impl Cache {
         }
         if let (Some(identity), true) = (identity, is_settled) {
             // In a cache for reading alone it is read each time.
-            let _ = self.write(&self.sum_path(key), format!("{digest}\n{identity}").as_bytes());
+            let _ = self.write(&self.sum_path(key), format!("{digest}\n{identity}").as_bytes(), |_| Ok(()));
         }
         Some(file)
     }
@@ -130,8 +130,9 @@ impl Cache {
         self.evict(bytes)?;
         // The sum last: without it the module is no entry.
         let path = self.module_path(key);
-        self.write(&path, compiled)?;
-        self.write(&self.sum_path(key), blake3::hash(compiled).to_hex().as_bytes())?;
+        // Before there is a sum it is on the disk: what is in memory alone may never come there.
+        self.write(&path, compiled, File::sync_all)?;
+        self.write(&self.sum_path(key), blake3::hash(compiled).to_hex().as_bytes(), |_| Ok(()))?;
         File::open(path)
     }
 
@@ -161,21 +162,20 @@ impl Cache {
         }
     }
 
-    /// Writes beside, then renames: a reader sees all or nothing.
-    fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    /// Writes beside, does what is to be done with that, then renames: a reader sees all or nothing.
+    fn write(&self, path: &Path, bytes: &[u8], written: impl FnOnce(&File) -> io::Result<()>) -> io::Result<()> {
         let mut random = [0; 8];
         getrandom::fill(&mut random).map_err(io::Error::other)?;
         let beside = path.with_extension(format!("{:016x}.tmp", u64::from_ne_bytes(random)));
-        let written = File::create_new(&beside).and_then(|mut file| {
+        let outcome = File::create_new(&beside).and_then(|mut file| {
             file.write_all(bytes)?;
-            // What is renamed is on the disk: what is in memory alone may never come there.
-            file.sync_all()?;
+            written(&file)?;
             fs::rename(&beside, path)
         });
-        if written.is_err() {
+        if outcome.is_err() {
             let _ = fs::remove_file(&beside);
         }
-        written
+        outcome
     }
 
     /// Removes what writers have left that were killed an hour ago or earlier: no write takes as long.

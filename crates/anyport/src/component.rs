@@ -209,34 +209,27 @@ pub(crate) fn not_a_server(name: &str, interfaces: &Interfaces) -> Error {
     .with_hint("build it for the world `wasi:cli/command`, `wasi:http/proxy` (0.2) or `wasi:http/service` (0.3)")
 }
 
-/// All of the packages that a component imports from: those that it does not name would cost its start time.
-pub(crate) fn linker(component: &Component, kind: Kind) -> wasmtime::Result<Linker<Guest>> {
-    let Interfaces { imports, .. } = Interfaces::of(component);
-    let wants = |package: &str, version: &str| {
-        let fits = |name: &str| version_of(name).unwrap_or_default().starts_with(version);
-        imports.iter().any(|name| name.starts_with(package) && fits(name))
-    };
+type Add = fn(&mut Linker<Guest>) -> wasmtime::Result<()>;
+
+/// How the interfaces of each dialect are defined.
+const ADDED: [(Dialect, Add); 8] = [
+    (Dialect::Wasi02, dialect::wasi::add_02),
+    (Dialect::WasiSockets02, dialect::wasi_sockets::add_02),
+    (Dialect::WasiHttp02, dialect::wasi_http::add_02),
+    (Dialect::WasiConfig, dialect::wasi_config::add),
+    (Dialect::WasiLogging, dialect::wasi_logging::add),
+    (Dialect::Wasi03, dialect::wasi::add_03),
+    (Dialect::WasiSockets03, dialect::wasi_sockets::add_03),
+    (Dialect::WasiHttp03, dialect::wasi_http::add_03),
+];
+
+/// All of the dialects that a component imports from: the others would cost its start time.
+pub(crate) fn linker(component: &Component) -> wasmtime::Result<Linker<Guest>> {
+    let imports = Interfaces::of(component).resolved();
     let mut linker = Linker::new(component.engine());
-    dialect::wasi::add_02(&mut linker)?;
-    if wants("wasi:sockets/", "0.2") {
-        dialect::wasi_sockets::add_02(&mut linker)?;
-    }
-    if wants("wasi:http/", "0.2") {
-        dialect::wasi_http::add_02(&mut linker)?;
-    }
-    if wants("wasi:config/", "") {
-        dialect::wasi_config::add(&mut linker)?;
-    }
-    if wants("wasi:logging/", "") {
-        dialect::wasi_logging::add(&mut linker)?;
-    }
-    if kind == Kind::Concurrent {
-        dialect::wasi::add_03(&mut linker)?;
-        if wants("wasi:sockets/", "0.3") {
-            dialect::wasi_sockets::add_03(&mut linker)?;
-        }
-        if wants("wasi:http/", "0.3") {
-            dialect::wasi_http::add_03(&mut linker)?;
+    for (dialect, add) in ADDED {
+        if imports.iter().any(|import| import.dialect() == Some(dialect)) {
+            add(&mut linker)?;
         }
     }
     Ok(linker)
@@ -303,7 +296,7 @@ mod tests {
             let text = format!("(component (import \"{full}\" (instance)))");
             let bytes = wat::parse_str(&text).expect("it is valid");
             let component = Component::new(&engine.wasmtime, bytes).expect("it is valid");
-            let linker = linker(&component, Kind::Concurrent).expect("no name is defined twice");
+            let linker = linker(&component).expect("no name is defined twice");
             linker.instantiate_pre(&component).unwrap_or_else(|error| panic!("{full}: {error:#}"));
         }
     }

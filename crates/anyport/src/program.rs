@@ -63,6 +63,7 @@ struct Loose {
     script: Script,
     compiled: Compiled,
     abi: Abi,
+    imports: Vec<Import>,
     kind: Kind,
 }
 
@@ -104,14 +105,14 @@ pub(crate) struct Crews {
 
 impl Program {
     /// What was loaded, with its imports found.
-    pub(crate) fn new(engine: &Engine, name: &str, compiled: Compiled, loaded: Loaded) -> Result<Self, Error> {
+    pub(crate) fn new(name: &str, compiled: Compiled, loaded: Loaded) -> Result<Self, Error> {
         match loaded {
             Loaded::Module(module) => {
                 let imports = link::imports_of(&module);
                 link::check(name, &imports)?;
                 Self::of_module(name, module, &imports)
             }
-            Loaded::Component(component) => Self::of_component(engine, name, compiled, &component),
+            Loaded::Component(component) => Self::of_component(name, compiled, &component),
         }
     }
 
@@ -125,7 +126,7 @@ impl Program {
         })
     }
 
-    fn of_component(engine: &Engine, name: &str, compiled: Compiled, component: &Component) -> Result<Self, Error> {
+    fn of_component(name: &str, compiled: Compiled, component: &Component) -> Result<Self, Error> {
         let interfaces = Interfaces::of(component);
         link::check(name, &interfaces.resolved())?;
         let world = interfaces.world().ok_or_else(|| component::not_a_server(name, &interfaces))?;
@@ -134,7 +135,7 @@ impl Program {
             let needs = Needs::new(needs, &compiled);
             return Ok(Self::Service(Service { compiled, needs, world }));
         }
-        let linker = component::linker(component, engine.kind)
+        let linker = component::linker(component)
             .map_err(|error| Error::host(format!("the hostcalls cannot be defined: {error:#}")))?;
         let instantiate = || {
             let ready = linker.instantiate_pre(component)?;
@@ -275,11 +276,11 @@ impl Scripts {
             // It lives as one that starts some, whether it does or not, and on threads of the host that are its own:
             // what its libc does not do, it may do itself, and who waits by an instruction is to hold up nobody else.
             let abi = Abi { has_threads: true, blocks: true, ..abi };
-            self.all.push(Loose { name: name.to_owned(), script, compiled, abi, kind: Kind::Threads });
+            self.all.push(Loose { name: name.to_owned(), script, compiled, abi, imports, kind: Kind::Threads });
             return Ok(());
         }
         self.needs.add(&Needs::new(module.resources_required(), &compiled));
-        self.all.push(Loose { name: name.to_owned(), script, compiled, abi, kind: Kind::Modules });
+        self.all.push(Loose { name: name.to_owned(), script, compiled, abi, imports, kind: Kind::Modules });
         Ok(())
     }
 
@@ -290,7 +291,7 @@ impl Scripts {
         let engine = Arc::new(pooled(plain, &self.needs, room)?);
         let crews = self.all.iter().any(|loose| loose.kind == Kind::Threads).then(Crews::new).transpose()?;
         let mut list = Vec::with_capacity(self.all.len());
-        for Loose { name, script, compiled, abi, kind } in self.all {
+        for Loose { name, script, compiled, abi, imports, kind } in self.all {
             let engine = match (kind, &crews) {
                 (Kind::Threads, Some(crews)) => &crews.engine,
                 _ => &engine,
@@ -304,7 +305,6 @@ impl Scripts {
             let is_other = |(name, _): &&(String, String)| !script.env.iter().any(|(own, _)| own == name);
             let env = env.iter().filter(is_other).chain(&script.env).cloned().collect();
             let directories = directories.iter().chain(&script.directories).cloned().collect();
-            let imports = link::imports_of(&module);
             let parts = Arc::new(Parts::new(&name, module, &imports, abi, script.entrypoint.clone())?);
             list.push(Command { name, script, env, directories, parts, shares_memory: kind == Kind::Threads });
         }
@@ -408,7 +408,7 @@ impl Service {
             let Loaded::Component(component) = engine.load(&self.compiled)? else {
                 return Err(wasmtime::Error::msg("it is no component"));
             };
-            let ready = component::linker(&component, engine.kind)?.instantiate_pre(&component)?;
+            let ready = component::linker(&component)?.instantiate_pre(&component)?;
             Ok(match self.world {
                 World::Http03 => Handler::Of03(ServicePre::new(ready)?),
                 _ => Handler::Of02(ProxyPre::new(ready)?),

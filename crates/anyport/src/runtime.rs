@@ -216,7 +216,7 @@ impl Runtime {
 }
 
 fn server(engine: Arc<Engine>, name: &str, compiled: Compiled, loaded: Loaded) -> Result<Server, Error> {
-    let program = Program::new(&engine, name, compiled, loaded)?;
+    let program = Program::new(name, compiled, loaded)?;
     Ok(Server::new(engine, program, name))
 }
 

@@ -65,8 +65,10 @@ impl Fate {
         if self.is_settled.load(Ordering::Acquire) { Poll::Ready(()) } else { Poll::Pending }
     }
 
+    /// By the body alone.
     fn settle(&self) {
-        if !self.is_settled.swap(true, Ordering::Release) {
+        if !self.is_settled.load(Ordering::Relaxed) {
+            self.is_settled.store(true, Ordering::Release);
             self.waker.wake();
         }
     }

@@ -30,6 +30,12 @@ async fn lines(file: &Path, count: usize) -> Tested<Vec<String>> {
     .await
 }
 
+/// What lines of JSON say, once there are so many.
+async fn told(file: &Path, count: usize) -> Tested<Vec<serde_json::Value>> {
+    let lines = lines(file, count).await?;
+    Ok(lines.iter().map(|line| serde_json::from_str(line).expect("it is JSON")).collect())
+}
+
 #[tokio::test]
 async fn each_request_is_a_line() -> Tested {
     let folder = tempfile::tempdir().expect("a folder");
@@ -42,8 +48,7 @@ async fn each_request_is_a_line() -> Tested {
     within("sending", left.write_all(b"GET /stream?n=2&ms=600000 HTTP/1.1\r\nHost: a\r\n\r\n")).await?;
     until(&mut left, "chunk 0").await?;
     drop(left);
-    let told: Vec<serde_json::Value> =
-        lines(&file, 4).await?.iter().map(|line| serde_json::from_str(line).expect("it is JSON")).collect();
+    let told = told(&file, 4).await?;
     let brief: Vec<_> = told.iter().map(|line| (line["target"].as_str(), line["status"].as_u64())).collect();
     let wanted = [("/hello", 200), ("/", 400), ("/trap", 500), ("/stream?n=2&ms=600000", 200)];
     assert_eq!(brief, wanted.map(|(target, status)| (Some(target), Some(status))));
@@ -69,8 +74,7 @@ async fn what_is_no_request_is_a_line_too() -> Tested {
     service.send(format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "a".repeat(20 << 10))).await?;
     service.send("POST /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nno chunk\r\n").await?;
     service.get("/hello").await?;
-    let told: Vec<serde_json::Value> =
-        lines(&file, 6).await?.iter().map(|line| serde_json::from_str(line).expect("it is JSON")).collect();
+    let told = told(&file, 6).await?;
     let brief: Vec<_> = told.iter().map(|line| (line["target"].as_str(), line["status"].as_u64())).collect();
     let wanted =
         [(Some("/hello"), 200), (None, 400), (None, 400), (None, 431), (Some("/echo"), 400), (Some("/hello"), 200)];
@@ -86,8 +90,7 @@ async fn who_sent_no_request_and_stays_is_a_line_too() -> Tested {
     let mut stays = service.connect().await?;
     within("sending", stays.write_all(b"no request\r\n\r\n")).await?;
     until(&mut stays, " 400 ").await?;
-    let told: serde_json::Value = serde_json::from_str(&lines(&file, 1).await?[0]).expect("it is JSON");
-    assert_eq!(told["status"], 400);
+    assert_eq!(told(&file, 1).await?[0]["status"], 400);
     Ok(())
 }
 
@@ -108,9 +111,7 @@ async fn a_head_that_does_not_end_is_a_line_too() -> Tested {
     assert_eq!(early.goodbye().await?, Some(0));
     service.get("/hello").await?;
     // Who only connected is none.
-    let told = lines(&file, 2).await?;
-    let told = told.iter().map(|line| serde_json::from_str(line).expect("it is JSON"));
-    let statuses: Vec<_> = told.map(|line: serde_json::Value| line["status"].as_u64()).collect();
+    let statuses: Vec<_> = told(&file, 2).await?.iter().map(|line| line["status"].as_u64()).collect();
     assert_eq!(statuses, [Some(408), Some(200)]);
     Ok(())
 }
