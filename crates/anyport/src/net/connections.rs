@@ -76,6 +76,11 @@ impl Connections {
         self.held() < self.most
     }
 
+    /// Whether its guest holds more than nine tenths of what it may.
+    pub(crate) fn is_nearly_full(&self) -> bool {
+        self.open() > self.most - self.most.div_ceil(10)
+    }
+
     /// Waits until its guest may accept another.
     pub(crate) async fn room(&self) {
         poll_fn(|context| self.poll_room(context)).await;

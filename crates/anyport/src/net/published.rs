@@ -188,6 +188,11 @@ impl Published {
         self.least_loaded(&port.lock()).is_some()
     }
 
+    /// Whether a worker has nearly as many connections as it may.
+    pub(crate) fn is_nearly_full(&self, worker: usize) -> bool {
+        self.connections(worker).is_nearly_full()
+    }
+
     /// Waits until a worker may accept another connection.
     pub(crate) async fn room(&self, worker: usize) {
         self.connections(worker).room().await;

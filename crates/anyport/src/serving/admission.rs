@@ -8,7 +8,10 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, REFERER, USER_AGENT};
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, REFERER, TRANSFER_ENCODING,
+    USER_AGENT,
+};
 use http::{Method, Request, Response, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
@@ -27,6 +30,9 @@ const FORWARDED: [&str; 6] =
 
 const TOO_MANY_LINES: (StatusCode, &str) =
     (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "the request has too many header lines\n");
+
+const TWO_LENGTHS: (StatusCode, &str) =
+    (StatusCode::BAD_REQUEST, "the request has both `content-length` and `transfer-encoding`\n");
 
 const TOO_LARGE_HEAD: (StatusCode, &str) =
     (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "the head of the request is too large\n");
@@ -47,7 +53,7 @@ pub(super) async fn admit(
     }
     // First: what is refused has a body too, which its client may be sending.
     let mut request = request.map(|body| Upload::new(body, &site, &asked));
-    let unfit = unfit_head(&site, &request);
+    let unfit = unfit_head(&site, &asked, &request);
     if site.inbound.x_forwarded {
         forward(request.headers_mut(), client);
     }
@@ -58,7 +64,7 @@ pub(super) async fn admit(
             let fate = request.body().fate();
             let waiting = fate.as_deref().filter(|_| expect::is_expected(&request));
             let answered = match (request::answer(&site, id, asked, request).await, waiting) {
-                (Ok(answer), Some(fate)) => Ok(expect::hold(answer, fate).await),
+                (Ok(answer), Some(fate)) => expect::hold(answer, fate).await,
                 (answered, _) => answered,
             };
             match (answered, fate.as_deref().and_then(Fate::status)) {
@@ -77,11 +83,13 @@ pub(super) async fn admit(
     Ok(Admitted::wrap(answer, is_head, record, taking))
 }
 
-/// What is said of a head with more in it than it may have, where hyper does not count that.
-fn unfit_head(site: &Site, request: &Request<Upload>) -> Option<(StatusCode, &'static str)> {
+/// What is said of a head with more in it than it may have, where hyper does not see to that.
+fn unfit_head(site: &Site, asked: &Asked, request: &Request<Upload>) -> Option<(StatusCode, &'static str)> {
     let limits = &site.limits;
     if request.version() >= Version::HTTP_2 {
         has_too_many_lines(request.headers(), limits.header_lines).then_some(TOO_MANY_LINES)
+    } else if request.headers().contains_key(TRANSFER_ENCODING) && asked.is_ambiguous() {
+        Some(TWO_LENGTHS)
     } else {
         let is_too_large = limits.header_bytes < HYPERS_BYTES && head_bytes(request) > limits.header_bytes;
         is_too_large.then_some(TOO_LARGE_HEAD)

@@ -23,6 +23,16 @@ pub(super) enum Answer {
     Text(Option<Bytes>),
 }
 
+impl Answer {
+    /// Why none of it can be sent, if it has broken off before it has begun.
+    pub(super) async fn lost(&mut self) -> Option<String> {
+        match self {
+            Self::Streamed(streamed) => streamed.lost().await,
+            Self::Text(_) => None,
+        }
+    }
+}
+
 /// An answer of the host's own.
 pub(super) fn answer(status: StatusCode, text: &'static str, id: RequestId) -> Response<Answer> {
     let mut response = Response::new(Answer::Text(Some(Bytes::from_static(text.as_bytes()))));

@@ -18,6 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use wasmtime_wasi_http::p2::bindings::http::types::Scheme;
 
 use super::alarm::Alarm;
+use super::wire::Wire;
 use super::{Site, admission};
 use crate::ingress::{Client, Connection};
 use crate::net::queue::Arrival;
@@ -28,6 +29,9 @@ const STREAMS: u32 = 100;
 
 /// How long a drain leaves a connection open that owes nothing, as for guests that read bytes.
 const PARTING: Duration = Duration::from_secs(1);
+
+/// How long a connection may be idle when nearly as many are open as may be.
+const CROWDED: Duration = Duration::from_secs(1);
 
 /// How long a client is listened to that still sends when its answer is complete, and nobody reads that: were the
 /// connection closed, the kernel would tell it so by a reset, and it would lose the answer. As nginx has it.
@@ -45,6 +49,8 @@ pub(super) struct Pulse {
     stuck: AtomicBool,
     /// It speaks HTTP/2.
     is_h2: AtomicBool,
+    /// The head says in two ways how long the body is.
+    is_ambiguous: AtomicBool,
     /// Counts its requests.
     requests: AtomicU32,
     /// Which of them has a body that was not read to its end, if the last one has.
@@ -75,10 +81,6 @@ const NO_HEAD: u8 = 0;
 const AWAITED: u8 = 1;
 const BEGUN: u8 = 2;
 
-/// What a client of HTTP/2 begins with.
-/// <https://www.rfc-editor.org/rfc/rfc9113#section-3.4>
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-
 /// What [`Pulse::linger`] is: nothing yet, at it, over.
 const LINGERS: u8 = 1;
 const HAS_LINGERED: u8 = 2;
@@ -107,7 +109,7 @@ pub(super) async fn serve(site: Arc<Site>, arrival: Arrival) {
 /// Requests and answers, until there is no other.
 async fn exchange(site: &Arc<Site>, stream: Connection, client: Client) {
     let pulse = Pulse::new(site, client);
-    let io = TokioIo::new(Watched { stream, pulse: Arc::clone(&pulse) });
+    let io = TokioIo::new(Watched { stream, wire: Wire::new(), within_head: None, pulse: Arc::clone(&pulse) });
     let answer = {
         let (site, pulse) = (Arc::clone(site), Arc::clone(&pulse));
         service_fn(move |request: Request<Incoming>| {
@@ -204,6 +206,11 @@ impl Asked {
         if self.0.client.is_secure { Scheme::Https } else { Scheme::Http }
     }
 
+    /// Whether its head says in two ways how long the body is, of which hyper has left one away.
+    pub(super) fn is_ambiguous(&self) -> bool {
+        self.0.is_ambiguous.load(Ordering::Relaxed)
+    }
+
     /// Its body, which is yet to be read.
     pub(super) fn unread(&self) -> Unread {
         let request = self.0.requests.load(Ordering::Relaxed);
@@ -247,7 +254,7 @@ impl Drop for Asked {
         self.0.site.told().ended.fetch_add(1, Ordering::Release);
         if self.0.asked.fetch_sub(1, Ordering::Relaxed) == 1 {
             self.0.head.store(NO_HEAD, Ordering::Relaxed);
-            self.0.alarm.set(self.0.parting(self.0.site.limits.idle_timeout));
+            self.0.alarm.set(self.0.idle());
         }
     }
 }
@@ -263,6 +270,7 @@ impl Pulse {
             head: AtomicU8::new(AWAITED),
             stuck: AtomicBool::new(false),
             is_h2: AtomicBool::new(false),
+            is_ambiguous: AtomicBool::new(false),
             requests: AtomicU32::new(0),
             unread: AtomicU32::new(0),
             linger: AtomicU8::new(0),
@@ -301,6 +309,12 @@ impl Pulse {
         }
     }
 
+    /// How long it may be idle, from now on. Where few others have room, not for long.
+    fn idle(&self) -> Duration {
+        let limit = self.site.limits.idle_timeout;
+        self.parting(if self.site.is_nearly_full() { limit.min(CROWDED) } else { limit })
+    }
+
     /// This time limit, or a shorter one for who was told to go.
     fn parting(&self, limit: Duration) -> Duration {
         if self.site.drains() || self.leaves.load(Ordering::Relaxed) { limit.min(PARTING) } else { limit }
@@ -325,20 +339,23 @@ impl Pulse {
         swapped.is_ok()
     }
 
-    /// Bytes of the peer have come. Of HTTP/2 they may be no head, but what keeps a connection at work.
-    fn received(&self, bytes: &[u8]) {
-        if self.head.load(Ordering::Relaxed) == AWAITED && bytes.starts_with(PREFACE) {
-            // It may ask later, as browsers do that connect ahead.
-            self.is_h2.store(true, Ordering::Relaxed);
-            self.head.store(NO_HEAD, Ordering::Relaxed);
-            self.alarm.set(self.parting(self.site.limits.idle_timeout));
+    /// Bytes of the peer have come that are no frames of HTTP/2. Whether they are the first of a head.
+    fn received(&self) -> bool {
+        if self.asked.load(Ordering::Relaxed) > 0 {
+            return false;
         }
-        if self.is_h2.load(Ordering::Relaxed) {
-            return;
-        }
-        if self.asked.load(Ordering::Relaxed) == 0 && self.head.swap(BEGUN, Ordering::Relaxed) == NO_HEAD {
+        let before = self.head.swap(BEGUN, Ordering::Relaxed);
+        if before == NO_HEAD {
             self.alarm.set(self.parting(self.site.limits.header_timeout));
         }
+        before != BEGUN
+    }
+
+    /// The peer speaks HTTP/2. It may ask later, as browsers do that connect ahead.
+    fn is_of_h2(&self) {
+        self.is_h2.store(true, Ordering::Relaxed);
+        self.head.store(NO_HEAD, Ordering::Relaxed);
+        self.alarm.set(self.idle());
     }
 
     /// The peer has taken bytes, or does not.
@@ -347,7 +364,7 @@ impl Pulse {
             if self.stuck.load(Ordering::Relaxed) {
                 self.stuck.store(false, Ordering::Relaxed);
                 match self.asked.load(Ordering::Relaxed) {
-                    0 => self.alarm.set(self.parting(self.site.limits.idle_timeout)),
+                    0 => self.alarm.set(self.idle()),
                     _ => self.alarm.unset(),
                 }
             }
@@ -360,6 +377,9 @@ impl Pulse {
 /// A stream whose traffic is noted.
 struct Watched {
     stream: Connection,
+    wire: Wire,
+    /// Set while a head of HTTP/2 has begun, and is not complete: nothing else may come then.
+    within_head: Option<Alarm>,
     pulse: Arc<Pulse>,
 }
 
@@ -368,6 +388,29 @@ const LINGER_READS: usize = 16;
 const LINGER_BYTES: usize = 16 << 10;
 
 impl Watched {
+    /// Notes what has come.
+    fn received(&mut self, bytes: &[u8]) {
+        let is_h2 = matches!(self.wire, Wire::Http2(_));
+        let is_new = !is_h2 && self.pulse.received();
+        self.wire.read(bytes, is_new);
+        match &self.wire {
+            Wire::Unknown(_) => {}
+            Wire::Http1(head) => self.pulse.is_ambiguous.store(head.is_ambiguous(), Ordering::Relaxed),
+            Wire::Http2(frames) => {
+                if !is_h2 {
+                    self.pulse.is_of_h2();
+                }
+                if !frames.is_within_head() {
+                    self.within_head = None;
+                } else if self.within_head.is_none() {
+                    let alarm = self.pulse.site.alarms.alarm();
+                    alarm.set(self.pulse.site.limits.header_timeout);
+                    self.within_head = Some(alarm);
+                }
+            }
+        }
+    }
+
     /// Ready when the client has sent all that it had, or was listened to for long enough.
     fn poll_linger(&mut self, context: &mut Context<'_>) -> Poll<()> {
         if self.pulse.linger.load(Ordering::Relaxed) == HAS_LINGERED {
@@ -392,10 +435,16 @@ impl AsyncRead for Watched {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let polled = Pin::new(&mut self.stream).poll_read(context, buffer);
-        if polled.is_ready() {
-            self.pulse.received(buffer.filled().get(before..).unwrap_or_default());
+        match buffer.filled().get(before..) {
+            Some(bytes) if polled.is_ready() && !bytes.is_empty() => self.received(bytes),
+            _ => {}
         }
-        polled
+        match &self.within_head {
+            Some(alarm) if polled.is_pending() => {
+                alarm.poll_rung(context).map(|()| Err(io::Error::new(io::ErrorKind::TimedOut, "a head does not end")))
+            }
+            _ => polled,
+        }
     }
 }
 

@@ -15,6 +15,7 @@ use tokio::task::yield_now;
 use tokio::time::timeout;
 
 use super::answer::Answer;
+use super::request::{Blame, Refused};
 use super::upload::Fate;
 
 /// Whether a client waits for the word.
@@ -28,7 +29,9 @@ const HELD: Duration = Duration::from_secs(1);
 
 /// Keeps an answer back while its guest may yet ask for the body of the request: until it does, gives the body up, or
 /// writes some of the answer.
-pub(super) async fn hold(mut answer: Response<Answer>, fate: &Fate) -> Response<Answer> {
+///
+/// One that has broken off by then is none.
+pub(super) async fn hold(mut answer: Response<Answer>, fate: &Fate) -> Result<Response<Answer>, Refused> {
     if let Answer::Streamed(streamed) = answer.body_mut()
         && !streamed.has_no_body()
     {
@@ -41,6 +44,9 @@ pub(super) async fn hold(mut answer: Response<Answer>, fate: &Fate) -> Response<
         let _ = timeout(HELD, decided).await;
         // Has hyper look at what was asked for, before it has a head to write.
         yield_now().await;
+        if let Some(why) = streamed.failure() {
+            return Err(Refused::Error(Blame::Guest, why));
+        }
     }
-    answer
+    Ok(answer)
 }

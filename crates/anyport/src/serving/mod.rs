@@ -16,6 +16,7 @@ mod request;
 mod reuse;
 mod sanity;
 mod upload;
+mod wire;
 
 use std::fmt;
 use std::future::poll_fn;
@@ -25,7 +26,7 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
-use self::alarm::Alarms;
+use self::alarm::{Alarm, Alarms};
 use self::kept::Kept;
 use self::reuse::Instances;
 use crate::access_log::Log;
@@ -255,6 +256,18 @@ impl Site {
             }
             wanted = crowded.changed().await.is_ok();
         }
+    }
+
+    /// Whether nearly as many connections are open as may be.
+    fn is_nearly_full(&self) -> bool {
+        self.inbound.published.is_nearly_full(self.inbound.worker)
+    }
+
+    /// Rings when a client has waited for its answer for as long as it may, from now on.
+    fn patience(&self) -> Alarm {
+        let alarm = self.alarms.alarm();
+        alarm.set(self.limits.timeout);
+        alarm
     }
 
     fn drains(&self) -> bool {

@@ -1,7 +1,7 @@
 //! One request: to an instance, and its answer back.
 
 use std::future::poll_fn;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
@@ -55,6 +55,8 @@ pub(super) async fn answer(
 pub(super) enum Refused {
     /// Too many wait.
     Crowded,
+    /// It has waited for an instance for too long.
+    Waited,
     /// There is no instance for it.
     Instance(String),
     /// The guest has ended without one.
@@ -84,7 +86,7 @@ impl Refused {
     /// What the client is told, and the person.
     pub(super) fn tell(self, site: &Site, id: RequestId) -> Response<Answer> {
         match self {
-            Self::Crowded | Self::Instance(_) => site.told().refused.fetch_add(1, Ordering::Relaxed),
+            Self::Crowded | Self::Waited | Self::Instance(_) => site.told().refused.fetch_add(1, Ordering::Relaxed),
             Self::Unrouted | Self::Path | Self::Fields => 0,
             _ => site.told().failed.fetch_add(1, Ordering::Relaxed),
         };
@@ -92,6 +94,11 @@ impl Refused {
             Self::Crowded => {
                 tracing::debug!("request {id}: too many wait already");
                 say(StatusCode::SERVICE_UNAVAILABLE, "too many requests wait\n", id)
+            }
+            Self::Waited => {
+                let (timeout, most) = (site.limits.timeout, option("max-instances", site.limits.instances * 2));
+                tracing::warn!("request {id}: no instance was free for {timeout:?}; for more of them, add `{most}`");
+                say(StatusCode::SERVICE_UNAVAILABLE, "no instance was free in time\n", id)
             }
             Self::Instance(why) => {
                 tracing::warn!("request {id}: no instance could be made: {why}");
@@ -169,10 +176,11 @@ macro_rules! blame {
 async fn answer_02(
     site: &Arc<Site>, handler: &ProxyPre<Guest>, id: RequestId, asked: Asked, request: Request<Upload>,
 ) -> Result<Response<Answer>, Refused> {
+    let alarm = site.patience();
     let source = match site.kept.take() {
         Some(instance) => Source::Kept(Box::new(instance)),
         None => {
-            let permit = site.requests.permit().await.ok_or(Refused::Crowded)?;
+            let permit = placed(&alarm, site.requests.permit()).await?;
             let guest = site.guest(None).map_err(|error| Refused::Instance(error.to_string()))?;
             Source::New(instance::store(&site.engine, guest, Neighbours::Always), permit)
         }
@@ -183,8 +191,6 @@ async fn answer_02(
     let (tell, mut head) = oneshot::channel();
     let life = Box::pin(work(Arc::clone(site), handler.clone(), source, asked.scheme(), request, tell));
     let mut call = Call::new(life, pace, site);
-    let alarm = site.alarms.alarm();
-    alarm.set(site.limits.timeout);
     let mut ended = None;
     let answered = poll_fn(|context| {
         if let Poll::Ready(outcome) = call.poll(context) {
@@ -202,14 +208,15 @@ async fn answer_02(
         }
     });
     let answered = answered.await.and_then(checked)?;
-    let rest = match ended {
-        Some(outcome) => {
-            tell_failed(&outcome, id);
-            None
-        }
-        None => Some(call),
-    };
-    Ok(streamed(answered, rest, Pauses::new(alarm, fate, None), id, bodiless, asked, site))
+    let rest = ended.is_none().then_some(call);
+    let mut answer = streamed(answered, rest, Pauses::new(alarm, fate, None), id, bodiless, asked, site);
+    let Some(outcome) = ended else { return Ok(answer) };
+    match answer.body_mut().lost().await {
+        Some(why) if outcome == Outcome::Exited(0) => return Err(Refused::Error(Blame::Guest, why)),
+        Some(_) => return Err(Refused::Ended(outcome)),
+        None => tell_failed(&outcome, id),
+    }
+    Ok(answer)
 }
 
 /// Hands a request to an instance that answers others too.
@@ -217,10 +224,9 @@ async fn answer_03(
     site: &Arc<Site>, handler: &ServicePre<Guest>, id: RequestId, asked: Asked, request: Request<Upload>,
 ) -> Result<Response<Answer>, Refused> {
     let (bodiless, fate) = (request.method() == Method::HEAD, request.body().fate());
-    let alarm = site.alarms.alarm();
-    alarm.set(site.limits.timeout);
+    let alarm = site.patience();
     let request = located(request, &asked).map(BodyExt::boxed_unsync);
-    let mut reply = reuse::hand(site, handler, id, request).await.ok_or(Refused::Crowded)?;
+    let mut reply = placed(&alarm, reuse::hand(site, handler, id, request)).await?;
     let answered = poll_fn(|context| match Pin::new(&mut reply.answer).poll(context) {
         Poll::Ready(Ok(answered)) => Poll::Ready(answered.map_err(|error| match error.downcast_ref() {
             Some(code) => Refused::Error(blame!(code, ErrorCode03), ErrorCode03::to_string(code)),
@@ -232,7 +238,23 @@ async fn answer_03(
     let answered = answered.await.and_then(checked);
     let streaming = reply.streaming();
     drop(reply);
-    Ok(streamed(answered?, None, Pauses::new(alarm, fate, streaming), id, bodiless, asked, site))
+    let has_ended = streaming.as_ref().is_some_and(Streaming::was_cut_off);
+    let mut answer = streamed(answered?, None, Pauses::new(alarm, fate, streaming), id, bodiless, asked, site);
+    match answer.body_mut().lost().await {
+        Some(_) if has_ended => Err(Refused::Told),
+        Some(why) => Err(Refused::Error(Blame::Guest, why)),
+        None => Ok(answer),
+    }
+}
+
+/// Waits for a place with an instance, for as long as the client waits at all.
+pub(super) async fn placed<T>(alarm: &Alarm, place: impl Future<Output = Option<T>>) -> Result<T, Refused> {
+    let mut place = pin!(place);
+    poll_fn(|context| match place.as_mut().poll(context) {
+        Poll::Ready(placed) => Poll::Ready(placed.ok_or(Refused::Crowded)),
+        Poll::Pending => alarm.poll_rung(context).map(|()| Err(Refused::Waited)),
+    })
+    .await
 }
 
 /// The head of a guest's answer. An interim one has no answer behind it, and clients wait for that.
@@ -414,8 +436,7 @@ impl Rest {
 
     /// The guest may go on when its answer has been sent, within a time.
     async fn finish(mut self) {
-        let alarm = self.site.alarms.alarm();
-        alarm.set(self.site.limits.timeout);
+        let alarm = self.site.patience();
         poll_fn(|context| match self.poll(context) {
             Poll::Ready(()) => Poll::Ready(()),
             Poll::Pending => alarm.poll_rung(context),
@@ -425,6 +446,21 @@ impl Rest {
 }
 
 impl Streamed {
+    /// Why none of it can be sent, if it has broken off before it has begun.
+    pub(super) async fn lost(&mut self) -> Option<String> {
+        if !self.has_no_body() {
+            // What has come, without waiting for more.
+            poll_fn(|context| Poll::Ready(self.poll_begun(context).is_ready())).await;
+        }
+        self.failure()
+    }
+
+    /// Why it has failed, if that is all that was asked for so far.
+    pub(super) fn failure(&self) -> Option<String> {
+        let frame = self.begun.as_ref()?.frame.as_ref()?;
+        frame.as_ref().err().map(ToString::to_string)
+    }
+
     /// Ready when the guest has written some of it, which stays there, or has ended it.
     pub(super) fn poll_begun(&mut self, context: &mut Context<'_>) -> Poll<()> {
         if self.begun.is_none() {
@@ -486,8 +522,12 @@ impl Streamed {
     }
 
     pub(super) fn is_end_stream(&self) -> bool {
-        // What was asked for is yet to be taken, if only that nothing is there: less than the head says, perhaps.
-        self.begun.is_none() && self.body.is_end_stream() && !self.was_cut_off()
+        let is_end = match &self.begun {
+            None => self.body.is_end_stream(),
+            // That nothing is there is yet to be taken, unless it was known: it is less than the head says, perhaps.
+            Some(Begun { frame, size }) => frame.is_none() && size.exact() == Some(0),
+        };
+        is_end && !self.was_cut_off()
     }
 
     /// Whether hyper asks for nothing of it.

@@ -12,6 +12,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures_channel::oneshot;
+use futures_util::future::FusedFuture as _;
 use futures_util::stream::{FuturesUnordered, Stream as _};
 use futures_util::task::AtomicWaker;
 use tokio::sync::{Notify, OwnedSemaphorePermit};
@@ -53,6 +54,8 @@ struct Inbox {
     state: Mutex<State>,
     /// The instance, when it waits for a request.
     waker: AtomicWaker,
+    /// Whoever polls it, for when nobody waits for its answers any more.
+    watcher: AtomicWaker,
     /// It was interrupted while it computed: others would wait for that.
     computes: AtomicBool,
     /// A request waits for its place in the pool.
@@ -83,7 +86,7 @@ pub(super) struct Streaming(Arc<Inbox>);
 struct State {
     waiting: VecDeque<Box<Job>>,
     /// Requests that it has not answered yet.
-    working: Vec<RequestId>,
+    working: Vec<Work>,
     /// All that it was given.
     given: u32,
     /// It takes no more.
@@ -94,8 +97,16 @@ struct State {
     is_ready: bool,
 }
 
+/// A request that an instance has begun.
+struct Work {
+    id: RequestId,
+    /// Nobody waits for its answer any more.
+    gone: bool,
+}
+
 /// A request's way back from an instance.
 pub(super) struct Reply {
+    id: RequestId,
     pub(super) answer: oneshot::Receiver<wasmtime::Result<Response>>,
     /// Dropped when nobody waits any more.
     _waits: oneshot::Sender<()>,
@@ -110,7 +121,7 @@ pub(super) async fn hand(
     let (waits, gone) = oneshot::channel();
     let taken = Taken::default();
     let job = Job { id, taken: Arc::clone(&taken), request, answer: tell, gone };
-    place(site, handler, Box::new(job)).await.then_some(Reply { answer, _waits: waits, taken })
+    place(site, handler, Box::new(job)).await.then_some(Reply { id, answer, _waits: waits, taken })
 }
 
 /// Finds a place for a request; false if too many wait for one already.
@@ -151,6 +162,7 @@ fn start(
     let inbox = Arc::new(Inbox {
         state: Mutex::new(State { is_ready: made.is_some(), ..State::default() }),
         waker: AtomicWaker::new(),
+        watcher: AtomicWaker::new(),
         computes: AtomicBool::new(false),
         unwanted: AtomicBool::new(false),
         waits: AtomicBool::new(true),
@@ -160,8 +172,7 @@ fn start(
     site.instances.lock().push(Arc::clone(&inbox));
     let (site, handler) = (Arc::clone(site), handler.clone());
     tokio::spawn(async move {
-        let outcome = live(&site, handler.clone(), &inbox, made).await;
-        drop(permit);
+        let outcome = live(&site, handler.clone(), &inbox, permit, made).await;
         for job in site.instances.end(&inbox, &outcome) {
             // Should too many wait, it is dropped, and its client told.
             place(&site, &handler, job).await;
@@ -171,18 +182,22 @@ fn start(
 
 /// An instance's life.
 async fn live(
-    site: &Arc<Site>, handler: ServicePre<Guest>, inbox: &Arc<Inbox>, made: Option<oneshot::Sender<()>>,
+    site: &Arc<Site>, handler: ServicePre<Guest>, inbox: &Arc<Inbox>, permit: OwnedSemaphorePermit,
+    made: Option<oneshot::Sender<()>>,
 ) -> Outcome {
     let guest = match site.guest(None) {
         Ok(guest) => guest,
         Err(error) => return Outcome::failed(error.to_string()),
     };
     let pace = guest.busy.pace();
-    let mut store = instance::store(&site.engine, guest, Neighbours::Always);
+    let store = instance::store(&site.engine, guest, Neighbours::Always);
     let life = Box::pin({
         let (site, inbox) = (Arc::clone(site), Arc::clone(inbox));
         let handler = handler.clone();
         async move {
+            // Its place in the pool is free when it is gone, wherever that is.
+            let _permit = permit;
+            let mut store = store;
             // Dropped before the store is, which looks like the end of each of its answers.
             let mut unless_it_returns = Failing(Some(&inbox));
             let ended = work(&site, &handler, &inbox, &mut store, made).await;
@@ -194,9 +209,14 @@ async fn live(
     });
     let mut call = Call::new(life, pace, site);
     poll_fn(|context| {
+        inbox.watcher.register(context.waker());
         loop {
             let polled = call.poll(context);
             let computes = polled.is_pending() && call.computes();
+            if computes && inbox.works_for_nobody() {
+                // Where it waits instead, it hears of that itself.
+                return Poll::Ready(Outcome::Stopped);
+            }
             if inbox.computes.swap(computes, Ordering::Relaxed) && !computes {
                 // A request that came meanwhile passed it over, and waits.
                 site.instances.room.notify_waiters();
@@ -311,6 +331,14 @@ async fn answer(accessor: &Accessor<Guest>, proxy: &Proxy, inbox: &Inbox, job: B
     Ok(())
 }
 
+impl Drop for Reply {
+    fn drop(&mut self) {
+        if let Some(inbox) = self.taken.get().filter(|_| !self.answer.is_terminated()) {
+            inbox.left(self.id);
+        }
+    }
+}
+
 impl Reply {
     /// Notes that the answer, which has begun, is being sent.
     pub(super) fn streaming(&self) -> Option<Streaming> {
@@ -367,9 +395,9 @@ impl Instances {
             match state.working.as_slice() {
                 [] if state.given == 0 => tell_end(outcome, "an instance", "before its first request"),
                 [] => tell_end(outcome, "an instance", "between two requests"),
-                [id] => tell_end(outcome, &format!("request {id}"), "before it answered"),
+                [work] => tell_end(outcome, &format!("request {}", work.id), "before it answered"),
                 several => {
-                    let ids: Vec<String> = several.iter().map(ToString::to_string).collect();
+                    let ids: Vec<String> = several.iter().map(|work| work.id.to_string()).collect();
                     tell_end(outcome, &format!("requests {}", ids.join(", ")), "at one of them");
                 }
             }
@@ -388,6 +416,18 @@ impl Instances {
 
     fn lock(&self) -> MutexGuard<'_, Vec<Arc<Inbox>>> {
         self.open.lock().expect("no panic while held")
+    }
+}
+
+impl State {
+    /// The next request that somebody waits for.
+    fn next_wanted(&mut self) -> Option<Box<Job>> {
+        loop {
+            let mut job = self.waiting.pop_front()?;
+            if matches!(job.gone.try_recv(), Ok(None)) {
+                return Some(job);
+            }
+        }
     }
 }
 
@@ -413,15 +453,28 @@ impl Inbox {
     fn next(self: &Arc<Self>, is_ready: bool, context: &mut Context<'_>) -> Option<Box<Job>> {
         self.waker.register(context.waker());
         let mut state = self.lock();
-        let job = if is_ready { state.waiting.pop_front()? } else { return None };
-        state.working.push(job.id);
+        let job = if is_ready { state.next_wanted()? } else { return None };
+        state.working.push(Work { id: job.id, gone: false });
         // It was given back by none that had begun it.
         let _ = job.taken.set(Arc::clone(self));
         Some(job)
     }
 
     fn answered(&self, id: RequestId) {
-        self.lock().working.retain(|other| *other != id);
+        self.lock().working.retain(|work| work.id != id);
+    }
+
+    /// Nobody waits for this answer any more.
+    fn left(&self, id: RequestId) {
+        self.lock().working.iter_mut().filter(|work| work.id == id).for_each(|work| work.gone = true);
+        self.watcher.wake();
+    }
+
+    /// Whether nobody waits for anything that it has begun, answers under way among it.
+    fn works_for_nobody(&self) -> bool {
+        let state = self.lock();
+        let is_given_up = state.abandoned || !state.working.is_empty();
+        is_given_up && state.working.iter().all(|work| work.gone) && self.streams.load(Ordering::Relaxed) == 0
     }
 
     /// Takes no more: it works on what nobody waits for.

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use tokio::io::AsyncWriteExt;
 
-use super::frames::{DATA, Frames, PING, frame, get};
+use super::frames::{CONTINUATION, DATA, END_HEADERS, END_STREAM, Frames, HEADERS, PING, frame, get, request};
 use super::service::{Service, all, status, until};
 use crate::support::{Tested, within};
 
@@ -39,6 +39,48 @@ async fn a_head_that_comes_slowly_ends() -> Tested {
         until(&mut kept, "Hello\n").await?;
         tokio::time::sleep(LIMIT + LIMIT / 4).await;
     }
+    Ok(())
+}
+
+/// One of HTTP/2, whose frames say whether another follows: neither a PING nor a request before it helps.
+#[tokio::test]
+async fn a_head_of_http2_that_comes_slowly_ends() -> Tested {
+    let service = Service::with(|limits, _| limits.header_timeout = LIMIT);
+    let head = request("GET", "/hello");
+    for first in [vec![], get(1, "/sleep?ms=600000")] {
+        for part in [frame(HEADERS, END_STREAM, 3, &head), frame(HEADERS, END_HEADERS, 3, &head)[..12].to_vec()] {
+            let mut client = Frames::begin(service.connect().await?, &[]).await?;
+            let began = Instant::now();
+            client.send([&first[..], &part].concat()).await?;
+            while client.next().await?.is_some() {}
+            assert!(began.elapsed() >= LIMIT, "{:?}", began.elapsed());
+        }
+    }
+    // One that comes in time does, however many its frames are.
+    let mut client = Frames::begin(service.connect().await?, &[]).await?;
+    client.send(frame(HEADERS, END_STREAM, 1, &head[..2])).await?;
+    tokio::time::sleep(LIMIT / 4).await;
+    client.send(frame(CONTINUATION, END_HEADERS, 1, &head[2..])).await?;
+    client.next_of(HEADERS).await?.expect("an answer");
+    tokio::time::sleep(LIMIT + LIMIT / 4).await;
+    client.send(get(3, "/hello")).await?;
+    client.next_of(HEADERS).await?.expect("another");
+    Ok(())
+}
+
+/// A client that only connects, or asked once and stays, has a second where few others have room.
+#[tokio::test]
+async fn idle_connections_make_room_for_others() -> Tested {
+    let service = Service::with(|limits, _| limits.connections = 10);
+    let (mut kept, mut ahead) = (Vec::new(), Vec::new());
+    for _ in 0..7 {
+        ahead.push(Frames::begin(service.connect().await?, &[]).await?);
+        let mut client = service.connect().await?;
+        within("sending", client.write_all(b"GET /hello HTTP/1.1\r\nHost: a\r\n\r\n")).await?;
+        until(&mut client, "Hello\n").await?;
+        kept.push(client);
+    }
+    assert_eq!(status(&service.get("/hello").await?), 200);
     Ok(())
 }
 

@@ -38,6 +38,9 @@ async fn a_body_that_breaks_off_does_not_look_whole() {
             assert!(got.is_err() || got.is_ok_and(|got| got.status == 500), "{version:?} {path}");
             assert_eq!(service.get("/hello").await.status, 200);
         }
+        // More than it says is an answer of what it says, or none.
+        let got = service.client().await.get("/big?bytes=20&length=10").await;
+        assert!(got.short() == (200, &"x".repeat(10)) || got.status == 500, "{version:?}: {got:?}");
     }
 }
 
@@ -101,8 +104,13 @@ async fn an_answer_within_which_its_guest_fails_does_not_look_whole() {
             let has_failed = text.starts_with("HTTP/1.1 500 ");
             let is_whole = text.ends_with("\r\n0\r\n\r\n") || text.contains("content-length: 0");
             assert!(has_failed || !is_whole, "{bytes} {ms} {expects}: {text}");
+            // Nothing was sent yet of an answer that has nothing else.
+            let is_unsent = bytes == 0 && (ms == 0 || !expects.is_empty());
+            assert_eq!(has_failed, is_unsent, "{bytes} {ms} {expects}: {text}");
         }
     }
+    // It dropped its answer.
+    assert_eq!(service.get("/cut?bytes=0").await.status, 500);
     assert_eq!(service.get("/hello").await.status, 200);
 }
 

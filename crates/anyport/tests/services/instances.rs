@@ -97,8 +97,8 @@ async fn a_client_that_goes_frees_its_instance() {
         for path in ["/sleep?ms=60000", "/stream?n=100000&ms=10", "/loop", "/big?bytes=1000000000"] {
             let limits = |limits: &mut Limits| {
                 (limits.instances, limits.instance_concurrency) = (1, 1);
-                limits.cpu_time = Some(Duration::from_millis(500));
-                limits.timeout = Duration::from_millis(500);
+                // No time limit does that.
+                (limits.cpu_time, limits.timeout) = (Some(Duration::from_secs(600)), Duration::from_secs(600));
             };
             let service = Service::with(version, limits, |server| server);
             let mut stream = begin(&service, path).await;
@@ -108,6 +108,54 @@ async fn a_client_that_goes_frees_its_instance() {
             drop(stream);
             until(&service, "/hello", 200).await;
         }
+    }
+}
+
+/// Its time is that of the answer: the guest has begun, computes, and is not asked any more.
+#[tokio::test]
+async fn a_guest_that_computes_for_nobody_frees_its_instance() {
+    for version in Version::BOTH {
+        let limits = |limits: &mut Limits| {
+            (limits.instances, limits.instance_concurrency) = (1, 1);
+            (limits.cpu_time, limits.timeout) = (Some(Duration::from_secs(600)), Duration::from_millis(500));
+        };
+        let service = Service::with(version, limits, |server| server);
+        assert_eq!(service.get("/loop").await.status, 504, "{version:?}");
+        until(&service, "/hello", 200).await;
+    }
+}
+
+#[tokio::test]
+async fn a_request_waits_for_an_instance_for_as_long_as_for_an_answer() {
+    for version in Version::BOTH {
+        let limits = |limits: &mut Limits| {
+            (limits.instances, limits.instance_concurrency) = (1, 1);
+            limits.timeout = Duration::from_millis(500);
+        };
+        let service = Service::with(version, limits, |server| server);
+        // A guest has its time again for as long as its client sends.
+        let mut works = service.connect().await;
+        let head = b"POST /hello HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n";
+        works.write_all(head).await.expect("it is read");
+        let sending = async {
+            while works.write_all(b"x").await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let refused = async {
+            loop {
+                let got = service.get("/hello").await;
+                if got.status == 503 {
+                    return got;
+                }
+            }
+        };
+        let refused = tokio::select! {
+            () = sending => panic!("it is read"),
+            refused = within("a refusal", refused) => refused,
+        };
+        assert_eq!(refused.short(), (503, "no instance was free in time\n"), "{version:?}");
+        assert_eq!(refused.headers["retry-after"], "1", "{version:?}");
     }
 }
 

@@ -20,6 +20,8 @@
 //! | `/leak?n=100` | `leaked`, and so many resources are never dropped |
 //! | `/after?ms=100` | `sent`, then it computes for that time and writes `after` to stderr |
 //! | `/cut?bytes=10` | so many bytes of a body that is dropped unfinished |
+//! | `/half?bytes=10&ms=0` | so many bytes of a body, then, after that time, it traps |
+//! | `/late?ms=100` | the head at once, and `late` after that time |
 //! | `/error` | none: the handler gives `internal-error` |
 //! | `/none` | none: it returns without one |
 //! | `/trap`, `/panic`, `/exit?code=0`, `/loop` | none: it ends that way, or never |
@@ -94,6 +96,7 @@ fn answer(request: IncomingRequest, out: ResponseOutparam) -> io::Result<()> {
         "/after" => after(&target, out),
         "/cut" => cut(&target, out),
         "/half" => half(&target, out),
+        "/late" => late(&target, out),
         "/error" => {
             ResponseOutparam::set(out, Err(ErrorCode::InternalError(Some("as asked".to_owned()))));
             Ok(())
@@ -291,6 +294,13 @@ fn half(target: &Target, out: ResponseOutparam) -> io::Result<()> {
     body.flush()?;
     thread::sleep(Duration::from_millis(target.number("ms", 0)));
     core::arch::wasm32::unreachable()
+}
+
+fn late(target: &Target, out: ResponseOutparam) -> io::Result<()> {
+    let Some(mut body) = begin(out, 200, Fields::new()) else { return Ok(()) };
+    thread::sleep(Duration::from_millis(target.number("ms", 100)));
+    body.write(b"late\n")?;
+    body.finish(None)
 }
 
 fn body_of(request: &IncomingRequest) -> Incoming {

@@ -24,7 +24,7 @@ use self::streams::{Closing, End, Lines, Pipe, Question, Writer};
 use super::answer::Answer;
 use super::call::Call;
 use super::connection::Asked;
-use super::request::{Pauses, Refused, streamed};
+use super::request::{Pauses, Refused, placed, streamed};
 use super::upload::{Upload, poll_late};
 use super::{RequestId, Site, Start};
 use crate::guest::Guest;
@@ -41,7 +41,8 @@ pub(super) async fn answer(
     let (parts, body) = request.into_parts();
     let path = Path::of(parts.uri.path()).ok_or(Refused::Path)?;
     let place = commands.find(&path.decoded).ok_or(Refused::Unrouted)?;
-    let permit = site.requests.permit().await.ok_or(Refused::Crowded)?;
+    let alarm = site.patience();
+    let permit = placed(&alarm, site.requests.permit()).await?;
     let (bodiless, fate) = (parts.method == Method::HEAD, body.fate());
     let command = &commands.list[place];
     let args = environment::arguments(&command.script, &command.name, &commands.args, &parts);
@@ -57,8 +58,6 @@ pub(super) async fn answer(
     let guest = guest(site, place, Start { args: &args, env: &env, directories, stdio: &stdio, abi })?;
     drop(stdio);
     let mut call = begin(site, commands, command, guest, permit, Closing(Arc::clone(&pipe)))?;
-    let alarm = site.alarms.alarm();
-    alarm.set(site.limits.timeout);
     let mut taken = Taken { bytes: Vec::new(), most: site.limits.header_bytes };
     let mut has_ended = false;
     let head = poll_fn(|context| {
