@@ -6,7 +6,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
-use support::{Ended, Folder, Process, guests};
+use support::{Ended, Folder, Process, guests, root};
 
 /// A folder with a guest, and a cache of its own in `cache`.
 struct Cached(Folder);
@@ -167,6 +167,24 @@ fn it_is_in_the_xdg_cache_folder() {
     assert_eq!(path("XDG_CACHE_HOME", &xdg), "~/xdg/anyport");
     assert_eq!(path("XDG_CACHE_HOME", "relative"), "~/.cache/anyport", "the specification says: ignored");
     assert_eq!(path("ANYPORT_CACHE_DIR", "/tmp"), "/tmp");
+}
+
+/// A component, whose parts are compiled at the same time, is compiled once too.
+#[test]
+fn many_processes_compile_a_component_once() {
+    let file = root().join("guests/wasi-http-0.2/echo/server.wasm");
+    let cached = Cached(Folder::with("x.wasm", fs::read(file).expect("it is committed")));
+    let processes: Vec<Process> = (0..4)
+        .map(|_| {
+            let mut command = cached.0.command(["cache", "add", "--log", "debug", "x.wasm"]);
+            command.env("ANYPORT_CACHE_DIR", cached.path());
+            Process::spawn(command)
+        })
+        .collect();
+    let ended: Vec<Ended> = processes.into_iter().map(Process::end).collect();
+    let compiled = ended.iter().filter(|ended| ended.stderr.contains("is compiled")).count();
+    assert!(ended.iter().all(|ended| ended.code() == 0) && compiled == 1, "{compiled}: {}", ended[0]);
+    assert_eq!(cached.size()["modules"], 1);
 }
 
 #[test]

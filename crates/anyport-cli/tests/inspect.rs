@@ -423,7 +423,7 @@ fn a_handler_of_wasi_http() {
     snapshot!(anyport(["inspect", "guests/wasi-http-0.2/echo/server.wasm"]), @"
     code 0
     --- stdout
-    guests/wasi-http-0.2/echo/server.wasm: component, 298799 bytes
+    guests/wasi-http-0.2/echo/server.wasm: component, 303565 bytes
     is for: wasi:http/incoming-handler@0.2
     dialects: WASI 0.2, wasi:http 0.2
     wants to: answer HTTP requests, send HTTP requests, open files
@@ -460,7 +460,7 @@ fn a_handler_of_wasi_http() {
     snapshot!(anyport(["inspect", "guests/wasi-http-0.3/echo/server.wasm"]), @"
     code 0
     --- stdout
-    guests/wasi-http-0.3/echo/server.wasm: component, 315547 bytes
+    guests/wasi-http-0.3/echo/server.wasm: component, 322484 bytes
     is for: wasi:http/handler@0.3
     dialects: WASI 0.2, WASI 0.3, wasi:http 0.3
     wants to: answer HTTP requests, send HTTP requests, open files
@@ -584,7 +584,7 @@ fn a_component_on_sockets() {
 fn json_of_a_component() {
     snapshot!(json("guests/wasi-http-0.2/echo/server.wasm"), @r#"
     {
-      "bytes": 298799,
+      "bytes": 303565,
       "dialects": [
         "wasi@0.2",
         "wasi:http@0.2"

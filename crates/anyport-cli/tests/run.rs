@@ -4,6 +4,7 @@ mod support;
 
 mod run {
     mod cgi;
+    mod services;
 }
 
 use std::ffi::OsStr;

@@ -98,6 +98,12 @@ async fn a_body_that_stalls_ends() -> Tested {
         // Its instance is free again.
         assert_eq!(status(&service.get("/hello").await?), 200);
     }
+    let mut client = Frames::begin(service.connect().await?, &[]).await?;
+    let begun = [frame(HEADERS, END_HEADERS, 1, &request("POST", "/hello")), frame(DATA, 0, 1, b"abc")].concat();
+    client.send(begun).await?;
+    let told = client.next_of(DATA).await?.expect("an answer").payload;
+    assert_eq!(told, b"the rest of the request did not come in time\n");
+    assert_eq!(status(&service.get("/hello").await?), 200);
     Ok(())
 }
 

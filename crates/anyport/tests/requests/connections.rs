@@ -77,7 +77,13 @@ fn silent() -> (Upstream, mpsc::Receiver<&'static str>) {
 #[test]
 fn a_request_is_given_up_when_its_client_goes() {
     let (upstream, told) = silent();
-    let guest = Guest::allowed(&["127.0.0.1"]);
+    let mut limits = Limits::default();
+    limits.timeout = 10 * PATIENCE;
+    let guest = Guest::start(server(&["127.0.0.1"]).limits(limits));
+    let client = guest.begin("GET", &upstream.url("/"), "");
+    assert_eq!(told.recv_timeout(PATIENCE), Ok("asked"));
+    drop(client);
+    assert_eq!(told.recv_timeout(PATIENCE), Ok("given up"));
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let (address, url) = (guest.address(), upstream.url("/"));
     // Over HTTP/2, where a client says that it goes.

@@ -70,7 +70,13 @@ fn a_request_is_for_one_host_and_its_head_says_so_once() {
         }
     });
     let guest = Guest::allowed(&["127.0.0.1"]);
-    assert_eq!(guest.fetch(&upstream.url("/path?a=b")), (200, "far".to_owned()));
+    // What is of the connection is not for it to say.
+    for field in ["connection:x-a", "host:other", "transfer-encoding:chunked", "upgrade:h2c", "keep-alive:timeout=5"] {
+        let refused = guest.fetch(&format!("{}&field={field}", upstream.url("/")));
+        assert_eq!(refused, (502, "HeaderError::Forbidden\n".to_owned()), "{field}");
+    }
+    assert_eq!(upstream.accepted(), 0);
+    assert_eq!(guest.fetch(&format!("{}&field=x-a:b", upstream.url("/path?a=b"))), (200, "far".to_owned()));
     let head = told.recv_timeout(PATIENCE).expect("it has come").to_lowercase();
     let mut lines = head.lines();
     assert_eq!(lines.next(), Some("get /path?a=b http/1.1"));
@@ -85,6 +91,7 @@ fn a_request_is_for_one_host_and_its_head_says_so_once() {
     }
     let framings = names.iter().filter(|name| ["content-length", "transfer-encoding"].contains(name)).count();
     assert!(framings <= 1, "{head}");
+    assert!(fields.contains(&"x-a: b"), "{head}");
     assert_eq!(names.iter().filter(|name| **name == "host").count(), 1, "{head}");
 }
 

@@ -63,6 +63,73 @@ async fn environment_arguments_and_files_are_those_that_were_given() {
     }
 }
 
+/// However it asks: by a link, by the folder above, by a file that may only be read.
+#[tokio::test]
+async fn files_that_were_not_given_are_out_of_reach() {
+    for version in Version::BOTH {
+        let folder = tempfile::tempdir().expect("a test may make a folder");
+        let at = |name: &str| folder.path().join(name);
+        for name in ["data", "own"] {
+            std::fs::create_dir(at(name)).expect("it is its own");
+            std::os::unix::fs::symlink("../secret", at(name).join("link")).expect("it is its own");
+            std::os::unix::fs::symlink(at("secret"), at(name).join("absolute")).expect("it is its own");
+            std::os::unix::fs::symlink("..", at(name).join("above")).expect("it is its own");
+        }
+        for name in ["secret", "data/note"] {
+            std::fs::write(at(name), "as it was").expect("it is its own");
+        }
+        let directory = |name: &str, read_only| Directory { host: at(name), guest: format!("/{name}"), read_only };
+        let given = [directory("data", true), directory("own", false)];
+        let service = Service::with(
+            version,
+            |_| {},
+            |server| given.into_iter().fold(server, |server, each| server.directory(each)),
+        );
+        for way in ["../secret", "link", "absolute", "above/secret", "x/../../secret", "%2e%2e/secret", "./../secret"] {
+            for name in ["data", "own"] {
+                let path = format!("/{name}/{way}");
+                assert_eq!(service.get(&format!("/file?path={path}")).await.status, 404, "{version:?} {path}");
+                let got = service.get(&format!("/write?path={path}&text=new")).await;
+                assert_eq!(got.status, 403, "{version:?} {path}");
+            }
+        }
+        for path in ["/data/note", "/data/new"] {
+            let got = service.get(&format!("/write?path={path}&text=new")).await;
+            assert_eq!(got.status, 403, "{version:?} {path}");
+        }
+        assert_eq!(service.get("/write?path=/own/new&text=new").await.short(), (200, "written\n"), "{version:?}");
+        let read = |name: &str| std::fs::read_to_string(at(name)).ok();
+        let there = ["secret", "data/note", "data/new", "own/new"].map(read);
+        let wanted = [Some("as it was"), Some("as it was"), None, Some("new")];
+        assert_eq!(there.each_ref().map(Option::as_deref), wanted, "{version:?}");
+    }
+}
+
+/// What frames an answer, or is of its connection, is the front's.
+#[tokio::test]
+async fn fields_that_a_guest_may_not_write_are_refused() {
+    for version in Version::BOTH {
+        let service = Service::start(version);
+        for field in [
+            "connection:x-a",
+            "keep-alive:timeout=5",
+            "proxy-connection:close",
+            "transfer-encoding:chunked",
+            "upgrade:h2c",
+            "host:other",
+            "http2-settings:AAAA",
+            "a%20b:c",
+            "x-a:b%0d%0ax-b:c",
+            "x-a:b%00c",
+        ] {
+            let got = service.get(&format!("/field?field={field}")).await;
+            assert_eq!(got.status, 400, "{version:?} {field}: {got:?}");
+        }
+        let got = service.get("/field?field=x-a:b").await;
+        assert_eq!((got.status.as_u16(), &got.headers["x-a"]), (200, &"b".parse().expect("a value")), "{version:?}");
+    }
+}
+
 /// As by any server: what is done to its name later changes nothing.
 #[tokio::test]
 async fn a_directory_is_opened_once_for_all_requests() {

@@ -115,6 +115,18 @@ async fn an_answer_within_which_its_guest_fails_does_not_look_whole() {
 }
 
 #[tokio::test]
+async fn an_error_of_the_guest_says_whose_fault_it_is() {
+    for version in Version::BOTH {
+        let service = Service::start(version);
+        for (code, status) in [("connection-refused", 502), ("http-response-timeout", 504), ("internal-error", 500)] {
+            let got = service.get(&format!("/error?code={code}")).await;
+            assert_eq!(got.status, status, "{version:?} {code}");
+            assert!(got.headers.contains_key("x-request-id"), "{version:?} {code}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_guest_goes_on_after_its_answer() {
     for version in Version::BOTH {
         let mut service = Service::start(version);
@@ -128,12 +140,16 @@ async fn a_guest_goes_on_after_its_answer() {
 async fn what_a_guest_leaks_is_bounded() {
     for version in Version::BOTH {
         let service = Service::start(version);
-        let got = service.get("/leak?n=10000000").await;
-        assert_eq!(got.status, 500, "{version:?}: {}", got.body);
-        assert_eq!(service.get("/leak?n=100").await.short(), (200, "leaked\n"));
+        for what in ["fields", "waits"] {
+            let got = service.get(&format!("/leak?n=10000000&what={what}")).await;
+            assert_eq!(got.status, 500, "{version:?} {what}: {}", got.body);
+            assert_eq!(service.get(&format!("/leak?n=100&what={what}")).await.short(), (200, "leaked\n"));
+        }
         // More fields than are taken are an error of the guest's, or of its answer.
         let many = service.get("/many-fields?n=100000").await;
         assert_eq!(many.status, 500, "{version:?}: {}", many.body);
+        let many = service.client().await.try_send(Method::GET, "/trailers?n=100000", "").await;
+        assert!(many.is_err() || many.is_ok_and(|got| got.status == 500), "{version:?}");
         assert_eq!(service.get("/hello").await.status, 200);
     }
 }

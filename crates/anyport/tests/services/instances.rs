@@ -79,10 +79,11 @@ async fn requests_beyond_the_queue_are_told_to_come_again() {
     for version in Version::BOTH {
         let limits = |limits: &mut Limits| {
             (limits.instances, limits.queue, limits.instance_concurrency) = (1, 1, 1);
+            limits.timeout = Duration::from_secs(600);
         };
         let service = Service::with(version, limits, |server| server);
-        let works = begin(&service, "/sleep?ms=60000").await;
-        let waits = begin(&service, "/sleep?ms=60000").await;
+        let works = begin(&service, "/sleep?ms=600000").await;
+        let waits = begin(&service, "/sleep?ms=600000").await;
         let refused = until(&service, "/hello", 503).await;
         assert_eq!(refused.headers["retry-after"], "1", "{version:?}");
         // Whoever goes makes room.

@@ -89,7 +89,9 @@ async fn an_idle_connection_ends() {
 #[tokio::test]
 async fn a_thousand_idle_connections_take_nothing_from_others() {
     for version in Version::BOTH {
-        let service = Service::start(version);
+        // They stay.
+        let service =
+            Service::with(version, |limits| limits.header_timeout = Duration::from_secs(600), |server| server);
         let mut idle = Vec::new();
         for _ in 0..1000 {
             idle.push(service.connect().await);

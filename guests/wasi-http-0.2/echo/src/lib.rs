@@ -10,19 +10,22 @@
 //! | `/big?bytes=1000000` | so many `x`; `&length=N` gives another length than they have |
 //! | `/status?code=200` | that status |
 //! | `/many-fields?n=100` | so many fields in the head |
+//! | `/trailers?n=100` | so many fields in the trailers |
+//! | `/field?field=NAME:VALUE` | that field in the head; 400 and the error's name if it may not be there |
 //! | `/count` | how many requests this instance has had |
 //! | `/sleep?ms=100` | after that time |
 //! | `/env`, `/args` | the environment, or the arguments, a line each |
 //! | `/file?path=PATH` | the file; 404 and the error if there is none |
+//! | `/write?path=PATH&text=TEXT` | `written`, and the file has that text alone; 403 and the error if it may not |
 //! | `/stdout?text=TEXT`, `/stderr?text=TEXT` | `written`, and the line is |
-//! | `/fetch?url=URL` | what a request to there gives, with the method and the body of this one; 502 and the name of the error if nothing. `&ms=N` is a timeout for each of its steps |
+//! | `/fetch?url=URL` | what a request to there gives, with the method and the body of this one; 502 and the name of the error if nothing. `&ms=N` is a timeout for each of its steps, `&field=NAME:VALUE` a field |
 //! | `/grow?mb=N` | `grown`, with so much more memory, all of it written to; `full` if there is not so much |
-//! | `/leak?n=100` | `leaked`, and so many resources are never dropped |
+//! | `/leak?n=100` | `leaked`, and so many resources are never dropped; `&what=waits` are others |
 //! | `/after?ms=100` | `sent`, then it computes for that time and writes `after` to stderr |
 //! | `/cut?bytes=10` | so many bytes of a body that is dropped unfinished |
 //! | `/half?bytes=10&ms=0` | so many bytes of a body, then, after that time, it traps |
 //! | `/late?ms=100` | the head at once, and `late` after that time |
-//! | `/error` | none: the handler gives `internal-error` |
+//! | `/error?code=NAME` | none: the handler gives that error; there are `connection-refused`, `http-response-timeout`, else it is `internal-error` |
 //! | `/none` | none: it returns without one |
 //! | `/trap`, `/panic`, `/exit?code=0`, `/loop` | none: it ends that way, or never |
 
@@ -35,6 +38,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 use std::{env, fs, hint, mem, process};
 
+use wasip2::clocks::monotonic_clock;
 use wasip2::http::outgoing_handler;
 use wasip2::http::types::{
     ErrorCode, Fields, IncomingRequest, IncomingResponse, Method, OutgoingRequest, RequestOptions, ResponseOutparam,
@@ -70,6 +74,11 @@ fn answer(request: IncomingRequest, out: ResponseOutparam) -> io::Result<()> {
         "/big" => big(&target, out),
         "/status" => page(out, u16::try_from(target.number("code", 200)).unwrap_or(0), "as asked\n"),
         "/many-fields" => many_fields(&target, out),
+        "/trailers" => trailers(&target, out),
+        "/field" => match asked_fields(&target) {
+            Ok(fields) => begin(out, 200, fields).map_or(Ok(()), |body| body.finish(None)),
+            Err(error) => page(out, 400, &format!("{error}\n")),
+        },
         "/count" => page(out, 200, &format!("{}\n", COUNT.load(Ordering::Relaxed))),
         "/sleep" => {
             let ms = target.number("ms", 100);
@@ -79,6 +88,7 @@ fn answer(request: IncomingRequest, out: ResponseOutparam) -> io::Result<()> {
         "/env" => page(out, 200, &lines(env::vars().map(|(name, value)| format!("{name}={value}")))),
         "/args" => page(out, 200, &lines(env::args())),
         "/file" => file(&target, out),
+        "/write" => write(&target, out),
         "/stdout" => {
             println!("{}", target.text("text").unwrap_or_default());
             page(out, 200, "written\n")
@@ -90,7 +100,11 @@ fn answer(request: IncomingRequest, out: ResponseOutparam) -> io::Result<()> {
         "/fetch" => fetch(request, &target, out),
         "/grow" => grow(&target, out),
         "/leak" => {
-            (0..target.number("n", 100)).for_each(|_| mem::forget(Fields::new()));
+            let waits = target.text("what") == Some("waits");
+            (0..target.number("n", 100)).for_each(|_| match waits {
+                true => mem::forget(monotonic_clock::subscribe_duration(0)),
+                false => mem::forget(Fields::new()),
+            });
             page(out, 200, "leaked\n")
         }
         "/after" => after(&target, out),
@@ -98,7 +112,14 @@ fn answer(request: IncomingRequest, out: ResponseOutparam) -> io::Result<()> {
         "/half" => half(&target, out),
         "/late" => late(&target, out),
         "/error" => {
-            ResponseOutparam::set(out, Err(ErrorCode::InternalError(Some("as asked".to_owned()))));
+            ResponseOutparam::set(
+                out,
+                Err(match target.text("code") {
+                    Some("connection-refused") => ErrorCode::ConnectionRefused,
+                    Some("http-response-timeout") => ErrorCode::HttpResponseTimeout,
+                    _ => ErrorCode::InternalError(Some("as asked".to_owned())),
+                }),
+            );
             Ok(())
         }
         "/none" => Ok(()),
@@ -202,6 +223,33 @@ fn many_fields(target: &Target, out: ResponseOutparam) -> io::Result<()> {
     }
 }
 
+fn trailers(target: &Target, out: ResponseOutparam) -> io::Result<()> {
+    let Some(body) = begin(out, 200, fields(&[("trailer", "field-0")])) else { return Ok(()) };
+    let fields = Fields::new();
+    for i in 0..target.number("n", 100) {
+        if let Err(error) = fields.append(&format!("field-{i}"), format!("value {i}").as_bytes()) {
+            return Err(io::Error::other(format!("field {i}: {error:?}")));
+        }
+    }
+    body.finish(Some(fields))
+}
+
+/// The fields that a request asks for, or why there is none of them.
+fn asked_fields(target: &Target) -> Result<Fields, String> {
+    let fields = Fields::new();
+    if let Some((name, value)) = target.text("field").and_then(|field| field.split_once(':')) {
+        fields.append(name, value.as_bytes()).map_err(|error| format!("{error:?}"))?;
+    }
+    Ok(fields)
+}
+
+fn write(target: &Target, out: ResponseOutparam) -> io::Result<()> {
+    match fs::write(target.text("path").unwrap_or_default(), target.text("text").unwrap_or_default()) {
+        Ok(()) => page(out, 200, "written\n"),
+        Err(error) => page(out, 403, &format!("{error}\n")),
+    }
+}
+
 fn file(target: &Target, out: ResponseOutparam) -> io::Result<()> {
     match fs::read(target.text("path").unwrap_or_default()) {
         Ok(bytes) => page(out, 200, &String::from_utf8_lossy(&bytes)),
@@ -228,7 +276,7 @@ fn fetched(request: &IncomingRequest, target: &Target) -> Result<IncomingRespons
     let url = target.text("url").unwrap_or_default();
     let (scheme, rest) = url.split_once("://").ok_or("the url has no scheme")?;
     let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-    let outgoing = OutgoingRequest::new(Fields::new());
+    let outgoing = OutgoingRequest::new(asked_fields(target)?);
     let scheme = match scheme {
         "http" => Scheme::Http,
         "https" => Scheme::Https,

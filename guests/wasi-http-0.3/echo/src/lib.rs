@@ -11,18 +11,21 @@
 //! | `/big?bytes=1000000` | so many `x`; `&length=N` gives another length than they have |
 //! | `/status?code=200` | that status |
 //! | `/many-fields?n=100` | so many fields in the head |
+//! | `/trailers?n=100` | so many fields in the trailers |
+//! | `/field?field=NAME:VALUE` | that field in the head; 400 and the error's name if it may not be there |
 //! | `/count` | how many requests this instance has had, and how many of them it is at: `3 1` |
 //! | `/sleep?ms=100` | after that time |
 //! | `/env`, `/args` | the environment, or the arguments, a line each |
 //! | `/file?path=PATH` | the file; 404 and the error if there is none |
+//! | `/write?path=PATH&text=TEXT` | `written`, and the file has that text alone; 403 and the error if it may not |
 //! | `/stdout?text=TEXT`, `/stderr?text=TEXT` | `written`, and the line is |
-//! | `/fetch?url=URL` | what a request to there gives, with the method and the body of this one; 502 and the name of the error if nothing. `&ms=N` is a timeout for each of its steps |
+//! | `/fetch?url=URL` | what a request to there gives, with the method and the body of this one; 502 and the name of the error if nothing. `&ms=N` is a timeout for each of its steps, `&field=NAME:VALUE` a field |
 //! | `/grow?mb=N` | `grown`, with so much more memory, all of it written to; `full` if there is not so much |
-//! | `/leak?n=100` | `leaked`, and so many resources are never dropped |
+//! | `/leak?n=100` | `leaked`, and so many resources are never dropped; `&what=waits` are others |
 //! | `/after?ms=100` | `sent`, then it computes for that time and writes `after` to stderr |
 //! | `/later?ms=100` | `sent`, then it sleeps for that time and writes `later` to stderr |
 //! | `/cut?bytes=10` | so many bytes of a body that is dropped unfinished |
-//! | `/error` | none: the handler gives `internal-error` |
+//! | `/error?code=NAME` | none: the handler gives that error; there are `connection-refused`, `http-response-timeout`, else it is `internal-error` |
 //! | `/trap`, `/panic`, `/exit?code=0`, `/loop` | none: it ends that way, or never |
 
 mod query;
@@ -34,7 +37,7 @@ use std::{hint, mem};
 use wasip3::cli::{environment, exit, stderr, stdout};
 use wasip3::clocks::monotonic_clock;
 use wasip3::filesystem::preopens;
-use wasip3::filesystem::types::{DescriptorFlags, OpenFlags, PathFlags};
+use wasip3::filesystem::types::{Descriptor, DescriptorFlags, OpenFlags, PathFlags};
 use wasip3::http::client;
 use wasip3::http::types::{ErrorCode, Fields, Method, Request, RequestOptions, Response, Scheme};
 use wasip3::{spawn_local, wit_stream};
@@ -75,6 +78,15 @@ async fn answer(request: Request) -> Result<Response, ErrorCode> {
         "/big" => big(&target),
         "/status" => page(u16::try_from(target.number("code", 200)).unwrap_or(0), "as asked\n".to_owned()),
         "/many-fields" => many_fields(&target),
+        "/trailers" => trailers(&target),
+        "/field" => match asked_fields(&target) {
+            Ok(fields) => {
+                let (response, body) = begin(200, fields);
+                write(body.finish(Ok(None)));
+                response
+            }
+            Err(error) => page(400, error + "\n"),
+        },
         "/count" => page(200, format!("{} {}\n", COUNT.load(Ordering::Relaxed), UNDER_WAY.load(Ordering::Relaxed))),
         "/sleep" => {
             let ms = target.number("ms", 100);
@@ -87,6 +99,12 @@ async fn answer(request: Request) -> Result<Response, ErrorCode> {
         }
         "/args" => page(200, lines(environment::get_arguments().into_iter())),
         "/file" => file(&target).await,
+        "/write" => {
+            match overwrite(target.text("path").unwrap_or_default(), target.text("text").unwrap_or_default()).await {
+                Ok(()) => page(200, "written\n".to_owned()),
+                Err(error) => page(403, error + "\n"),
+            }
+        }
         "/stdout" => {
             let (mut writer, text) = wit_stream::new();
             let written = stdout::write_via_stream(text);
@@ -101,13 +119,23 @@ async fn answer(request: Request) -> Result<Response, ErrorCode> {
         "/fetch" => fetch(request, &target).await,
         "/grow" => grow(&target),
         "/leak" => {
-            (0..target.number("n", 100)).for_each(|_| mem::forget(Fields::new()));
+            let waits = target.text("what") == Some("waits");
+            (0..target.number("n", 100)).for_each(|_| match waits {
+                true => mem::forget(wit_stream::new::<u8>()),
+                false => mem::forget(Fields::new()),
+            });
             page(200, "leaked\n".to_owned())
         }
         "/after" => after(&target),
         "/later" => later(&target),
         "/cut" => cut(&target),
-        "/error" => return Err(ErrorCode::InternalError(Some("as asked".to_owned()))),
+        "/error" => {
+            return Err(match target.text("code") {
+                Some("connection-refused") => ErrorCode::ConnectionRefused,
+                Some("http-response-timeout") => ErrorCode::HttpResponseTimeout,
+                _ => ErrorCode::InternalError(Some("as asked".to_owned())),
+            });
+        }
         "/trap" => core::arch::wasm32::unreachable(),
         "/panic" => panic!("as asked"),
         "/exit" => {
@@ -225,6 +253,27 @@ fn many_fields(target: &Target) -> Response {
     response
 }
 
+fn trailers(target: &Target) -> Response {
+    let fields = Fields::new();
+    for i in 0..target.number("n", 100) {
+        if let Err(error) = fields.append(&format!("field-{i}"), format!("value {i}").as_bytes()) {
+            return page(500, format!("field {i}: {error:?}\n"));
+        }
+    }
+    let (response, body) = begin(200, reply::fields(&[("trailer", "field-0")]));
+    write(body.finish(Ok(Some(fields))));
+    response
+}
+
+/// The fields that a request asks for, or why there is none of them.
+fn asked_fields(target: &Target) -> Result<Fields, String> {
+    let fields = Fields::new();
+    if let Some((name, value)) = target.text("field").and_then(|field| field.split_once(':')) {
+        fields.append(name, value.as_bytes()).map_err(|error| format!("{error:?}"))?;
+    }
+    Ok(fields)
+}
+
 async fn file(target: &Target) -> Response {
     match read(target.text("path").unwrap_or_default()).await {
         Ok(bytes) => page(200, String::from_utf8_lossy(&bytes).into_owned()),
@@ -232,22 +281,32 @@ async fn file(target: &Target) -> Response {
     }
 }
 
-/// The file in the folder, of those the guest was given, whose name is the longest that it begins with.
 async fn read(path: &str) -> Result<Vec<u8>, String> {
+    let file = open(path, OpenFlags::empty(), DescriptorFlags::READ).await?;
+    let (stream, end) = file.read_via_stream(0);
+    let bytes = stream.collect().await;
+    end.await.map_err(|error| format!("{error:?}"))?;
+    Ok(bytes)
+}
+
+async fn overwrite(path: &str, text: &str) -> Result<(), String> {
+    let file = open(path, OpenFlags::CREATE | OpenFlags::TRUNCATE, DescriptorFlags::WRITE).await?;
+    let (mut writer, stream) = wit_stream::new();
+    let written = file.write_via_stream(stream, 0);
+    writer.write_all(text.as_bytes().to_vec()).await;
+    drop(writer);
+    written.await.map_err(|error| format!("{error:?}"))
+}
+
+/// Opens the file in the folder, of those the guest was given, whose name is the longest that it begins with.
+async fn open(path: &str, how: OpenFlags, what: DescriptorFlags) -> Result<Descriptor, String> {
     let folders = preopens::get_directories();
     let found = folders.iter().filter_map(|(folder, name)| {
         let rest = path.strip_prefix(name.trim_end_matches('/'))?;
         Some((folder, rest.strip_prefix('/')?))
     });
     let (folder, rest) = found.min_by_key(|(_, rest)| rest.len()).ok_or("no folder has it")?;
-    let file = folder
-        .open_at(PathFlags::SYMLINK_FOLLOW, rest.to_owned(), OpenFlags::empty(), DescriptorFlags::READ)
-        .await
-        .map_err(|error| format!("{error:?}"))?;
-    let (stream, end) = file.read_via_stream(0);
-    let bytes = stream.collect().await;
-    end.await.map_err(|error| format!("{error:?}"))?;
-    Ok(bytes)
+    folder.open_at(PathFlags::SYMLINK_FOLLOW, rest.to_owned(), how, what).await.map_err(|error| format!("{error:?}"))
 }
 
 async fn complain(text: &str) {
@@ -282,7 +341,7 @@ async fn fetched(request: Request, target: &Target) -> Result<Response, String> 
     };
     let method = request.get_method();
     let (body, contents) = Body::new();
-    let (outgoing, _sent) = Request::new(Fields::new(), Some(contents.stream), contents.end, timeouts(target));
+    let (outgoing, _sent) = Request::new(asked_fields(target)?, Some(contents.stream), contents.end, timeouts(target));
     outgoing.set_method(&method).map_err(|()| "not a method")?;
     outgoing.set_scheme(Some(&scheme)).map_err(|()| "not a scheme")?;
     outgoing.set_authority(Some(authority)).map_err(|()| "not an authority")?;
