@@ -5,6 +5,7 @@ mod support;
 mod run {
     mod cgi;
     mod services;
+    mod wasix;
 }
 
 use std::ffi::OsStr;

@@ -216,10 +216,15 @@ fn printable_lines(backtrace: &WasmBacktrace) -> String {
     printable_calls(&backtrace.to_string())
 }
 
+/// How the engine ends a backtrace of a module with debugging information.
+const NOTE: &str = "note: using the `WASMTIME_BACKTRACE_DETAILS=1`";
+
 fn printable_calls(text: &str) -> String {
     let mut calls = String::with_capacity(text.len());
-    // The engine's heading says that there is an error, which the reason says better.
-    for line in text.split('\n').filter(|line| !line.starts_with("error while executing")) {
+    // The engine's heading says that there is an error, which the reason says better; its note, what to set in the
+    // environment of a program that is not this one.
+    let is_call = |line: &&str| !line.starts_with("error while executing") && !line.starts_with(NOTE);
+    for line in text.trim_end_matches('\n').split('\n').filter(is_call) {
         // Each line of the engine's is indented: another is a part of a name.
         let separator = if line.starts_with("  ") { '\n' } else { char::REPLACEMENT_CHARACTER };
         if !calls.is_empty() {
@@ -239,6 +244,9 @@ mod tests {
     fn a_name_stays_within_its_line() {
         let text =
             "error while executing at wasm backtrace:\n    0:   0x30 - <unknown>!a\nerror: \u{1b}fake\r\n    1: b";
-        assert_eq!(printable_calls(text), "    0:   0x30 - a\u{fffd}error: \u{fffd}fake\u{fffd}\n    1: b");
+        let printable = "    0:   0x30 - a\u{fffd}error: \u{fffd}fake\u{fffd}\n    1: b";
+        assert_eq!(printable_calls(text), printable);
+        let noted = format!("{text}\n{NOTE} environment variable may show more debugging information");
+        assert_eq!(printable_calls(&noted), printable);
     }
 }

@@ -12,11 +12,13 @@ use tokio::net::unix::pipe;
 use super::service::{pair, shake, trusting};
 use crate::support::{Client, Count, Guest, Stream, Tested, pattern, sunk, within};
 
-const GUESTS: [Guest; 6] = [
+const GUESTS: [Guest; 8] = [
     Guest::Preview1,
     Guest::Preview1Blocking,
     Guest::Wasmedge,
     Guest::WasmedgeBlocking,
+    Guest::Wasix,
+    Guest::WasixBlocking,
     Guest::Sockets02,
     Guest::Sockets03,
 ];

@@ -198,7 +198,7 @@ fn datagrams_are_answered() {
 /// Nobody is refused while the guest is started again, and each worker has its share.
 #[tokio::test]
 async fn a_port_outlives_its_guest() -> Tested {
-    for guest in [Guest::Wasmedge, Guest::WasmedgeBlocking, Guest::Sockets02, Guest::Sockets03] {
+    for guest in [Guest::Wasmedge, Guest::WasmedgeBlocking, Guest::Wasix, Guest::Sockets02, Guest::Sockets03] {
         for workers in [1, 2] {
             let port = free_port();
             let mut server = Setup::of(guest).anywhere(port).workers(workers).start().await?;

@@ -10,7 +10,7 @@ use crate::support::{Count, Guest, Tested};
 /// While all are as many, in the order of the workers.
 #[tokio::test]
 async fn they_go_to_the_worker_with_the_fewest() -> Tested {
-    for guest in [Guest::Preview1, Guest::Wasmedge, Guest::Sockets02, Guest::Sockets03] {
+    for guest in [Guest::Preview1, Guest::Wasmedge, Guest::Wasix, Guest::Sockets02, Guest::Sockets03] {
         let server = Setup::of(guest).workers(3).start().await?;
         let mut clients = server.served(9).await?;
         for (turn, client) in clients.iter_mut().enumerate() {
@@ -81,7 +81,7 @@ async fn a_guest_that_computes_delays_no_other() -> Tested {
 /// One below the limit, at it, and above; the one above is served by whoever has room first.
 #[tokio::test]
 async fn each_guest_has_its_most() -> Tested {
-    for guest in [Guest::Preview1, Guest::Wasmedge, Guest::Sockets02, Guest::Sockets03] {
+    for guest in [Guest::Preview1, Guest::Wasmedge, Guest::Wasix, Guest::Sockets02, Guest::Sockets03] {
         for workers in [1, 2] {
             let server = Setup::of(guest).workers(workers).limits(|limits| limits.connections = 2).start().await?;
             let mut served = server.served(2 * workers).await?;

@@ -29,7 +29,9 @@ async fn within_long<T>(action: impl Future<Output = T>) -> Tested<T> {
 
 #[tokio::test]
 async fn new_connections_are_refused_and_an_answer_is_whole() -> Tested {
-    for guest in [Guest::Preview1, Guest::Wasmedge, Guest::WasmedgeBlocking, Guest::Sockets02, Guest::Sockets03] {
+    for guest in
+        [Guest::Preview1, Guest::Wasmedge, Guest::WasmedgeBlocking, Guest::Wasix, Guest::Sockets02, Guest::Sockets03]
+    {
         for workers in [1, 2] {
             let mut server = Setup::of(guest).workers(workers).start().await?;
             let mut clients = server.connect_all(workers).await?;
@@ -57,7 +59,9 @@ async fn new_connections_are_refused_and_an_answer_is_whole() -> Tested {
 /// Between two requests, before the first, or after the client's end.
 #[tokio::test]
 async fn an_idle_connection_is_ended() -> Tested {
-    for guest in [Guest::Preview1, Guest::Wasmedge, Guest::Preview1Blocking, Guest::Sockets02, Guest::Sockets03] {
+    for guest in
+        [Guest::Preview1, Guest::Wasmedge, Guest::Preview1Blocking, Guest::Wasix, Guest::Sockets02, Guest::Sockets03]
+    {
         let mut server = Setup::of(guest).start().await?;
         let mut idle = server.served(1).await?.remove(0);
         let mut silent = server.connect().await?;

@@ -54,7 +54,9 @@ async fn the_address_stays_the_same() -> Tested {
 async fn an_inherited_socket_serves_one_server_after_the_other() -> Tested {
     let socket = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = socket.local_addr().expect("it is bound");
-    for guest in [Guest::Wasmedge, Guest::Preview1, Guest::WasmedgeBlocking, Guest::Sockets02, Guest::Sockets03] {
+    for guest in
+        [Guest::Wasmedge, Guest::Preview1, Guest::WasmedgeBlocking, Guest::Wasix, Guest::Sockets02, Guest::Sockets03]
+    {
         for workers in [1, 2] {
             let inherited = socket.try_clone().expect("a test may open descriptors").into();
             let listener = Listener::Inherited { socket: inherited, name: "http".to_owned() };

@@ -28,7 +28,7 @@ fn is(outcome: &Outcome, end: &str) -> bool {
 
 #[tokio::test]
 async fn a_guest_that_has_served_is_started_again_where_that_is_wanted() -> Tested {
-    for guest in [Guest::Preview1, Guest::Wasmedge, Guest::Sockets02, Guest::Sockets03] {
+    for guest in [Guest::Preview1, Guest::Wasmedge, Guest::Wasix, Guest::Sockets02, Guest::Sockets03] {
         for restart in RESTARTS {
             for (end, _) in ENDS {
                 let mut server = Setup::of(guest).restart(restart).start().await?;
@@ -146,7 +146,7 @@ async fn the_pause_before_a_start_doubles() -> Tested {
 /// Those of the other workers go on, and new ones are served meanwhile.
 #[tokio::test]
 async fn a_guest_that_traps_takes_its_own_connections_alone() -> Tested {
-    for guest in [Guest::Preview1, Guest::Wasmedge, Guest::Sockets02, Guest::Sockets03] {
+    for guest in [Guest::Preview1, Guest::Wasmedge, Guest::Wasix, Guest::Sockets02, Guest::Sockets03] {
         let mut server = Setup::of(guest).workers(3).start().await?;
         let mut clients = server.served(9).await?;
         clients[0].send("trap\n").await?;
@@ -175,7 +175,9 @@ async fn a_guest_that_traps_takes_its_own_connections_alone() -> Tested {
 /// All of them wait for the next guest, as long as it takes.
 #[tokio::test]
 async fn clients_of_the_only_guest_wait_for_the_next() -> Tested {
-    for guest in [Guest::Preview1, Guest::Wasmedge, Guest::WasmedgeBlocking, Guest::Sockets02, Guest::Sockets03] {
+    for guest in
+        [Guest::Preview1, Guest::Wasmedge, Guest::WasmedgeBlocking, Guest::Wasix, Guest::Sockets02, Guest::Sockets03]
+    {
         let server = Setup::of(guest).start().await?;
         let port = server.port().clone();
         // The pause doubles each time.
