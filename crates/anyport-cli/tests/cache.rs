@@ -20,10 +20,14 @@ impl Cached {
         self.0.path().join("cache")
     }
 
-    fn anyport(&self, words: &[&str]) -> Ended {
+    fn spawn(&self, words: &[&str]) -> Process {
         let mut command = self.0.command(words);
         command.env("ANYPORT_CACHE_DIR", self.path());
-        Process::spawn(command).end()
+        Process::spawn(command)
+    }
+
+    fn anyport(&self, words: &[&str]) -> Ended {
+        self.spawn(words).end()
     }
 
     /// Runs the guest; whether it was compiled for that.
@@ -174,13 +178,7 @@ fn it_is_in_the_xdg_cache_folder() {
 fn many_processes_compile_a_component_once() {
     let file = root().join("guests/wasi-http-0.2/echo/server.wasm");
     let cached = Cached(Folder::with("x.wasm", fs::read(file).expect("it is committed")));
-    let processes: Vec<Process> = (0..4)
-        .map(|_| {
-            let mut command = cached.0.command(["cache", "add", "--log", "debug", "x.wasm"]);
-            command.env("ANYPORT_CACHE_DIR", cached.path());
-            Process::spawn(command)
-        })
-        .collect();
+    let processes: Vec<Process> = (0..4).map(|_| cached.spawn(&["cache", "add", "--log", "debug", "x.wasm"])).collect();
     let ended: Vec<Ended> = processes.into_iter().map(Process::end).collect();
     let compiled = ended.iter().filter(|ended| ended.stderr.contains("is compiled")).count();
     assert!(ended.iter().all(|ended| ended.code() == 0) && compiled == 1, "{compiled}: {}", ended[0]);
@@ -190,13 +188,7 @@ fn many_processes_compile_a_component_once() {
 #[test]
 fn many_processes_share_it() {
     let cached = Cached::new();
-    let processes: Vec<Process> = (0..8)
-        .map(|_| {
-            let mut command = cached.0.command(["run", "--log", "debug", "x.wasm"]);
-            command.env("ANYPORT_CACHE_DIR", cached.path());
-            Process::spawn(command)
-        })
-        .collect();
+    let processes: Vec<Process> = (0..8).map(|_| cached.spawn(&["run", "--log", "debug", "x.wasm"])).collect();
     let mut compiled = 0;
     for process in processes {
         let ended = process.end();

@@ -224,7 +224,7 @@ fn printable_calls(text: &str) -> String {
     // The engine's heading says that there is an error, which the reason says better; its note, what to set in the
     // environment of a program that is not this one.
     let is_call = |line: &&str| !line.starts_with("error while executing") && !line.starts_with(NOTE);
-    for line in text.trim_end_matches('\n').split('\n').filter(is_call) {
+    for line in text.split('\n').filter(is_call) {
         // Each line of the engine's is indented: another is a part of a name.
         let separator = if line.starts_with("  ") { '\n' } else { char::REPLACEMENT_CHARACTER };
         if !calls.is_empty() {

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use http::{Request, StatusCode, Version};
+use http::{Request, StatusCode};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -112,9 +112,7 @@ async fn exchange(site: &Arc<Site>, stream: Connection, client: Client) {
     let io = TokioIo::new(Watched { stream, wire: Wire::new(), within_head: None, pulse: Arc::clone(&pulse) });
     let answer = {
         let (site, pulse) = (Arc::clone(site), Arc::clone(&pulse));
-        service_fn(move |request: Request<Incoming>| {
-            admission::admit(Arc::clone(&site), Asked::new(&pulse, request.version()), request)
-        })
+        service_fn(move |request: Request<Incoming>| admission::admit(Arc::clone(&site), Asked::new(&pulse), request))
     };
     let builder = builder(site);
     let mut connection = pin!(builder.serve_connection(io, answer));
@@ -184,10 +182,7 @@ fn builder(site: &Site) -> auto::Builder<TokioExecutor> {
 }
 
 impl Asked {
-    fn new(pulse: &Arc<Pulse>, version: Version) -> Self {
-        if version >= Version::HTTP_2 {
-            pulse.is_h2.store(true, Ordering::Relaxed);
-        }
+    fn new(pulse: &Arc<Pulse>) -> Self {
         pulse.requests.fetch_add(1, Ordering::Relaxed);
         pulse.site.told().begun.fetch_add(1, Ordering::Relaxed);
         if pulse.asked.fetch_add(1, Ordering::Relaxed) == 0 {

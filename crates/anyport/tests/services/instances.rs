@@ -92,16 +92,20 @@ async fn requests_beyond_the_queue_are_told_to_come_again() {
     }
 }
 
+/// One instance, for one request at a time, which may compute for as long as it likes; its client waits for so long.
+fn one_at_a_time(timeout: Duration) -> impl FnOnce(&mut Limits) {
+    move |limits| {
+        (limits.instances, limits.instance_concurrency) = (1, 1);
+        (limits.cpu_time, limits.timeout) = (Some(Duration::from_secs(600)), timeout);
+    }
+}
+
 #[tokio::test]
 async fn a_client_that_goes_frees_its_instance() {
     for version in Version::BOTH {
         for path in ["/sleep?ms=60000", "/stream?n=100000&ms=10", "/loop", "/big?bytes=1000000000"] {
-            let limits = |limits: &mut Limits| {
-                (limits.instances, limits.instance_concurrency) = (1, 1);
-                // No time limit does that.
-                (limits.cpu_time, limits.timeout) = (Some(Duration::from_secs(600)), Duration::from_secs(600));
-            };
-            let service = Service::with(version, limits, |server| server);
+            // No time limit does that.
+            let service = Service::with(version, one_at_a_time(Duration::from_secs(600)), |server| server);
             let mut stream = begin(&service, path).await;
             if path.starts_with("/stream") || path.starts_with("/big") {
                 within("the head", stream.read_u8()).await.expect("it answers");
@@ -116,11 +120,7 @@ async fn a_client_that_goes_frees_its_instance() {
 #[tokio::test]
 async fn a_guest_that_computes_for_nobody_frees_its_instance() {
     for version in Version::BOTH {
-        let limits = |limits: &mut Limits| {
-            (limits.instances, limits.instance_concurrency) = (1, 1);
-            (limits.cpu_time, limits.timeout) = (Some(Duration::from_secs(600)), Duration::from_millis(500));
-        };
-        let service = Service::with(version, limits, |server| server);
+        let service = Service::with(version, one_at_a_time(Duration::from_millis(500)), |server| server);
         assert_eq!(service.get("/loop").await.status, 504, "{version:?}");
         until(&service, "/hello", 200).await;
     }
@@ -129,11 +129,7 @@ async fn a_guest_that_computes_for_nobody_frees_its_instance() {
 #[tokio::test]
 async fn a_request_waits_for_an_instance_for_as_long_as_for_an_answer() {
     for version in Version::BOTH {
-        let limits = |limits: &mut Limits| {
-            (limits.instances, limits.instance_concurrency) = (1, 1);
-            limits.timeout = Duration::from_millis(500);
-        };
-        let service = Service::with(version, limits, |server| server);
+        let service = Service::with(version, one_at_a_time(Duration::from_millis(500)), |server| server);
         // A guest has its time again for as long as its client sends.
         let mut works = service.connect().await;
         let head = b"POST /hello HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n";
@@ -163,11 +159,7 @@ async fn a_request_waits_for_an_instance_for_as_long_as_for_an_answer() {
 #[tokio::test]
 async fn a_client_that_does_not_read_does_not_hold_an_instance_for_ever() {
     for version in Version::BOTH {
-        let limits = |limits: &mut Limits| {
-            (limits.instances, limits.instance_concurrency) = (1, 1);
-            limits.timeout = Duration::from_millis(200);
-        };
-        let service = Service::with(version, limits, |server| server);
+        let service = Service::with(version, one_at_a_time(Duration::from_millis(200)), |server| server);
         let mut stream = begin(&service, "/big?bytes=1000000000").await;
         within("the head", stream.read_u8()).await.expect("it answers");
         until(&service, "/hello", 200).await;
