@@ -4,6 +4,7 @@
 mod wat_support;
 
 mod wasix {
+    mod calls;
     mod ends;
     mod files;
     mod machine;

@@ -1,6 +1,6 @@
 //! A guest's table of descriptors.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
@@ -34,6 +34,8 @@ struct Slots {
     entries: Vec<Option<Descriptor>>,
     /// No free slot is below this one.
     lowest_free: usize,
+    /// The numbers with `FD_CLOEXEC`. Nothing is executed here: who asks is told what was set.
+    close_on_exec: BTreeSet<u32>,
     /// Its process is over.
     closed: bool,
     shared: Arc<Shared>,
@@ -111,7 +113,7 @@ impl Slots {
         let at = free.unwrap_or_else(|| self.entries.len().max(from));
         let fd = u32::try_from(at).ok().filter(|_| at < self.shared.most).ok_or(Errno::TooManyOpen)?;
         self.shared.opens()?;
-        self.put(at, descriptor);
+        self.put(fd, descriptor);
         if least <= self.lowest_free {
             self.lowest_free = at + 1;
         }
@@ -119,7 +121,9 @@ impl Slots {
     }
 
     /// Puts a descriptor that counts already at a number, and gives back what was there.
-    fn put(&mut self, at: usize, descriptor: Descriptor) -> Option<Descriptor> {
+    fn put(&mut self, fd: u32, descriptor: Descriptor) -> Option<Descriptor> {
+        self.close_on_exec.remove(&fd);
+        let at = fd as usize;
         if at >= self.entries.len() {
             self.entries.resize(at + 1, None);
         }
@@ -139,11 +143,13 @@ impl Descriptors {
     pub(crate) fn new(most: usize) -> Arc<Self> {
         let room = Room::new(most.saturating_mul(WATCHED_EACH));
         let (open, again, tables) = Default::default();
-        Self::with(Vec::new(), 0, Arc::new(Shared { most, open, again, tables, room }))
+        let shared = Arc::new(Shared { most, open, again, tables, room });
+        let (entries, close_on_exec) = Default::default();
+        Self::with(Slots { entries, lowest_free: 0, close_on_exec, closed: false, shared })
     }
 
-    fn with(entries: Vec<Option<Descriptor>>, lowest_free: usize, shared: Arc<Shared>) -> Arc<Self> {
-        let slots = Slots { entries, lowest_free, closed: false, shared: Arc::clone(&shared) };
+    fn with(slots: Slots) -> Arc<Self> {
+        let shared = Arc::clone(&slots.shared);
         let table = Arc::new(Self { slots: Mutex::new(slots), shared });
         let mut tables = table.shared.lock_tables();
         tables.retain(|table| table.strong_count() > 0);
@@ -160,9 +166,15 @@ impl Descriptors {
         let taken = self.shared.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room);
         taken.map_err(|_| Errno::TooManyOpen)?;
         slots.entries.iter().flatten().for_each(|descriptor| self.shared.again(descriptor));
-        let (entries, lowest_free) = (slots.entries.clone(), slots.lowest_free);
+        let forked = Slots {
+            entries: slots.entries.clone(),
+            lowest_free: slots.lowest_free,
+            close_on_exec: slots.close_on_exec.clone(),
+            closed: false,
+            shared: Arc::clone(&self.shared),
+        };
         drop(slots);
-        Ok(Self::with(entries, lowest_free, Arc::clone(&self.shared)))
+        Ok(Self::with(forked))
     }
 
     /// An epoll set of descriptors of this table.
@@ -220,6 +232,7 @@ impl Descriptors {
         let mut slots = self.lock();
         let at = fd as usize;
         let descriptor = slots.entries.get_mut(at).and_then(Option::take).ok_or(Errno::BadDescriptor)?;
+        slots.close_on_exec.remove(&fd);
         self.shared.closed(1);
         slots.lowest_free = slots.lowest_free.min(at);
         Ok(slots.last(descriptor))
@@ -250,6 +263,7 @@ impl Descriptors {
         if from == to {
             return Ok(None);
         }
+        slots.close_on_exec.retain(|fd| ![from, to].contains(fd));
         let moved = slots.entries[from as usize].take();
         let replaced = std::mem::replace(&mut slots.entries[to as usize], moved);
         self.shared.closed(1);
@@ -282,8 +296,28 @@ impl Descriptors {
             slots.last(descriptor);
             return if from == to { Ok(None) } else { Err(Errno::BadDescriptor) };
         }
-        let replaced = slots.put(to as usize, descriptor);
+        let replaced = slots.put(to, descriptor);
         Ok(replaced.and_then(|replaced| slots.last(replaced)))
+    }
+
+    /// Whether a descriptor would be closed where another program is executed: of its number, not of what it is.
+    pub(crate) fn closes_on_exec(&self, fd: u32) -> Result<bool, Errno> {
+        self.get(fd)?;
+        Ok(self.lock().close_on_exec.contains(&fd))
+    }
+
+    /// Says so.
+    pub(crate) fn close_on_exec(&self, fd: u32, closes: bool) -> Result<(), Errno> {
+        let mut slots = self.lock();
+        if !matches!(slots.entries.get(fd as usize), Some(Some(_))) {
+            return Err(Errno::BadDescriptor);
+        }
+        if closes {
+            slots.close_on_exec.insert(fd);
+        } else {
+            slots.close_on_exec.remove(&fd);
+        }
+        Ok(())
     }
 
     fn lock(&self) -> MutexGuard<'_, Slots> {

@@ -7,9 +7,10 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use wasmtime::{Caller, Extern, Linker, ValType};
+use wasmtime::{Caller, Extern, Linker, ValType, WasmTyList};
 use wiggle::{GuestError, GuestMemory};
 
+use super::signal;
 use super::trace::Traced;
 use crate::errno::Errno;
 use crate::guest::{Failure, Guest};
@@ -63,8 +64,13 @@ pub(crate) struct Row {
     /// Tells whoever traces this hostcall a line about it.
     pub(crate) tell: fn(fmt::Arguments<'_>),
     /// Puts the function into the linker under the module and the key it is given.
-    pub(crate) define: fn(&mut Linker<Guest>, &'static Self, &'static Table, &str) -> wasmtime::Result<()>,
+    pub(crate) define: Define,
+    /// The same for a module that is told of signals, where that is another function: [`tells`].
+    pub(crate) define_telling: Option<Define>,
 }
+
+/// How a row's function gets into a linker.
+pub(crate) type Define = fn(&mut Linker<Guest>, &'static Row, &'static Table, &str) -> wasmtime::Result<()>;
 
 /// A parameter as the specification names it.
 #[derive(Clone, Copy)]
@@ -170,29 +176,35 @@ impl Wire for u64 {
 /// where the shim may wait. The shim takes the guest, its memory, and the parameters. With `silent` in front it
 /// is one without a result, and what follows defines it.
 macro_rules! row {
-    ($name:literal ($($param:ident : $kind:ty),*) = $shim:expr) => {
-        $crate::dialect::hostcall::Row {
+    ($name:literal ($($param:ident : $kind:ty),*) = $shim:expr) => {{
+        use $crate::dialect::hostcall::{Call, Row, Table, enter, given, leave, tells};
+        use $crate::dialect::trace::{Traced, is_traced, tell};
+        fn call(
+            caller: &mut Call<'_>, row: &'static Row, table: &'static Table, sends: bool,
+            ($($param,)*): ($($kind,)*),
+        ) -> wasmtime::Result<u32> {
+            let given = given(caller);
+            let (guest, mut memory) = enter(caller, &given, sends);
+            let call = is_traced!($name).then(|| Traced::begin(row, &[$(u64::from($param)),*], guest, &memory));
+            let outcome = $shim(guest, &mut memory, $($param),*);
+            leave(table, call.as_deref(), guest, &memory, outcome)
+        }
+        Row {
             name: $name,
             params: &[$($crate::dialect::hostcall::row!(@param $param $kind)),*],
             result: true,
             is_absent: false,
-            tell: $crate::dialect::trace::tell!($name),
+            tell: tell!($name),
             define: |linker, row, table, key| {
                 let sends = row.sends();
-                use $crate::dialect::hostcall::{Call, enter, given, leave};
-                use $crate::dialect::trace::{Traced, is_traced};
                 linker.func_wrap(table.module, key, move |mut caller: Call<'_>, $($param: $kind),*| {
-                    let given = given(&mut caller);
-                    let (guest, mut memory) = enter(&mut caller, &given, sends);
-                    let call = is_traced!($name)
-                        .then(|| Traced::begin(row, &[$(u64::from($param)),*], guest, &memory));
-                    let outcome = $shim(guest, &mut memory, $($param),*);
-                    leave(table, call.as_deref(), guest, &memory, outcome)
+                    call(&mut caller, row, table, sends, ($($param,)*))
                 })?;
                 Ok(())
             },
+            define_telling: Some(|linker, row, table, key| tells(linker, row, table, key, call)),
         }
-    };
+    }};
     (async $name:literal ($($param:ident : $kind:ty),*) = $shim:expr) => {
         $crate::dialect::hostcall::Row {
             name: $name,
@@ -228,6 +240,7 @@ macro_rules! row {
                 })?;
                 Ok(())
             },
+            define_telling: None,
         }
     };
     (silent $name:literal ($($param:ident : $kind:ty),*) = $define:expr) => {
@@ -238,6 +251,7 @@ macro_rules! row {
             is_absent: false,
             tell: $crate::dialect::trace::tell!($name),
             define: $define,
+            define_telling: None,
         }
     };
     (@param $param:ident $kind:ty) => {
@@ -248,6 +262,27 @@ macro_rules! row {
     };
 }
 pub(crate) use row;
+
+/// One hostcall that does not wait.
+type Plain<P> = fn(&mut Call<'_>, &'static Row, &'static Table, bool, P) -> wasmtime::Result<u32>;
+
+/// Defines such a hostcall for a module that is told of signals, at its end as at that of any other: a loop of nothing
+/// else hears of them, too. The handler may wait.
+pub(crate) fn tells<P: WasmTyList + Send + 'static>(
+    linker: &mut Linker<Guest>, row: &'static Row, table: &'static Table, key: &str, call: Plain<P>,
+) -> wasmtime::Result<()> {
+    let sends = row.sends();
+    linker.func_wrap_async(table.module, key, move |mut caller: Call<'_>, params: P| {
+        Box::new(async move {
+            let left = call(&mut caller, row, table, sends, params);
+            if caller.data().is_signalled() {
+                apart(std::pin::pin!(signal::deliver(&mut caller))).await?;
+            }
+            left
+        })
+    })?;
+    Ok(())
+}
 
 /// Waits for a hostcall, which a function of its own polls.
 ///

@@ -50,9 +50,12 @@ const IMPORTS: &[(&str, &str, &str)] = &[
     ("wasix_32v1", "sock_set_opt_flag", "(param i32 i32 i32) (result i32)"),
     ("wasix_32v1", "sock_set_opt_time", "(param i32 i32 i32) (result i32)"),
     ("wasix_32v1", "thread_exit", "(param i32)"),
+    ("wasix_32v1", "thread_id", "(param i32) (result i32)"),
     ("wasix_32v1", "thread_join", "(param i32) (result i32)"),
     ("wasix_32v1", "thread_signal", "(param i32 i32) (result i32)"),
     ("wasix_32v1", "thread_sleep", "(param i64) (result i32)"),
+    ("wasix_32v1", "thread_spawn", "(param i32 i32) (result i32)"),
+    ("wasix_32v1", "thread_spawn_v2", "(param i32 i32) (result i32)"),
     ("wasi", "thread-spawn", "(param i32) (result i32)"),
 ];
 

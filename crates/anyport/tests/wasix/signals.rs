@@ -100,3 +100,30 @@ async fn a_guest_is_told_of_the_signal_that_its_server_had() {
     running.drain_on(2, LONG).await;
     assert_eq!(running.wait(), Outcome::Exited(2));
 }
+
+/// Also where it never makes a call that may wait.
+#[tokio::test]
+async fn a_guest_is_told_at_the_end_of_any_call() {
+    for call in [
+        "(call $clock_time_get (i32.const 1) (i64.const 0) (i32.const 64))",
+        "(call $futex_wake (i32.const 64) (i32.const 80))",
+        "(call $getcwd (i32.const 256) (i32.const 64))",
+        "(call $sock_open (i32.const 1) (i32.const 1) (i32.const 6) (i32.const 64))",
+        "(call $sock_addr_local (i32.const 99) (i32.const 64))",
+        "(call $proc_raise_interval (i32.const 99) (i64.const 0) (i32.const 0))",
+        "(call $thread_spawn_v2 (i32.const 0) (i32.const -2))",
+    ] {
+        let text = module(&format!(
+            "(data (i32.const 512) \"handler\")
+             (func (export \"handler\") (param $signal i32) (call $proc_exit2 (local.get $signal)))
+             (func (export \"_start\")
+               {REGISTER} {LISTEN} {ACCEPT}
+               (drop (call $fd_close (i32.const 4)))
+               (loop $for_ever (drop {call}) (br $for_ever)))"
+        ));
+        let running = published(server(&text), Restart::No);
+        let _ = connect(&running).read_to_end(&mut Vec::new());
+        running.drain(LONG).await;
+        assert_eq!(running.wait(), Outcome::Exited(15), "{call}");
+    }
+}

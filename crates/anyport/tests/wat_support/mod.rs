@@ -13,6 +13,6 @@ mod stage;
 pub(crate) use observe::{connect, nodelay_of, past_deadline, read_all};
 pub(crate) use polling::{Event, MONOTONIC, Polling, REALTIME, Wait, indices};
 pub(crate) use puppet::{Answer, DEADLINE, Puppet};
-pub(crate) use rows::{Row, rows};
+pub(crate) use rows::{Row, refused_of_wasix, rows};
 pub(crate) use sockets::{Bytes, Connected, DGRAM, INET4, INET6, NONBLOCK, STREAM, Slot, connected, int};
 pub(crate) use stage::{Stage, load, runtime};

@@ -48,6 +48,11 @@ pub(super) fn wasix_rows() -> impl Iterator<Item = &'static Row> {
     all().iter().filter(|row| row.dialect == "WASIX" && row.params != ["not supported"])
 }
 
+/// Those of WASIX that are not supported.
+pub(crate) fn refused_of_wasix() -> Vec<Row> {
+    all().iter().filter(|row| row.params == ["not supported"]).cloned().collect()
+}
+
 fn all() -> &'static [Row] {
     static ALL: OnceLock<Vec<Row>> = OnceLock::new();
     ALL.get_or_init(|| parse(&anyport::dialects_markdown()))

@@ -24,6 +24,8 @@ const FOREVER: u64 = u64::MAX;
 /// `eventfdflags`.
 const SEMAPHORE: u32 = 1;
 const NONBLOCK: u32 = 4;
+/// The one of `fdflagsext`. Nothing is executed here: who asks is told what was set.
+const CLOEXEC: u16 = 1;
 /// Events that one wait tells at most.
 const EVENTS_MOST: usize = 1024;
 
@@ -107,32 +109,32 @@ pub(super) fn fd_dup(guest: &mut Guest, memory: &mut Memory<'_>, fd: u32, ro_fd:
     fd_dup2(guest, memory, fd, 0, 0, ro_fd)
 }
 
-/// `fd_dup2(fd, min_result_fd, cloexec) -> fd`: as `F_DUPFD`. No program is executed in this one's place.
+/// `fd_dup2(fd, min_result_fd, cloexec) -> fd`: as `F_DUPFD`, or `F_DUPFD_CLOEXEC`.
 pub(super) fn fd_dup2(
-    guest: &mut Guest, memory: &mut Memory<'_>, fd: u32, least: u32, _cloexec: u32, ro_fd: u32,
+    guest: &mut Guest, memory: &mut Memory<'_>, fd: u32, least: u32, cloexec: u32, ro_fd: u32,
 ) -> Hostcall {
     let number = guest.descriptors.duplicate(fd, least)?;
+    guest.descriptors.close_on_exec(number, cloexec != 0)?;
     memory.write(ro_fd, number)?;
     Ok(())
 }
 
 /// `fd_fdflags_get(fd) -> fdflagsext`
 pub(super) fn fdflags_get(guest: &mut Guest, memory: &mut Memory<'_>, fd: u32, ro_flags: u32) -> Hostcall {
-    guest.descriptors.get(fd)?;
-    Ok(memory.write(ro_flags, 0_u16)?)
+    let flags = if guest.descriptors.closes_on_exec(fd)? { CLOEXEC } else { 0 };
+    Ok(memory.write(ro_flags, flags)?)
 }
 
-/// `fd_fdflags_set(fd, fdflagsext)`: the one flag there is says what happens where a program is executed.
-pub(super) fn fdflags_set(guest: &mut Guest, _: &mut Memory<'_>, fd: u32, _flags: u32) -> Hostcall {
-    guest.descriptors.get(fd)?;
-    Ok(())
+/// `fd_fdflags_set(fd, fdflagsext)`
+pub(super) fn fdflags_set(guest: &mut Guest, _: &mut Memory<'_>, fd: u32, flags: u32) -> Hostcall {
+    Ok(guest.descriptors.close_on_exec(fd, flags & u32::from(CLOEXEC) != 0)?)
 }
 
 /// `path_open2`: with the flags of `fd_fdflags_set` in addition.
 #[expect(clippy::too_many_arguments, reason = "so many has the interface")]
 pub(super) async fn path_open2(
     guest: &mut Guest, memory: &mut Memory<'_>, fd: u32, dirflags: u32, path: u32, path_len: u32, oflags: u32,
-    rights_base: u64, rights_inheriting: u64, fdflags: u32, _fdflagsext: u32, ro_fd: u32,
+    rights_base: u64, rights_inheriting: u64, fdflags: u32, fdflagsext: u32, ro_fd: u32,
 ) -> Hostcall {
     host_files::path_open(
         guest,
@@ -147,5 +149,6 @@ pub(super) async fn path_open2(
         fdflags,
         ro_fd,
     )
-    .await
+    .await?;
+    fdflags_set(guest, memory, memory.read(ro_fd)?, fdflagsext)
 }

@@ -24,6 +24,7 @@ pub(super) const ROW: Row = Row {
     is_absent: false,
     tell: tell!("proc_fork"),
     define: define_fork,
+    define_telling: None,
 };
 
 /// Of `proc_join`: it does not wait.

@@ -14,9 +14,10 @@ use crate::net::tcp::Tcp;
 
 use super::address;
 
-/// What a socket type is without its flags, and the one flag that has a meaning here.
+/// What a socket type is without its flags, and those.
 const TYPE_MASK: u32 = 0xff;
 const TYPE_NONBLOCK: u32 = 0x4000;
+const TYPE_CLOEXEC: u32 = 0x2000;
 /// `socktype`.
 const STREAM: u32 = 1;
 const DGRAM: u32 = 2;
@@ -34,12 +35,13 @@ fn transport(kind: u32) -> Result<Transport, Errno> {
     }
 }
 
-/// `sock_open(af, type, protocol) -> fd`; libc passes `SOCK_NONBLOCK` through as it is.
+/// `sock_open(af, type, protocol) -> fd`; libc passes `SOCK_NONBLOCK` and `SOCK_CLOEXEC` through as they are.
 pub(super) fn open(
     guest: &mut Guest, memory: &mut Memory<'_>, family: u32, kind: u32, _protocol: u32, ro_fd: u32,
 ) -> Hostcall {
     let opened = guest.open(address::family(family)?, transport(kind)?)?;
     opened.socket()?.set_nonblocking(kind & TYPE_NONBLOCK != 0);
+    guest.descriptors.close_on_exec(opened.fd(), kind & TYPE_CLOEXEC != 0)?;
     memory.write(ro_fd, opened.fd())?;
     opened.keep();
     Ok(())
@@ -56,7 +58,9 @@ pub(super) fn pair(
     let open = |tcp| {
         let socket = Socket::new(SocketKind::Tcp(tcp));
         socket.set_nonblocking(kind & TYPE_NONBLOCK != 0);
-        Opened::new(&guest.descriptors, Descriptor::Socket(socket.into()))
+        let opened = Opened::new(&guest.descriptors, Descriptor::Socket(socket.into()))?;
+        guest.descriptors.close_on_exec(opened.fd(), kind & TYPE_CLOEXEC != 0)?;
+        Ok::<_, Errno>(opened)
     };
     let (one, other) = (open(one)?, open(other)?);
     memory.write(ro_one, one.fd())?;

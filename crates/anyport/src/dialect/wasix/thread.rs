@@ -36,6 +36,7 @@ pub(crate) const SPAWN: &[Row] = &[Row {
     is_absent: false,
     tell: tell!("thread-spawn"),
     define: define_spawn,
+    define_telling: None,
 }];
 
 /// `wasi.thread-spawn(start_arg) -> tid`: below zero is an errno, so it is no ordinary row.
