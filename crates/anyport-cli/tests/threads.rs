@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use support::client::Client;
-use support::{PATIENCE, Process, command_in, root};
+use support::guests::wasm;
+use support::{Folder, PATIENCE, Process, command_in, root};
 
 /// Connections at a time, each with a thread of the guest's; `ANYPORT_CONNECTIONS` has another number, and shows what
 /// they took; more than `ulimit -n` are not to be had.
@@ -108,6 +109,47 @@ fn connections_that_wait_for_a_thread_leave_nothing() {
         }
     }
     assert!(left[2] <= left[1] + count * LEFT_MOST, "it grows: {left:?}");
+    assert_eq!(server.end_by(Signal::TERM, PATIENCE).code(), 0);
+}
+
+/// A guest that, for each connection, starts threads until there may be no more, and traps; they wait for ever.
+const STARTS_WITHOUT_END: &str = r#"(module
+  (import "wasix_32v1" "sock_open" (func $open (param i32 i32 i32 i32) (result i32)))
+  (import "wasix_32v1" "sock_bind" (func $bind (param i32 i32) (result i32)))
+  (import "wasix_32v1" "sock_listen" (func $listen (param i32 i32) (result i32)))
+  (import "wasix_32v1" "sock_accept_v2" (func $accept (param i32 i32 i32 i32) (result i32)))
+  (import "wasix_32v1" "futex_wait" (func $wait (param i32 i32 i32 i32) (result i32)))
+  (import "wasi" "thread-spawn" (func $spawn (param i32) (result i32)))
+  (import "env" "memory" (memory 2 64 shared))
+  ;; 0.0.0.0, port 8080.
+  (data (i32.const 32) "\01\00\90\1f")
+  (func (export "wasi_thread_start") (param i32 i32)
+    (drop (call $wait (i32.const 64) (i32.const 0) (i32.const 0) (i32.const 88))))
+  (func (export "_start")
+    (drop (call $open (i32.const 1) (i32.const 1) (i32.const 6) (i32.const 128)))
+    (drop (call $bind (i32.load (i32.const 128)) (i32.const 32)))
+    (drop (call $listen (i32.load (i32.const 128)) (i32.const 8)))
+    (drop (call $accept (i32.load (i32.const 128)) (i32.const 0) (i32.const 132) (i32.const 136)))
+    (loop $next (br_if $next (i32.gt_s (call $spawn (i32.const 0)) (i32.const 0))))
+    unreachable))"#;
+
+#[test]
+fn threads_without_end_leave_nothing() {
+    let folder = Folder::with("x.wasm", wasm(STARTS_WITHOUT_END));
+    let mut server = folder.spawn(["run", "-p", "0:8080", "--limit", "threads=300", "x.wasm"]);
+    let address = server.address();
+    let mut rounds = Vec::new();
+    for _ in 0..5 {
+        // The connection ends with the guest, and the next waits for the next one.
+        let mut client = Client::to(address);
+        assert!(client.rest().is_empty());
+        server.line("the next one starts");
+        rounds.push((descriptors(&server), memory(&server)));
+    }
+    let [_, (descriptors, memory), .., last] = rounds[..] else { panic!("{rounds:?}") };
+    assert!(last.0 <= descriptors, "{rounds:?}");
+    // Kilobytes: of three hundred threads, four times over.
+    assert!(last.1 <= memory + 4 * 300 * LEFT_MOST, "{rounds:?}");
     assert_eq!(server.end_by(Signal::TERM, PATIENCE).code(), 0);
 }
 

@@ -8,8 +8,8 @@ use anyport::server::Restart;
 use super::machine::{ACCEPT, LISTEN, LONG, connect, module, published, run, server};
 
 /// A handler that does nothing, and how it is registered.
-const HANDLER: &str = "(data (i32.const 512) \"handler\") (func (export \"handler\") (param i32))";
-const REGISTER: &str = "(call $callback_signal (i32.const 512) (i32.const 7))";
+const HANDLER: &str = "(data (i32.const 1536) \"handler\") (func (export \"handler\") (param i32))";
+const REGISTER: &str = "(call $callback_signal (i32.const 1536) (i32.const 7))";
 
 /// A thread that signals the first one, again and again.
 const SIGNALS: &str = "(loop $again
@@ -43,33 +43,60 @@ fn what_was_received_before_a_signal_is_not_lost() {
     assert_eq!(outcome, Outcome::Exited(0));
 }
 
-/// A read of this descriptor, which has nothing, in a guest whose other thread sends signals.
-fn is_interrupted(open: &str) {
-    let outcome = run(&format!(
+/// A call of a guest whose other thread sends signals: it gives this, whatever was before it.
+fn is_interrupted(before: &str, call: &str, errno: u32) {
+    let own = format!(
         "{HANDLER}
          (func (export \"wasi_thread_start\") (param i32 i32) {SIGNALS})
          (func (export \"_start\")
            {REGISTER}
-           {open}
+           {before}
            (i32.store (i32.const 32) (i32.const 256)) (i32.store (i32.const 36) (i32.const 8))
            (drop (call $thread-spawn (i32.const 0)))
-           (call $is (i32.const 1)
-             (call $fd_read (i32.const 3) (i32.const 32) (i32.const 1) (i32.const 72)) (i32.const 27)))"
-    ));
-    assert_eq!(outcome, Outcome::Exited(0), "{open}");
+           (call $is (i32.const 1) {call} (i32.const {errno})))"
+    );
+    assert_eq!(published(server(&module(&own)), Restart::No).wait(), Outcome::Exited(0), "{call}");
 }
+
+const EINTR: u32 = 27;
 
 #[test]
 fn a_read_that_waits_is_interrupted() {
-    is_interrupted("(drop (call $fd_pipe (i32.const 64) (i32.const 68)))");
-    is_interrupted("(drop (call $fd_event (i64.const 0) (i32.const 0) (i32.const 64)))");
-    is_interrupted("(drop (call $sock_pair (i32.const 1) (i32.const 1) (i32.const 0) (i32.const 64) (i32.const 68)))");
+    for open in [
+        "(call $fd_pipe (i32.const 64) (i32.const 68))",
+        "(call $fd_event (i64.const 0) (i32.const 0) (i32.const 64))",
+        "(call $sock_pair (i32.const 1) (i32.const 1) (i32.const 0) (i32.const 64) (i32.const 68))",
+    ] {
+        let read = "(call $fd_read (i32.const 3) (i32.const 32) (i32.const 1) (i32.const 72))";
+        is_interrupted(&format!("(drop {open})"), read, EINTR);
+    }
+}
+
+#[test]
+fn a_wait_for_others_is_interrupted() {
+    let accept = "(call $sock_accept4 (i32.const 3) (i32.const 0) (i32.const 64) (i32.const 128))";
+    is_interrupted(LISTEN, accept, EINTR);
+    let set = "(drop (call $epoll_create (i32.const 64)))";
+    let wait = "(call $epoll_wait (i32.const 3) (i32.const 256) (i32.const 4) (i64.const -1) (i32.const 64))";
+    is_interrupted(set, wait, EINTR);
+    // Subscriptions at 512: a clock in a minute.
+    let clock = "(i32.store (i32.const 528) (i32.const 1)) (i64.store (i32.const 536) (i64.const 60000000000))";
+    let poll = "(call $poll_oneoff (i32.const 512) (i32.const 768) (i32.const 1) (i32.const 64))";
+    is_interrupted(clock, poll, EINTR);
+    is_interrupted("", "(call $thread_sleep (i64.const 60000000000))", EINTR);
+}
+
+/// Who calls it traps on any errno: it is told that it was woken, and looks again.
+#[test]
+fn a_wait_at_a_futex_is_ended_by_a_signal_and_gives_no_errno() {
+    let wait = "(call $futex_wait (i32.const 64) (i32.const 0) (i32.const 0) (i32.const 88))";
+    is_interrupted("", wait, 0);
 }
 
 /// A guest whose handler ends it with the signal's number; its first thread has ended itself, and another waits.
 fn is_left_by_its_first() -> String {
     module(&format!(
-        "(data (i32.const 512) \"handler\")
+        "(data (i32.const 1536) \"handler\")
          (func (export \"handler\") (param $signal i32) (call $proc_exit2 (local.get $signal)))
          (func (export \"wasi_thread_start\") (param i32 i32)
            {LISTEN} {ACCEPT}
@@ -114,7 +141,7 @@ async fn a_guest_is_told_at_the_end_of_any_call() {
         "(call $thread_spawn_v2 (i32.const 0) (i32.const -2))",
     ] {
         let text = module(&format!(
-            "(data (i32.const 512) \"handler\")
+            "(data (i32.const 1536) \"handler\")
              (func (export \"handler\") (param $signal i32) (call $proc_exit2 (local.get $signal)))
              (func (export \"_start\")
                {REGISTER} {LISTEN} {ACCEPT}

@@ -2,7 +2,7 @@
 
 use anyport::{Artifact, Inspection, Outcome, Runtime};
 
-use super::machine::{holds, module, server, started};
+use super::machine::{connect, holds, module, serve, server, started};
 
 #[test]
 fn a_module_has_three_namespaces_and_one_table_of_descriptors() {
@@ -98,6 +98,25 @@ fn a_flag_is_on_whatever_libc_meant() {
          (call $is (i32.const 3) (i32.load8_u (i32.const 64)) (i32.const 1))
          (call $is (i32.const 4) (call $sock_set_opt_flag (i32.const 3) (i32.const 7) (i32.const 1)) (i32.const 50))",
     );
+}
+
+/// libc sets it whatever it is told: who listens on all of IPv6 is to be reached over IPv4 too.
+#[test]
+fn a_listener_for_ipv6_is_reached_over_ipv4() {
+    let running = serve(
+        "(func (export \"_start\")
+           (drop (call $sock_open (i32.const 2) (i32.const 1) (i32.const 6) (i32.const 64)))
+           (drop (call $sock_set_opt_flag (i32.const 3) (i32.const 5) (i32.const 1)))
+           (i32.store8 (i32.const 128) (i32.const 2)) (i32.store16 (i32.const 130) (i32.const 8080))
+           (call $is (i32.const 1) (call $sock_bind (i32.const 3) (i32.const 128)) (i32.const 0))
+           (call $is (i32.const 2) (call $sock_listen (i32.const 3) (i32.const 1)) (i32.const 0))
+           (call $is (i32.const 3)
+             (call $sock_accept4 (i32.const 3) (i32.const 0) (i32.const 64) (i32.const 256)) (i32.const 0)))",
+        |_| {},
+    );
+    let client = connect(&running);
+    assert!(client.peer_addr().expect("it is connected").is_ipv4());
+    assert_eq!(running.wait(), Outcome::Exited(0), "the number of the check");
 }
 
 #[test]
