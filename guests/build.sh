@@ -32,11 +32,16 @@ suite=sid
 binaryen=132.0.0
 # Makes a component of what the linker made; rustup brings one, Debian does not.
 wasm_component_ld=0.5.31
+# Makes one component of two.
+wac=0.12.0
 
 rust_guests=(
   preview1/axum-fd3
   wasi-http-0.2/echo
+  wasi-http-0.2/waki
+  wasi-http-0.2/wstd
   wasi-http-0.3/echo
+  wasi-sockets-0.2/axum
   wasi-sockets-0.2/behaviour
   wasi-sockets-0.2/echo
   wasi-sockets-0.2/probe
@@ -77,14 +82,23 @@ build() {
   elif listed "$name" "${c_guests[@]}"; then compile_c "$(output "$name")" "$name"/*.c
   elif [ "$name" = behaviour ]; then build_behaviour
   elif [ "$name" = wasix ]; then build_wasix
+  elif [ "$name" = wasi-http-0.3/middleware ]; then build_middleware
   else die "no guest is called \`$name\`"
   fi
   record "$name"
+  # It has this one in it.
+  [ "$name" != wasi-http-0.3/echo ] || build wasi-http-0.3/middleware
 }
 
 # Some are no servers.
 output() {
-  case $1 in *probe) echo "$1/probe.wasm" ;; */behaviour) echo "$1/behaviour.wasm" ;; cgi | command) echo "$1/$1.wasm" ;; *) echo "$1/server.wasm" ;; esac
+  case $1 in
+    *probe) echo "$1/probe.wasm" ;;
+    */behaviour) echo "$1/behaviour.wasm" ;;
+    */middleware) echo "$1/middleware.wasm" ;;
+    cgi | command) echo "$1/$1.wasm" ;;
+    *) echo "$1/server.wasm" ;;
+  esac
 }
 
 # ---- one language each ------------------------------------------------------------------------
@@ -102,6 +116,14 @@ build_rust() {
     --config "target.$target.rustflags=['--remap-path-prefix=$home/registry/src=registry', '--remap-path-prefix=$guests/=']")
   install -m 644 "target/$name/$target/release/${out##*/}" "$out"
   report "$out"
+}
+
+# The middleware by itself, and composed with the handler that it asks, which is what can be served.
+build_middleware() {
+  local name=wasi-http-0.3/middleware
+  wit_of_wasip3 "$name"
+  build_rust "$name"
+  compose "$name/middleware.wasm" wasi-http-0.3/echo/server.wasm "$name/server.wasm"
 }
 
 build_go() {
@@ -155,6 +177,16 @@ compile_wasix() {
   case $1 in wasix/fork | wasix/prefork) asyncify "$1.wasm" ;; esac
   chmod 644 "$1.wasm"
   report "$1.wasm"
+}
+
+# compose SOCKET PLUG OUT: the component SOCKET with the imports that PLUG exports plugged.
+compose() {
+  local own=$tools/wac/bin/wac
+  [ "$("$own" --version 2> /dev/null)" = "wac-cli $wac" ] \
+    || cargo install --quiet --locked --force --root "$tools/wac" --version "$wac" --no-default-features wac-cli
+  "$own" plug "$1" --plug "$2" -o "$3"
+  chmod 644 "$3"
+  report "$3"
 }
 
 # asyncify FILE: makes a module ready to fork, as WASIX's own compiler does.
@@ -291,6 +323,17 @@ component_scripts() {
   local component_ld
   component_ld=$(component_linker)
   script wasm-component-ld "exec '$component_ld' \"\$@\" --wasm-ld-path '$tools/bin/wasm-ld'"
+}
+
+# wit_of_wasip3 NAME: unpacks into NAME/wit the interfaces that the crate wasip3 of its Cargo.lock was made from. For a
+# guest that needs one of which the crate has no bindings.
+wit_of_wasip3() {
+  local crate
+  crate=$(cargo metadata --locked --format-version 1 --manifest-path "$1/Cargo.toml" |
+    python3 -c 'import json, sys; print(*(package["manifest_path"] for package in json.load(sys.stdin)["packages"]
+      if package["name"] == "wasip3"))')
+  rm -rf "$1/wit"
+  cp -r "$(dirname "$crate")/wit" "$1/wit"
 }
 
 has_target() {

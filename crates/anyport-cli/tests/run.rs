@@ -75,6 +75,26 @@ fn preview1_like_dotnet() {
 }
 
 #[test]
+fn wasi_http_0_2_waki() {
+    serves("wasi-http-0.2/waki");
+}
+
+#[test]
+fn wasi_http_0_2_wstd() {
+    serves("wasi-http-0.2/wstd");
+}
+
+#[test]
+fn wasi_http_0_3_middleware() {
+    serves("wasi-http-0.3/middleware");
+}
+
+#[test]
+fn wasi_sockets_0_2_axum() {
+    serves("wasi-sockets-0.2/axum");
+}
+
+#[test]
 fn wasi_sockets_0_2_hyper() {
     serves("wasi-sockets-0.2/echo");
 }

@@ -52,6 +52,17 @@ fn every_wasm_is_recorded_and_small_enough_to_commit() {
     }
 }
 
+#[test]
+fn what_is_composed_has_the_parts_of_today() {
+    let read = |path: &str| fs::read(guests().join("wasi-http-0.3").join(path)).expect("it is committed");
+    let composed = read("middleware/server.wasm");
+    for part in ["echo/server.wasm", "middleware/middleware.wasm"] {
+        let bytes = read(part);
+        let is_there = memchr::memmem::find(&composed, &bytes).is_some();
+        assert!(is_there, "guests/wasi-http-0.3/{part} has changed; run `just guests`");
+    }
+}
+
 fn guests() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../guests")
 }

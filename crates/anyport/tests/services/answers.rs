@@ -1,7 +1,9 @@
 //! What a guest answers, and what it is told of a request.
 
+use std::path::Path;
+
 use anyport::server::Directory;
-use anyport::{Policy, Publish};
+use anyport::{Artifact, Policy, Publish, Runtime};
 use http::Method;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -190,4 +192,42 @@ fn a_service_without_a_port_is_refused() {
     let error = Version::V02.server().start().err().expect("nothing could reach it");
     assert!(error.to_string().contains("no port is published"), "{error}");
     assert!(error.hint().is_some_and(|hint| hint.contains("-p 8080")), "{error:?}");
+}
+
+/// Of each interface whatever release its toolchain took, and where its libc took another.
+#[tokio::test]
+async fn every_release_of_the_interfaces_is_served() {
+    let releases: [(&str, &str, &[&str]); 3] = [
+        // 0.2.0 and 0.2.9 are in it too.
+        ("wasi-http-0.2/waki", "0.2.2", &["0.2.2", "0.2.1", "0.2.3", "0.2.4", "0.2.5", "0.2.6", "0.2.7", "0.2.8"]),
+        ("wasi-http-0.2/echo", "0.2.12", &["0.2.10", "0.2.11"]),
+        ("wasi-http-0.3/echo", "0.3.2", &["0.3.0", "0.3.1"]),
+    ];
+    let runtime = Runtime::builder().build().expect("this machine can run it");
+    for (guest, built, others) in releases {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../guests").join(guest).join("server.wasm");
+        let bytes = std::fs::read(file).expect("it is committed");
+        for other in others {
+            let bytes = replaced(&bytes, &format!("@{built}"), &format!("@{other}"));
+            let server = runtime.load(&Artifact::from_bytes("patched", bytes));
+            let server = server.unwrap_or_else(|error| panic!("{guest} of {other}: {error}"));
+            let service = Service::of(server, |_| {}, |server| server);
+            let answer = service.get("/?name=Hello").await;
+            assert!(answer.status == 200 && answer.body.contains("ello"), "{guest} of {other}: {answer:?}");
+        }
+    }
+}
+
+/// The same bytes with each `from` a `to`, which is as long: nothing else moves.
+fn replaced(bytes: &[u8], from: &str, to: &str) -> Vec<u8> {
+    assert_eq!(from.len(), to.len());
+    let (mut bytes, mut count) = (bytes.to_vec(), 0);
+    for at in 0..bytes.len() - from.len() {
+        if bytes[at..].starts_with(from.as_bytes()) {
+            bytes[at..at + to.len()].copy_from_slice(to.as_bytes());
+            count += 1;
+        }
+    }
+    assert!(count > 0, "there is no {from}");
+    bytes
 }
