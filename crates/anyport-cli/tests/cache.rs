@@ -6,7 +6,10 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
-use support::{Ended, Folder, Process, guests, root};
+use rustix::process::Signal;
+
+use support::http::http;
+use support::{Ended, Folder, PATIENCE, Process, guests, root};
 
 /// A folder with a guest, and a cache of its own in `cache`.
 struct Cached(Folder);
@@ -183,6 +186,26 @@ fn many_processes_compile_a_component_once() {
     let compiled = ended.iter().filter(|ended| ended.stderr.contains("is compiled")).count();
     assert!(ended.iter().all(|ended| ended.code() == 0) && compiled == 1, "{compiled}: {}", ended[0]);
     assert_eq!(cached.size()["modules"], 1);
+}
+
+#[test]
+fn a_service_is_started_from_what_was_noted_of_it() {
+    let file = root().join("guests/wasi-http-0.2/echo/server.wasm");
+    let cached = Cached(Folder::with("x.wasm", fs::read(file).expect("it is committed")));
+    let serves = || {
+        let mut server = cached.spawn(&["run", "-p", "0:8080", "x.wasm"]);
+        assert!(http(server.address(), "GET", "/hello", None).ends_with("Hello\n"));
+        assert_eq!(server.end_by(Signal::TERM, PATIENCE).code(), 0);
+        let sum = cached.entries()[0].with_extension("sum");
+        let told = fs::read_to_string(&sum).expect("it was compiled");
+        let note = told.lines().nth(2).unwrap_or_else(|| panic!("there is no note in {told}")).to_owned();
+        (sum, told, note)
+    };
+    let (sum, told, note) = serves();
+    assert_eq!(serves().2, note);
+    // One that is damaged is none, and is made anew.
+    fs::write(&sum, told.replace(&note, "needs-1 0 - 0 - true")).expect("it is ours");
+    assert_eq!(serves().2, note);
 }
 
 #[test]

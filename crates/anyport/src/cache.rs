@@ -4,10 +4,12 @@
 //! compatibility hash, the sum is the entry's own digest. An entry that does not match its sum is
 //! as good as none. Beside its sum stands which file was found to match, so that all of it is read but once
 //! between two starts of the machine: the kernel gives a file another time when anything of it is written.
+//! There too is a note of whoever uses the cache, with a sum of its own.
 //! The folder must be its owner's alone: who can write there can run code here. `KEY.lock` is there while
 //! some process compiles the module, and the others wait for it.
 
 use std::ffi::OsStr;
+use std::fmt;
 use std::fs::{self, DirBuilder, File, Metadata, TryLockError};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -92,10 +94,11 @@ impl Cache {
     }
 
     /// An entry that is whole, opened for reading and marked as used now.
-    pub(crate) fn find(&self, key: &str) -> Option<File> {
+    pub(crate) fn find(&self, key: &str) -> Option<Found> {
         let sum = File::open(self.sum_path(key)).ok()?;
         let told = io::read_to_string(&sum).ok()?;
-        let (digest, seen) = told.split_once('\n').unwrap_or((&told, ""));
+        let Told { digest, seen, note } = Told::of(&told);
+        let found = |file| Found { file, note: note.map(str::to_owned) };
         let file = File::open(self.module_path(key)).ok()?;
         // Before it is read: what is written meanwhile changes it.
         let metadata = file.metadata().ok()?;
@@ -103,7 +106,7 @@ impl Cache {
         // For the eviction of the least recently used; no harm if the file system refuses.
         let _ = sum.set_modified(SystemTime::now());
         if identity.as_deref() == Some(seen) {
-            return Some(file);
+            return Some(found(file));
         }
         let mut hasher = blake3::Hasher::new();
         hasher.update_reader(&file).ok()?;
@@ -113,9 +116,22 @@ impl Cache {
         }
         if let (Some(identity), true) = (identity, is_settled) {
             // In a cache for reading alone it is read each time.
-            let _ = self.write(&self.sum_path(key), format!("{digest}\n{identity}").as_bytes(), |_| Ok(()));
+            let _ = self.tell(key, &Told { digest, seen: &identity, note });
         }
-        Some(file)
+        Some(found(file))
+    }
+
+    /// Keeps a line beside an entry, for who finds it.
+    ///
+    /// # Errors
+    /// There is no such entry, or it cannot be written to.
+    pub(crate) fn note(&self, key: &str, note: &str) -> io::Result<()> {
+        let told = fs::read_to_string(self.sum_path(key))?;
+        self.tell(key, &Told { note: Some(note), ..Told::of(&told) })
+    }
+
+    fn tell(&self, key: &str, told: &Told<'_>) -> io::Result<()> {
+        self.write(&self.sum_path(key), told.to_string().as_bytes(), |_| Ok(()))
     }
 
     /// Writes an entry and makes room for it; the file that it is in, opened for reading.
@@ -264,6 +280,39 @@ fn is_settled(metadata: &Metadata) -> bool {
     age.is_some_and(|age| age > TICK_MOST)
 }
 
+/// An entry that was found.
+pub(crate) struct Found {
+    pub(crate) file: File,
+    pub(crate) note: Option<String>,
+}
+
+/// What stands beside an entry, a line each.
+struct Told<'t> {
+    digest: &'t str,
+    /// The file that had it.
+    seen: &'t str,
+    /// With its own digest behind it.
+    note: Option<&'t str>,
+}
+
+impl<'t> Told<'t> {
+    fn of(text: &'t str) -> Self {
+        let mut lines = text.lines();
+        let mut next = || lines.next().unwrap_or_default();
+        let (digest, seen, note, sum) = (next(), next(), next(), next());
+        let is_whole = sum == blake3::hash(note.as_bytes()).to_hex().as_str();
+        Self { digest, seen, note: is_whole.then_some(note) }
+    }
+}
+
+impl fmt::Display for Told<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { digest, seen, note } = self;
+        write!(f, "{digest}\n{seen}")?;
+        note.map_or(Ok(()), |note| write!(f, "\n{note}\n{}", blake3::hash(note.as_bytes()).to_hex()))
+    }
+}
+
 /// An entry is being made.
 pub(crate) struct Lock {
     path: PathBuf,
@@ -302,7 +351,7 @@ mod tests {
         let (_folder, cache) = cache();
         assert!(cache.find("a").is_none());
         let stored = cache.store("a", b"compiled").expect("room");
-        for mut file in [stored, cache.find("a").expect("stored")] {
+        for mut file in [stored, cache.find("a").expect("stored").file] {
             let mut bytes = Vec::new();
             // The digest was taken of the same file.
             file.rewind().expect("a file");
@@ -350,6 +399,33 @@ mod tests {
         fs::write(&module, b"cOmpiled").expect("ours");
         File::options().write(true).open(&module).and_then(|file| file.set_modified(modified)).expect("ours");
         assert!(cache.find("a").is_none());
+    }
+
+    #[test]
+    fn a_note_is_kept_beside_an_entry() {
+        let (_folder, cache) = cache();
+        assert!(cache.note("a", "none").is_err());
+        cache.store("a", b"compiled").expect("room");
+        let note = || cache.find("a").expect("it is whole").note;
+        assert_eq!(note(), None);
+        for text in ["a note", "another"] {
+            cache.note("a", text).expect("ours");
+            assert_eq!(note().as_deref(), Some(text));
+        }
+        // However the rest is told, and until it is damaged.
+        let since = Instant::now();
+        let told = || fs::read_to_string(cache.sum_path("a")).expect("there");
+        while told().lines().nth(1) == Some("") {
+            assert!(note().is_some() && since.elapsed() < Duration::from_secs(60));
+            std::thread::yield_now();
+        }
+        assert_eq!(note().as_deref(), Some("another"));
+        fs::write(cache.sum_path("a"), told().replace("another", "Another")).expect("ours");
+        assert_eq!(note(), None);
+        // What is stored anew has none.
+        cache.note("a", "a note").expect("ours");
+        cache.store("a", b"another").expect("room");
+        assert_eq!(note(), None);
     }
 
     #[test]

@@ -70,6 +70,13 @@ pub(crate) enum Compiled {
     Bytes(Vec<u8>),
 }
 
+/// Machine code from the cache.
+pub(crate) struct Kept {
+    pub(crate) compiled: Compiled,
+    /// Where they were noted.
+    pub(crate) needs: Option<Needs>,
+}
+
 /// What machine code was made of.
 #[derive(Clone)]
 pub(crate) enum Loaded {
@@ -147,7 +154,7 @@ impl Engine {
     fn with(kind: Kind, config: Config) -> Result<Self, Error> {
         let engine = wasmtime::Engine::new(&config)
             .map_err(|error| Error::host(format!("this machine cannot run WebAssembly: {error:#}")))?;
-        let ticker = Ticker::start(engine.weak())?;
+        let ticker = Ticker::new(engine.weak());
         Ok(Self { kind, wasmtime: engine, ticker })
     }
 
@@ -157,7 +164,7 @@ impl Engine {
         let key = self.key(artifact);
         // Who waited for another to compile it finds it.
         let lock = cache.lock(&key);
-        if let Some(kept) = lock.as_ref().and_then(|_| self.find(artifact, cache)) {
+        if let Some(kept) = lock.as_ref().and_then(|_| self.find(artifact, cache)).and_then(|kept| self.taken(kept)) {
             return Ok(kept);
         }
         let compiled = self.precompile(artifact)?;
@@ -172,18 +179,29 @@ impl Engine {
         self.ready(artifact, compiled)
     }
 
-    /// The machine code of an artifact from the cache, and the same loaded.
-    pub(crate) fn find(&self, artifact: &Artifact, cache: &Cache) -> Option<(Compiled, Loaded)> {
-        let kept = Compiled::File(cache.find(&self.key(artifact))?);
-        match self.load(&kept) {
-            Ok(loaded) => {
-                tracing::debug!("`{artifact}` is taken from the cache");
-                Some((kept, loaded))
-            }
+    /// What the cache has of an artifact.
+    pub(crate) fn find(&self, artifact: &Artifact, cache: &Cache) -> Option<Kept> {
+        let found = cache.find(&self.key(artifact))?;
+        tracing::debug!("`{artifact}` is taken from the cache");
+        let needs = found.note.as_deref().and_then(Needs::noted);
+        Some(Kept { compiled: Compiled::File(found.file), needs })
+    }
+
+    /// Machine code that was in the cache, and the same loaded, if it can be.
+    pub(crate) fn taken(&self, kept: Kept) -> Option<(Compiled, Loaded)> {
+        match self.load(&kept.compiled) {
+            Ok(loaded) => Some((kept.compiled, loaded)),
             Err(error) => {
                 tracing::debug!("a cache entry is not used: {error:#}");
                 None
             }
+        }
+    }
+
+    /// Has the cache say from now on what the instances of an artifact need: its pool can be made before it is loaded.
+    pub(crate) fn note(&self, artifact: &Artifact, cache: &Cache, needs: &Needs) {
+        if let Err(error) = cache.note(&self.key(artifact), &needs.note()) {
+            tracing::debug!("what `{artifact}` needs is not kept: {error}");
         }
     }
 
@@ -264,6 +282,9 @@ impl Engine {
     }
 }
 
+/// What a note of needs begins with: another word where they are counted in another way.
+const NOTED: &str = "needs-1";
+
 /// What the instances of a pool have.
 pub(crate) struct Needs {
     pub(crate) resources: ResourcesRequired,
@@ -278,6 +299,29 @@ impl Needs {
         let is_small = first <= MEMORY_KEPT as u64;
         let is_saved = || compiled.data_bytes().is_some_and(|bytes| bytes >= first / PART_SAVED);
         Self { resources, is_saved: is_small || is_saved() }
+    }
+
+    /// As a line, which [`Needs::noted`] takes.
+    fn note(&self) -> String {
+        let ResourcesRequired { num_memories, max_initial_memory_size, num_tables, max_initial_table_size } =
+            self.resources;
+        let most = |size: Option<u64>| size.map_or_else(|| "-".to_owned(), |size| size.to_string());
+        let (memory, table) = (most(max_initial_memory_size), most(max_initial_table_size));
+        format!("{NOTED} {num_memories} {memory} {num_tables} {table} {}", self.is_saved)
+    }
+
+    /// From such a line, of this version of anyport or another that counted alike.
+    fn noted(line: &str) -> Option<Self> {
+        let words: Vec<&str> = line.strip_prefix(NOTED)?.split_whitespace().collect();
+        let [num_memories, memory, num_tables, table, is_saved] = words[..] else { return None };
+        let most = |word: &str| if word == "-" { Some(None) } else { word.parse().ok().map(Some) };
+        let resources = ResourcesRequired {
+            num_memories: num_memories.parse().ok()?,
+            max_initial_memory_size: most(memory)?,
+            num_tables: num_tables.parse().ok()?,
+            max_initial_table_size: most(table)?,
+        };
+        Some(Self { resources, is_saved: is_saved.parse().ok()? })
     }
 
     /// Those of no program.
@@ -451,6 +495,16 @@ const LEGACY: &str = "build it again with `-mllvm -wasm-use-legacy-eh=false`, or
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_note_says_what_is_needed() {
+        for line in ["needs-1 2 128 3 - true", "needs-1 0 - 0 20000 false"] {
+            assert_eq!(Needs::noted(line).map(|needs| needs.note()).as_deref(), Some(line));
+        }
+        for other in ["", "needs-1", "needs-2 2 128 3 - true", "needs-1 2 128 3 - true 1", "needs-1 2 -1 3 - true"] {
+            assert!(Needs::noted(other).is_none(), "{other}");
+        }
+    }
 
     #[test]
     fn memories_are_written_anew_where_there_is_room_for_all_of_them() {

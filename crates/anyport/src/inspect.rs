@@ -142,10 +142,18 @@ pub(crate) fn must_run(artifact: &Artifact) -> Result<Kind, Error> {
 
 /// For which engines an artifact is, if it can be run at all.
 pub(crate) fn kind_of(artifact: &Artifact) -> Option<Kind> {
+    recognize(artifact).map(|(kind, _)| kind)
+}
+
+/// The same, and the interfaces of a component.
+pub(crate) fn recognize(artifact: &Artifact) -> Option<(Kind, Option<Interfaces>)> {
     match artifact.kind() {
-        ArtifactKind::Module if imports_shared_memory(artifact.bytes()) => Some(Kind::Threads),
-        ArtifactKind::Module => Some(Kind::Modules),
-        ArtifactKind::Component => Interfaces::of_bytes(artifact.bytes()).ok().map(|interfaces| interfaces.kind()),
+        ArtifactKind::Module if imports_shared_memory(artifact.bytes()) => Some((Kind::Threads, None)),
+        ArtifactKind::Module => Some((Kind::Modules, None)),
+        ArtifactKind::Component => {
+            let interfaces = Interfaces::of_bytes(artifact.bytes()).ok()?;
+            Some((interfaces.kind(), Some(interfaces)))
+        }
         ArtifactKind::NotWasm | ArtifactKind::Precompiled => None,
     }
 }

@@ -47,7 +47,7 @@ pub(crate) struct Parts {
 /// A component that serves requests, up to its pool of instances, whose size is not known before it starts.
 pub(crate) struct Service {
     compiled: Compiled,
-    needs: Needs,
+    pub(crate) needs: Needs,
     pub(crate) world: World,
 }
 
@@ -126,10 +126,22 @@ impl Program {
         })
     }
 
-    fn of_component(name: &str, compiled: Compiled, component: &Component) -> Result<Self, Error> {
-        let interfaces = Interfaces::of(component);
+    /// A service whose needs are known: it is loaded once, where its pool is.
+    pub(crate) fn of_service(
+        name: &str, compiled: Compiled, needs: Needs, interfaces: &Interfaces,
+    ) -> Result<Self, Error> {
+        let world = Self::world(name, interfaces)?;
+        Ok(Self::Service(Service { compiled, needs, world }))
+    }
+
+    /// What a component does, if all that it wants is there.
+    fn world(name: &str, interfaces: &Interfaces) -> Result<World, Error> {
         link::check(name, &interfaces.resolved())?;
-        let world = interfaces.world().ok_or_else(|| component::not_a_server(name, &interfaces))?;
+        interfaces.world().ok_or_else(|| component::not_a_server(name, interfaces))
+    }
+
+    fn of_component(name: &str, compiled: Compiled, component: &Component) -> Result<Self, Error> {
+        let world = Self::world(name, &Interfaces::of(component))?;
         if world.is_http() {
             let needs = component.resources_required().ok_or_else(|| mismatched(name, "it imports a module"))?;
             let needs = Needs::new(needs, &compiled);
@@ -322,7 +334,9 @@ impl Crews {
             .build();
         let runtime =
             runtime.map_err(|error| Error::host(format!("the guests' threads cannot be started: {error}")))?;
-        Ok(Self { engine: Arc::new(Engine::new(Kind::Threads)?), runtime: Some(runtime) })
+        let engine = Arc::new(Engine::new(Kind::Threads)?);
+        engine.ticker.start()?;
+        Ok(Self { engine, runtime: Some(runtime) })
     }
 
     /// Begins the life of a guest there.

@@ -8,7 +8,8 @@ use wasmtime::Module;
 use crate::artifact::{Artifact, ArtifactKind};
 use crate::cache::Cache;
 use crate::cgi::Script;
-use crate::engine::{Compiled, Engine, Kind, Loaded};
+use crate::component::Interfaces;
+use crate::engine::{Compiled, Engine, Kept, Kind, Loaded};
 use crate::error::{Error, printable};
 use crate::inspect;
 use crate::program::{Program, Scripts};
@@ -56,8 +57,11 @@ impl Runtime {
     /// # Errors
     /// It is neither a module nor a component, not a valid one, or needs what no dialect has; the message says which.
     pub fn load(&self, artifact: &Artifact) -> Result<Server, Error> {
-        let (engine, compiled, loaded) = self.compiled(artifact)?;
-        server(engine, artifact.name(), compiled, loaded)
+        if let Some(server) = self.load_cached(artifact)? {
+            return Ok(server);
+        }
+        let (engine, compiled, loaded) = self.compiled_anew(artifact)?;
+        self.server(engine, artifact, compiled, loaded)
     }
 
     /// The same without compiling anything, which may take long: none where the artifact is not in the cache.
@@ -65,8 +69,25 @@ impl Runtime {
     /// # Errors
     /// As [`Runtime::load`].
     pub fn load_cached(&self, artifact: &Artifact) -> Result<Option<Server>, Error> {
-        let Some((engine, compiled, loaded)) = self.cached(artifact)? else { return Ok(None) };
-        server(engine, artifact.name(), compiled, loaded).map(Some)
+        let Some(Cached { engine, kept, interfaces }) = self.cached(artifact)? else { return Ok(None) };
+        if let Kept { compiled, needs: Some(needs) } = kept {
+            // Noted of services alone, which have interfaces.
+            let program = Program::of_service(artifact.name(), compiled, needs, &interfaces.unwrap_or_default())?;
+            return Ok(Some(Server::new(engine, program, artifact.name())));
+        }
+        let Some((compiled, loaded)) = engine.taken(kept) else { return Ok(None) };
+        self.server(engine, artifact, compiled, loaded).map(Some)
+    }
+
+    /// A server of what was loaded; what need not be loaded for the next time is noted.
+    fn server(
+        &self, engine: Arc<Engine>, artifact: &Artifact, compiled: Compiled, loaded: Loaded,
+    ) -> Result<Server, Error> {
+        let program = Program::new(artifact.name(), compiled, loaded)?;
+        if let (Some(cache), Program::Service(service)) = (&self.cache, &program) {
+            engine.note(artifact, cache, &service.needs);
+        }
+        Ok(Server::new(engine, program, artifact.name()))
     }
 
     /// A server that answers each HTTP request by running a module: CGI (RFC 3875). Of several modules each has a route
@@ -168,19 +189,26 @@ impl Runtime {
 
     /// The machine code of an artifact, which is checked unless it is in the cache: then it was before.
     fn compiled(&self, artifact: &Artifact) -> Result<(Arc<Engine>, Compiled, Loaded), Error> {
-        if let Some(cached) = self.cached(artifact)? {
-            return Ok(cached);
+        if let Some(Cached { engine, kept, .. }) = self.cached(artifact)?
+            && let Some((compiled, loaded)) = engine.taken(kept)
+        {
+            return Ok((engine, compiled, loaded));
         }
+        self.compiled_anew(artifact)
+    }
+
+    fn compiled_anew(&self, artifact: &Artifact) -> Result<(Arc<Engine>, Compiled, Loaded), Error> {
         let engine = self.engine(inspect::must_run(artifact)?)?;
         let (compiled, loaded) = engine.compile(artifact, self.cache.as_ref())?;
         Ok((engine, compiled, loaded))
     }
 
     /// What the cache has of an artifact.
-    fn cached(&self, artifact: &Artifact) -> Result<Option<(Arc<Engine>, Compiled, Loaded)>, Error> {
-        let (Some(cache), Some(kind)) = (&self.cache, inspect::kind_of(artifact)) else { return Ok(None) };
+    fn cached(&self, artifact: &Artifact) -> Result<Option<Cached>, Error> {
+        let Some(cache) = &self.cache else { return Ok(None) };
+        let Some((kind, interfaces)) = inspect::recognize(artifact) else { return Ok(None) };
         let engine = self.engine(kind)?;
-        Ok(engine.find(artifact, cache).map(|(compiled, loaded)| (engine, compiled, loaded)))
+        Ok(engine.find(artifact, cache).map(|kept| Cached { engine, kept, interfaces }))
     }
 
     /// A server of machine code that somebody vouched for.
@@ -188,7 +216,7 @@ impl Runtime {
         &self, name: &str, compiled: Compiled, refuse: impl Fn(&wasmtime::Error) -> Error,
     ) -> Result<Server, Error> {
         let (engine, loaded) = self.taken(&compiled).map_err(|error| refuse(&error))?;
-        server(engine, name, compiled, loaded)
+        Ok(Server::new(engine, Program::new(name, compiled, loaded)?, name))
     }
 
     /// The first engine that takes machine code, and the same loaded there.
@@ -215,9 +243,12 @@ impl Runtime {
     }
 }
 
-fn server(engine: Arc<Engine>, name: &str, compiled: Compiled, loaded: Loaded) -> Result<Server, Error> {
-    let program = Program::new(name, compiled, loaded)?;
-    Ok(Server::new(engine, program, name))
+/// What the cache has of an artifact.
+struct Cached {
+    engine: Arc<Engine>,
+    kept: Kept,
+    /// Of a component.
+    interfaces: Option<Interfaces>,
 }
 
 fn of_another_version(name: &str, error: &wasmtime::Error) -> Error {

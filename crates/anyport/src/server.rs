@@ -271,6 +271,7 @@ impl Server {
             }
             program => (self.engine, Work::Guest(program)),
         };
+        engine.ticker.start()?;
         // A service lets its connections in by itself.
         let fed = workers > 1 || (ingress.is_some() && !is_service);
         let tell = self.on_listen.as_ref();

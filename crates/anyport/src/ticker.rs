@@ -1,8 +1,7 @@
 //! The epoch ticks of an engine: what interrupts guests that compute.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::mpsc::sync_channel;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::{self, Thread};
 use std::time::Duration;
 
@@ -17,6 +16,7 @@ const IDLE_TICKS: u32 = 10;
 /// Advances the engine's epoch from a thread of its own, so that no guest can stall another, nor the
 /// timers, nor its own end. Rests while no guest is at work.
 pub(crate) struct Ticker {
+    engine: wasmtime::EngineWeak,
     /// Guests that live, whatever they do.
     alive: AtomicUsize,
     /// Guests that are computing right now.
@@ -24,7 +24,8 @@ pub(crate) struct Ticker {
     /// Counts the times that a guest began to.
     resumed: AtomicU64,
     resting: AtomicBool,
-    thread: Thread,
+    /// From when it was started.
+    thread: Mutex<Option<Thread>>,
 }
 
 /// A guest is computing for as long as this is held.
@@ -34,26 +35,36 @@ pub(crate) struct Running<'a>(&'a Ticker);
 pub(crate) struct Alive<'a>(&'a Ticker);
 
 impl Ticker {
-    pub(crate) fn start(engine: wasmtime::EngineWeak) -> Result<Arc<Self>, Error> {
-        let (sender, receiver) = sync_channel::<Weak<Self>>(1);
-        let thread = thread::Builder::new()
-            .name("anyport-ticker".to_owned())
-            .spawn(move || {
-                if let Ok(ticker) = receiver.recv() {
-                    tick(&engine, &ticker);
-                }
-            })
-            .map_err(|error| Error::host(format!("the ticker thread cannot be started: {error}")))?;
-        let ticker = Arc::new(Self {
+    /// One that does not tick yet.
+    pub(crate) fn new(engine: wasmtime::EngineWeak) -> Arc<Self> {
+        Arc::new(Self {
+            engine,
             alive: AtomicUsize::new(0),
             running: AtomicUsize::new(0),
             resumed: AtomicU64::new(0),
             resting: AtomicBool::new(false),
-            thread: thread.thread().clone(),
-        });
-        // The receiver is there until it has received.
-        let _ = sender.send(Arc::downgrade(&ticker));
-        Ok(ticker)
+            thread: Mutex::new(None),
+        })
+    }
+
+    /// Ticks from now on: before any guest runs.
+    pub(crate) fn start(self: &Arc<Self>) -> Result<(), Error> {
+        let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
+        if thread.is_none() {
+            let (engine, ticker) = (self.engine.clone(), Arc::downgrade(self));
+            let started =
+                thread::Builder::new().name("anyport-ticker".to_owned()).spawn(move || tick(&engine, &ticker));
+            let started =
+                started.map_err(|error| Error::host(format!("the ticker thread cannot be started: {error}")))?;
+            *thread = Some(started.thread().clone());
+        }
+        Ok(())
+    }
+
+    fn wake(&self) {
+        if let Some(thread) = &*self.thread.lock().unwrap_or_else(PoisonError::into_inner) {
+            thread.unpark();
+        }
     }
 
     /// A guest begins its life.
@@ -72,7 +83,7 @@ impl Ticker {
         self.running.fetch_add(1, Ordering::SeqCst);
         self.resumed.fetch_add(1, Ordering::SeqCst);
         if self.resting.load(Ordering::SeqCst) {
-            self.thread.unpark();
+            self.wake();
         }
         Running(self)
     }
@@ -97,7 +108,7 @@ impl Drop for Running<'_> {
 
 impl Drop for Ticker {
     fn drop(&mut self) {
-        self.thread.unpark();
+        self.wake();
     }
 }
 
