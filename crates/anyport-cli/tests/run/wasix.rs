@@ -162,7 +162,7 @@ fn a_program_walks_the_calls_of_a_server() {
 
 /// Without what is another each time, and without room.
 fn told(output: &str, port: u16) -> String {
-    let named = output.replace(&port.to_string(), "PORT").replace(&(port + 1).to_string(), "NEXT");
+    let named = output.replace(&format!(":{port}"), ":PORT").replace(&format!(":{}", port + 1), ":NEXT");
     let lines = named.lines().map(|line| {
         let varies = [" took ", " port ", "peer "].into_iter().find(|word| line.contains(word));
         let line = varies.and_then(|word| line.split(word).next()).unwrap_or(line);

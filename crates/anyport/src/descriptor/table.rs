@@ -302,8 +302,9 @@ impl Descriptors {
 
     /// Whether a descriptor would be closed where another program is executed: of its number, not of what it is.
     pub(crate) fn closes_on_exec(&self, fd: u32) -> Result<bool, Errno> {
-        self.get(fd)?;
-        Ok(self.lock().close_on_exec.contains(&fd))
+        let slots = self.lock();
+        slots.entries.get(fd as usize).and_then(Option::as_ref).ok_or(Errno::BadDescriptor)?;
+        Ok(slots.close_on_exec.contains(&fd))
     }
 
     /// Says so.

@@ -230,7 +230,7 @@ macro_rules! row {
                             let shim = until_signal(signals, $shim(guest, &mut memory, $($param),*));
                             let outcome = watch(call.as_deref(), std::pin::pin!(shim)).await;
                             let left = leave(table, call.as_deref(), guest, &memory, outcome);
-                            if guest.is_signalled() {
+                            if left.is_ok() && guest.is_signalled() {
                                 signal::deliver(&mut caller).await?;
                             }
                             left
@@ -275,7 +275,7 @@ pub(crate) fn tells<P: WasmTyList + Send + 'static>(
     linker.func_wrap_async(table.module, key, move |mut caller: Call<'_>, params: P| {
         Box::new(async move {
             let left = call(&mut caller, row, table, sends, params);
-            if caller.data().is_signalled() {
+            if left.is_ok() && caller.data().is_signalled() {
                 apart(std::pin::pin!(signal::deliver(&mut caller))).await?;
             }
             left

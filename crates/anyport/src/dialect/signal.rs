@@ -1,6 +1,6 @@
 //! How a guest is told of a signal: an export of its choice is called at the end of a hostcall.
 
-use wasmtime::{Extern, TypedFunc};
+use wasmtime::{Extern, ThrownException, TypedFunc};
 
 use super::hostcall::Call;
 
@@ -10,8 +10,12 @@ pub(crate) async fn deliver(caller: &mut Call<'_>) -> wasmtime::Result<()> {
         let Some(handler) = handler(caller) else { continue };
         tracing::debug!("the guest is told of signal {signal}");
         caller.data_mut().handling = Some(signal);
-        handler.call_async(&mut *caller, signal).await?;
-        caller.data_mut().handling = None;
+        let told = handler.call_async(&mut *caller, signal).await;
+        // Who leaves it by an exception, as `longjmp` does, goes on where that is caught.
+        if told.as_ref().err().is_none_or(|error| error.is::<ThrownException>()) {
+            caller.data_mut().handling = None;
+        }
+        told?;
     }
     Ok(())
 }

@@ -139,7 +139,7 @@ fn sizes_are_kept_as_the_kernel_has_them() {
     let out = guest.room(8);
     guest.must("sock_set_opt_size", &[fd, RECV_BUF_SIZE, 20_000]);
     guest.must("sock_get_opt_size", &[fd, RECV_BUF_SIZE, out]);
-    assert!(guest.number(out, 8) >= 20_000, "Linux doubles it");
+    assert!((20_000..=40_000).contains(&guest.number(out, 8)), "Linux doubles it");
     guest.must("sock_set_opt_size", &[fd, TTL, 7]);
     guest.must("sock_get_opt_size", &[fd, TTL, out]);
     assert_eq!(guest.number(out, 8), 7);

@@ -154,3 +154,23 @@ async fn a_guest_is_told_at_the_end_of_any_call() {
         assert_eq!(running.wait(), Outcome::Exited(15), "{call}");
     }
 }
+
+/// As C's `siglongjmp` does, which is one here.
+#[test]
+fn a_handler_may_be_left_by_an_exception() {
+    let outcome = run(&format!(
+        "(tag $jump)
+         (data (i32.const 1536) \"handler\")
+         (func (export \"handler\") (param i32) (throw $jump))
+         (func (export \"_start\") (local $count i32)
+           {REGISTER}
+           (loop $again
+             (block $caught
+               (try_table (catch $jump $caught) (drop (call $proc_raise (i32.const 10))))
+               (call $proc_exit2 (i32.const 9)))
+             (local.set $count (i32.add (local.get $count) (i32.const 1)))
+             (br_if $again (i32.lt_u (local.get $count) (i32.const 3))))
+           (call $is (i32.const 1) (call $thread_sleep (i64.const 1)) (i32.const 0)))"
+    ));
+    assert_eq!(outcome, Outcome::Exited(0), "the number of the check");
+}
