@@ -9,7 +9,7 @@ use std::sync::Barrier;
 
 use anyport::cache::Cache;
 use anyport::error::ErrorKind;
-use anyport::{Artifact, Outcome, Runtime};
+use anyport::{Artifact, Outcome, Policy, Runtime};
 
 /// Set for a process that a test starts.
 const PART: &str = "ANYPORT_TEST_PART";
@@ -164,4 +164,29 @@ fn a_cache_that_cannot_be_written_to_is_done_without() {
     let runtime = runtime(small);
     runs(&runtime, runtime.compile(&module(1)).unwrap_or_else(|error| panic!("{error}")));
     assert_eq!(open(folder.path()).size().expect("readable"), (0, 0));
+}
+
+/// With another note the same service cannot have what it needs: nobody has looked at the service itself.
+#[test]
+fn a_pool_is_made_for_what_was_noted() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../guests/wasi-http-0.2/echo/server.wasm");
+    let service = Artifact::from_file(file).expect("it is committed");
+    let starts = || {
+        let server = runtime(open(folder.path())).load(&service).unwrap_or_else(|error| panic!("{error}"));
+        let policy = Policy { publish: vec!["127.0.0.1:0:8080".parse().expect("a port")], ..Policy::default() };
+        server.policy(policy).start().map(|running| running.stop())
+    };
+    starts().unwrap_or_else(|error| panic!("{error}"));
+    let sums =
+        || std::fs::read_dir(folder.path().join("cache")).expect("it is there").flatten().map(|file| file.path());
+    let sum = sums().find(|path| path.extension().is_some_and(|end| end == "sum")).expect("it was compiled");
+    let told = std::fs::read_to_string(&sum).expect("readable");
+    let note = "needs-1 0 - 0 - true";
+    let digest = blake3::hash(note.as_bytes()).to_hex();
+    let head: Vec<&str> = told.lines().take(2).collect();
+    std::fs::write(&sum, format!("{}\n{note}\n{digest}", head.join("\n"))).expect("ours");
+    assert!(starts().is_err(), "its memory has no place");
+    std::fs::write(&sum, told).expect("ours");
+    starts().unwrap_or_else(|error| panic!("{error}"));
 }
