@@ -13,6 +13,7 @@ import re
 import subprocess
 import tempfile
 
+import handlers
 import run
 
 # The first that fits. Of a kernel's sample any function of its stack may, of others the innermost.
@@ -37,14 +38,15 @@ USER = [
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("guests", nargs="+", help="services, as `guests/wasi-http-0.2/echo/server.wasm`")
-    parser.add_argument("--anyport", default="target/dist-trained/anyport", help="a binary with its symbols")
+    parser.add_argument("--guest", action="append", choices=handlers.GUESTS, help="only this; repeatable")
+    parser.add_argument("--anyport", type=pathlib.Path, default=run.ROOT / "target/dist-trained/anyport")
     parser.add_argument("--connections", type=int, default=32)
     parser.add_argument("--seconds", type=int, default=10)
     options = parser.parse_args()
-    columns = [shares(options, guest) for guest in options.guests]
+    guests = [handlers.GUESTS[name] for name in options.guest or ("0.2", "0.3")]
+    columns = [shares(options, guest) for guest in guests]
     names = [name for name, _ in KERNEL] + ["the guest"] + [name for name, _ in USER]
-    print("| percent of the CPU time |" + "".join(f" {pathlib.Path(guest).parts[-3]} |" for guest in options.guests))
+    print("| percent of the CPU time |" + "".join(f" {guest.title} |" for guest in guests))
     print("| --- |" + " --: |" * len(columns))
     for name in names:
         print(f"| {name} |" + "".join(f" {100 * column[name] / column.total():.0f} |" for column in columns))
@@ -52,11 +54,9 @@ def main():
 
 def shares(options, guest):
     """How many samples fell to each."""
-    command = run.Command(
-        lambda port: [options.anyport, "run", "--quiet", "-p", f"127.0.0.1:{port}:8080", guest]
-    )
-    with contextlib.closing(run.Server(command, run.Guest("a service", guest, "", "GET", "/hello", "", "Hello", ()))) as server:
-        url = f"http://127.0.0.1:{server.port}/hello"
+    command = handlers.anyport(options.anyport, run.ROOT / guest.module)
+    with contextlib.closing(run.Server(command, guest)) as server:
+        url = f"http://127.0.0.1:{server.port}{guest.path}"
         wrk = ["wrk", "-t1", f"-c{options.connections}", f"-d{options.seconds + 2}s", url]
         with subprocess.Popen(wrk, stdout=subprocess.DEVNULL), tempfile.NamedTemporaryFile() as data:
             record = ["perf", "record", "--quiet", "-e", "cpu-clock", "-F", "2000", "-g", "-o", data.name]

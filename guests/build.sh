@@ -329,7 +329,8 @@ component_scripts() {
 # guest that needs one of which the crate has no bindings.
 wit_of_wasip3() {
   local crate
-  crate=$(cargo metadata --locked --format-version 1 --manifest-path "$1/Cargo.toml" |
+  rust_toolchain
+  crate=$("${rust_env[@]}" cargo metadata --locked --format-version 1 --manifest-path "$1/Cargo.toml" |
     python3 -c 'import json, sys; print(*(package["manifest_path"] for package in json.load(sys.stdin)["packages"]
       if package["name"] == "wasip3"))')
   rm -rf "$1/wit"

@@ -83,6 +83,11 @@ impl Shared {
 }
 
 impl Slots {
+    fn must_be_open(&self, fd: u32) -> Result<(), Errno> {
+        let is_open = matches!(self.entries.get(fd as usize), Some(Some(_)));
+        is_open.then_some(()).ok_or(Errno::BadDescriptor)
+    }
+
     /// The same once more, for another number.
     fn again(&mut self, fd: u32) -> Result<Descriptor, Errno> {
         let descriptor = self.entries.get(fd as usize).and_then(Clone::clone).ok_or(Errno::BadDescriptor)?;
@@ -256,10 +261,8 @@ impl Descriptors {
     /// what was at `to`: preview1's `fd_renumber`. Onto itself it changes nothing.
     pub(crate) fn renumber(&self, from: u32, to: u32) -> Result<Option<Descriptor>, Errno> {
         let mut slots = self.lock();
-        let is_open = |fd: u32| matches!(slots.entries.get(fd as usize), Some(Some(_)));
-        if !is_open(from) || !is_open(to) {
-            return Err(Errno::BadDescriptor);
-        }
+        slots.must_be_open(from)?;
+        slots.must_be_open(to)?;
         if from == to {
             return Ok(None);
         }
@@ -303,16 +306,14 @@ impl Descriptors {
     /// Whether a descriptor would be closed where another program is executed: of its number, not of what it is.
     pub(crate) fn closes_on_exec(&self, fd: u32) -> Result<bool, Errno> {
         let slots = self.lock();
-        slots.entries.get(fd as usize).and_then(Option::as_ref).ok_or(Errno::BadDescriptor)?;
+        slots.must_be_open(fd)?;
         Ok(slots.close_on_exec.contains(&fd))
     }
 
     /// Says so.
     pub(crate) fn close_on_exec(&self, fd: u32, closes: bool) -> Result<(), Errno> {
         let mut slots = self.lock();
-        if !matches!(slots.entries.get(fd as usize), Some(Some(_))) {
-            return Err(Errno::BadDescriptor);
-        }
+        slots.must_be_open(fd)?;
         if closes {
             slots.close_on_exec.insert(fd);
         } else {

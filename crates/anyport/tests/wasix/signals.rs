@@ -11,6 +11,10 @@ use super::machine::{ACCEPT, LISTEN, LONG, connect, module, published, run, serv
 const HANDLER: &str = "(data (i32.const 1536) \"handler\") (func (export \"handler\") (param i32))";
 const REGISTER: &str = "(call $callback_signal (i32.const 1536) (i32.const 7))";
 
+/// One that ends its guest with the number of the signal.
+const LEAVES: &str = "(data (i32.const 1536) \"handler\")
+    (func (export \"handler\") (param $signal i32) (call $proc_exit2 (local.get $signal)))";
+
 /// A thread that signals the first one, again and again.
 const SIGNALS: &str = "(loop $again
     (drop (call $thread_signal (i32.const 0x3fffffff) (i32.const 10)))
@@ -96,8 +100,7 @@ fn a_wait_at_a_futex_is_ended_by_a_signal_and_gives_no_errno() {
 /// A guest whose handler ends it with the signal's number; its first thread has ended itself, and another waits.
 fn is_left_by_its_first() -> String {
     module(&format!(
-        "(data (i32.const 1536) \"handler\")
-         (func (export \"handler\") (param $signal i32) (call $proc_exit2 (local.get $signal)))
+        "{LEAVES}
          (func (export \"wasi_thread_start\") (param i32 i32)
            {LISTEN} {ACCEPT}
            (drop (call $fd_close (i32.const 4)))
@@ -141,8 +144,7 @@ async fn a_guest_is_told_at_the_end_of_any_call() {
         "(call $thread_spawn_v2 (i32.const 0) (i32.const -2))",
     ] {
         let text = module(&format!(
-            "(data (i32.const 1536) \"handler\")
-             (func (export \"handler\") (param $signal i32) (call $proc_exit2 (local.get $signal)))
+            "{LEAVES}
              (func (export \"_start\")
                {REGISTER} {LISTEN} {ACCEPT}
                (drop (call $fd_close (i32.const 4)))
